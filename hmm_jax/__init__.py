@@ -1,0 +1,1 @@
+"""Hybrid model merging in JAX: see hmm_jax/types.py for the contracts."""

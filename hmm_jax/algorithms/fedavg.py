@@ -1,0 +1,54 @@
+"""FedAvg: local training, then the weighted mean of the models.
+
+FedProx is this algorithm over a local training with a proximal loss.
+
+Reference: McMahan, Moore, Ramage, Hampson, Agueera y Arcas. Communication-Efficient
+  Learning of Deep Networks from Decentralized Data. AISTATS 2017. arXiv:1602.05629.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hmm_jax import tree
+from hmm_jax.client import mappers
+from hmm_jax.client import participation as participate
+from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
+
+
+class FedAvgState(NamedTuple):
+  round: Array  # [] int32
+  variables: PyTree  # the global model
+
+
+def fedavg(model: Model, local: Local, *, mapper: mappers.Mapper, participation: int = 0,
+           weigh: Callable = participate.by_size) -> Algorithm:
+  """Averages m of K clients each round.
+
+  Args:
+    model: the network.
+    local: one client's training.
+    mapper: how clients are mapped.
+    participation: clients a round, m; 0 means all.
+    weigh: (clients) -> [m] weights summing to 1: `by_size` or `uniform`.
+  """
+  train = mappers.mix_clients(local, mapper)
+  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+
+  def init(key, federation):
+    del federation
+    return FedAvgState(jnp.int32(0), model.init(key))
+
+  def round(state, federation, key):  # noqa: A001
+    cohort_key, local_key = jax.random.split(key)
+    _, clients = participate.sample(federation.clients, participation, cohort_key)
+    mixed, _, cohort = train(
+        weigh(clients)[None], state.variables, federation.examples, clients, (), local_key)
+    metrics = participate.round_metrics(cohort)
+    return FedAvgState(state.round + 1, tree.take(mixed, 0)), metrics
+
+  return Algorithm(init, round, finish=lambda state, federation, key: state,
+                   views=lambda state: {'global': state.variables},
+                   traffic=Traffic(up=size, down=size))

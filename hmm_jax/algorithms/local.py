@@ -1,0 +1,46 @@
+"""Local: every client trains alone and nothing is ever sent; the floor."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hmm_jax import tree
+from hmm_jax.client import mappers
+from hmm_jax.client import participation as participate
+from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
+
+
+class LocalState(NamedTuple):
+  round: Array  # [] int32
+  stacked: PyTree  # the clients' models
+
+
+def local(model: Model, local: Local, *, mapper: mappers.Mapper,
+          participation: int = 0) -> Algorithm:
+  """Continues each participant's own model; all begin from one initial model.
+
+  Args:
+    model: the network.
+    local: one client's training.
+    mapper: how clients are mapped.
+    participation: clients a round, m; 0 means all.
+  """
+  train = mappers.map_clients(local, mapper, start_axis=0)
+
+  def init(key, federation):
+    return LocalState(jnp.int32(0), tree.repeat(model.init(key), len(federation.clients.id)))
+
+  def round(state, federation, key):  # noqa: A001
+    cohort_key, local_key = jax.random.split(key)
+    positions, clients = participate.sample(federation.clients, participation, cohort_key)
+    trained, _, cohort = train(tree.take(state.stacked, positions), federation.examples,
+                               clients, (), local_key)
+    stacked = tree.put(state.stacked, positions, trained)
+    silent = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
+    return (LocalState(state.round + 1, stacked),
+            {**participate.round_metrics(cohort), **silent})
+
+  return Algorithm(init, round, finish=lambda state, federation, key: state,
+                   views=lambda state: {'clients': state.stacked, 'locals': state.stacked},
+                   traffic=Traffic(up=0, down=0))

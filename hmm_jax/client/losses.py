@@ -1,0 +1,52 @@
+"""What a client minimises; regularisers wrap a loss and vanish when unused."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hmm_jax import tree
+from hmm_jax.types import Array, Loss, Model
+
+
+def masked_mean(values: Array, mask: Array) -> Array:
+  """Averages `values` [B] over the rows where `mask` [B] holds; 0 if none does."""
+  return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1)
+
+
+def cross_entropy(model: Model) -> Loss:
+  """Returns the mean cross-entropy over the valid rows of a batch."""
+
+  def loss(params, statistics, batch, start, extra, key):
+    del start, extra
+    logits, variables = model.apply(
+        {'params': params, **statistics}, batch.x, train=True, mask=batch.mask, key=key)
+    rows = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
+    value = masked_mean(rows, batch.mask)
+    return value, (variables, value)
+
+  return loss
+
+
+def proximal(loss: Loss, mu: float) -> Loss:
+  """Adds mu/2 ||params - start||^2, the pull towards the model a client began from.
+
+  Reference: Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith. Federated Optimization
+    in Heterogeneous Networks. MLSys 2020. arXiv:1812.06127.
+  """
+
+  def pulled(params, statistics, batch, start, extra, key):
+    value, aux = loss(params, statistics, batch, start, extra, key)
+    drift = tree.sub(params, start['params'])
+    return value + mu / 2 * tree.dot(drift, drift), aux
+
+  return pulled
+
+
+def corrected(loss: Loss) -> Loss:
+  """Adds <extra, params>: its gradient is `extra`, a correction of every step."""
+
+  def linear(params, statistics, batch, start, extra, key):
+    value, aux = loss(params, statistics, batch, start, extra, key)
+    return value + tree.dot(jax.lax.stop_gradient(extra), params), aux
+
+  return linear

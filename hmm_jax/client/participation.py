@@ -1,0 +1,47 @@
+"""Who takes part in a round, and with what weight."""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from hmm_jax import tree
+from hmm_jax.types import Array, Clients, Cohort, InputError, Key
+
+
+def sample(clients: Clients, count: int, key: Key) -> tuple[Array, Clients]:
+  """Draws `count` of K clients without replacement; 0 means all, in their order.
+
+  The draw follows the ids, so it does not depend on the order of the clients.
+
+  Returns:
+    Their positions [m] and the clients themselves.
+
+  Raises:
+    InputError: `count` is negative or more than K.
+  """
+  total = len(clients.id)
+  if not 0 <= count <= total:
+    raise InputError(f'got participation={count}; expected 0 (all) to clients={total}')
+  if count in (0, total):
+    return jnp.arange(total), clients
+  draws = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(clients.id)
+  _, positions = lax.top_k(draws, count)
+  return positions, tree.take(clients, positions)
+
+
+def by_size(clients: Clients) -> Array:
+  """Weighs clients by their rows: n_i / sum n, [m]."""
+  return clients.size / clients.size.sum()
+
+
+def uniform(clients: Clients) -> Array:
+  """Weighs clients equally: 1 / m, [m]."""
+  return jnp.full(clients.size.shape, 1 / len(clients.size))
+
+
+def round_metrics(cohort: Cohort) -> dict:
+  """Returns what every round reports: one message up and one down a participant."""
+  messages = jnp.float32(len(cohort.id))
+  loss = (cohort.loss * cohort.size).sum() / jnp.maximum(cohort.size.sum(), 1)
+  return {'train/loss': loss, 'messages_up': messages, 'messages_down': messages,
+          'cohort': cohort}

@@ -1,0 +1,1 @@
+"""Loaders, partitions and augmentation; siblings never import each other."""

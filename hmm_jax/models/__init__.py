@@ -1,0 +1,1 @@
+"""Networks behind the `Model` contract: the only room that knows flax."""

@@ -1,0 +1,117 @@
+"""Arithmetic on parameter pytrees and on stacks of them (leading axis K)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from hmm_jax.types import Array, Key, PyTree
+
+
+def mix(matrix: Array, stacked: PyTree) -> PyTree:
+  """Mixes K models into M: the library's verb.
+
+  Args:
+    matrix: [M, K], any real numbers; or [K] for one mixed model without the
+      leading axis.
+    stacked: leaves [K, ...].
+
+  Returns:
+    Leaves [M, ...] (or [...] for a row), computed in float32 at least and cast
+    back to each leaf's dtype.
+  """
+
+  def leaf(x):
+    out = jnp.tensordot(matrix, x.astype(jnp.promote_types(x.dtype, jnp.float32)), axes=1)
+    return out.astype(x.dtype)
+
+  return jax.tree.map(leaf, stacked)
+
+
+def stack(trees: Sequence[PyTree]) -> PyTree:
+  """Stacks equally shaped trees along a new leading axis."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def unstack(stacked: PyTree) -> list[PyTree]:
+  """Splits a stack into the list of its K trees."""
+  count = jax.tree.leaves(stacked)[0].shape[0]
+  return [take(stacked, k) for k in range(count)]
+
+
+def repeat(tree: PyTree, count: int) -> PyTree:
+  """Returns `count` copies of a tree as one stack."""
+  return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree)
+
+
+def take(stacked: PyTree, index: Array) -> PyTree:
+  """Selects members of a stack: an integer gives one tree, [m] a stack of m."""
+  return jax.tree.map(lambda x: x[index], stacked)
+
+
+def put(stacked: PyTree, index: Array, members: PyTree) -> PyTree:
+  """Returns the stack with the members at `index` ([m]) replaced."""
+  return jax.tree.map(lambda x, new: x.at[index].set(new), stacked, members)
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+  return jax.tree.map(jnp.add, a, b)
+
+
+def sub(a: PyTree, b: PyTree) -> PyTree:
+  return jax.tree.map(jnp.subtract, a, b)
+
+
+def scale(factor: Array, tree: PyTree) -> PyTree:
+  return jax.tree.map(lambda x: factor * x, tree)
+
+
+def zeros(tree: PyTree) -> PyTree:
+  return jax.tree.map(jnp.zeros_like, tree)
+
+
+def dot(a: PyTree, b: PyTree) -> Array:
+  """Inner product over all leaves, a float32 scalar."""
+  products = jax.tree.map(
+      lambda x, y: jnp.vdot(x, y, preferred_element_type=jnp.float32), a, b)
+  return sum(jax.tree.leaves(products), jnp.float32(0))
+
+
+def gram(stacked: PyTree) -> Array:
+  """Inner products between the members of a stack: [K, K]."""
+
+  def leaf(x):
+    flat = x.reshape(x.shape[0], -1)
+    return jnp.matmul(flat, flat.T, preferred_element_type=jnp.float32)
+
+  return sum(jax.tree.leaves(jax.tree.map(leaf, stacked)))
+
+
+def permute(key: Key, stacked: PyTree) -> PyTree:
+  """Shuffles the K slots of every leaf by a permutation of its own."""
+  leaves, structure = jax.tree.flatten(stacked)
+  keys = jax.random.split(key, len(leaves))
+  return structure.unflatten(
+      [jax.random.permutation(k, x, axis=0) for k, x in zip(keys, leaves)])
+
+
+def where(condition: Array, a: PyTree, b: PyTree) -> PyTree:
+  """Selects a whole tree by a scalar condition."""
+  return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def all_finite(tree: PyTree) -> Array:
+  """Says whether no entry of any leaf is NaN or infinite: a bool scalar."""
+  finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree)
+            if jnp.issubdtype(x.dtype, jnp.inexact)]
+  return jnp.stack(finite).all() if finite else jnp.bool_(True)
+
+
+def size(tree: PyTree) -> int:
+  """Counts the scalars of a tree."""
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def nbytes(tree: PyTree) -> int:
+  """Counts the bytes of a tree of arrays or of jax.ShapeDtypeStructs."""
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

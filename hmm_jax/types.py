@@ -1,0 +1,164 @@
+"""The contracts of the library, read first.
+
+A round is local work followed by a mixing: K client models are one pytree with
+a leading axis K, and every aggregation is a map on that axis.
+
+Axis letters, used in names and docstrings throughout:
+  K clients      M shared models    N examples a client    D rows of the data set
+  B batch        S steps            R rounds               C classes
+
+`stacked` has a leading axis K, `variables` is one model ({'params': ...} and,
+for a network with BatchNorm, {'batch_stats': ...}). `start` is the model a
+client begins from, `local` the one it ends with, `mixed` their aggregate.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+Key = jax.Array
+PyTree = Any
+
+
+class InputError(ValueError):
+  """Bad input from the user: `main` prints it as one line and exits with 2.
+
+  The message names the value, what was expected and the choices:
+  `got partition.alpha=-1; expected a number above 0`.
+  """
+
+
+class Examples(NamedTuple):
+  """Rows of data. `x` is a pytree of [D, ...] arrays, `y` is [D] int32."""
+
+  x: PyTree
+  y: Array
+
+
+class Clients(NamedTuple):
+  """Who holds which rows of a flat data set; a pytree with a leading axis K.
+
+  Keys and per-client state follow `id`, never the position. Rows may repeat and
+  overlap between clients. `index[k, size[k]:]` is padding and never read.
+  """
+
+  id: Array  # [K] int32
+  index: Array  # [K, N] int32
+  size: Array  # [K] int32
+
+
+class Split(NamedTuple):
+  """Held-out rows: for a global model, and each client's own."""
+
+  rows: Array  # [T] int32
+  clients: Clients  # index [K, N'], size 0 where a client holds none
+
+
+class Federation(NamedTuple):
+  """Everything a run may touch; an argument of `Algorithm.round`.
+
+  Every row lives once in `examples` ([D]); all else are row numbers into it.
+  """
+
+  examples: Examples
+  clients: Clients
+  validation: Split
+  test: Split
+
+
+class Dataset(NamedTuple):
+  """What a loader returns: NumPy arrays on the host, before any partition.
+
+  `x_test` has no rows where the set has no test split of its own. `client` and
+  `domain` ([D] int) name the natural owner and the domain of each training row.
+  """
+
+  name: str
+  x_train: PyTree
+  y_train: np.ndarray
+  x_test: PyTree
+  y_test: np.ndarray
+  classes: int
+  client: np.ndarray | None = None
+  domain: np.ndarray | None = None
+
+
+class Model(NamedTuple):
+  """A network as pure functions; flax stays behind it.
+
+  init:     (key) -> variables
+  apply:    (variables, x, *, train=False, mask=None, key=None)
+            -> (logits [B, C] float32, variables). `mask` [B] bool: masked rows
+            count nowhere, BatchNorm included. `key` drives dropout and
+            augmentation; None switches both off.
+  features: (variables, x, *, train=False, mask=None, key=None) -> [B, F], the
+            input of the classifier head.
+  groups:   (variables) -> a tree of the same structure whose leaves are module
+            paths such as 'trunk/Conv_0' or 'head': what "layer" and "head" mean.
+  """
+
+  init: Callable
+  apply: Callable
+  features: Callable
+  groups: Callable
+
+
+class Traffic(NamedTuple):
+  """Bytes of one message from a client and of one message to it."""
+
+  up: int
+  down: int
+
+
+class Cohort(NamedTuple):
+  """What one round says of each of its m participants, all [m]."""
+
+  id: Array  # int32
+  loss: Array  # float32, mean training loss over the rows it saw
+  finite: Array  # bool: neither its model nor its loss has a NaN or an infinity
+  size: Array  # int32, rows it holds
+  steps: Array  # int32, optimiser steps it took
+
+
+class Algorithm(NamedTuple):
+  """One method, as pure functions that close over its hyper-parameters.
+
+  init:    (key, federation) -> state
+  round:   (state, federation, key) -> (state, metrics): scannable, one compile.
+           metrics holds float32 scalars ('train/loss', 'messages_up',
+           'messages_down', ...) and 'cohort', a Cohort.
+  finish:  (state, federation, key) -> state, once, after the last round.
+  views:   (state) -> {'global': variables, 'clients': stacked, ...}, the models
+           worth evaluating, made only when they are evaluated.
+  traffic: Traffic of one message.
+  """
+
+  init: Callable
+  round: Callable
+  finish: Callable
+  views: Callable
+  traffic: Traffic
+
+
+class Batch(NamedTuple):
+  """One minibatch; rows with mask False are padding."""
+
+  x: PyTree  # [B, ...]
+  y: Array  # [B] int32
+  mask: Array  # [B] bool
+
+
+# One client's work, written without a client axis:
+#   (start, examples, client, extra, key) -> (variables, extra, report)
+# `client` is one row of Clients, `extra` the client's private pytree (a control
+# variate, a head, an optimiser state; () for none), `report` one row of Cohort.
+Local = Callable
+
+# What a client minimises:
+#   (params, statistics, batch, start, extra, key) -> (loss, (variables, report))
+# `statistics` is `variables` less 'params', `report` the loss worth logging,
+# without regularisers.
+Loss = Callable
