@@ -130,17 +130,20 @@ class Algorithm(NamedTuple):
   round:   (state, federation, key) -> (state, metrics): scannable, one compile.
            metrics holds float32 scalars ('train/loss', 'messages_up',
            'messages_down', ...) and 'cohort', a Cohort.
-  finish:  (state, federation, key) -> state, once, after the last round.
   views:   (state) -> {'global': variables, 'clients': stacked, ...}, the models
-           worth evaluating, made only when they are evaluated.
+           worth evaluating (`evaluate` says on what), made only when evaluated.
   traffic: Traffic of one message.
+  finish:  (state, federation, key) -> state, once, after the last round; a run
+           that has finished cannot be extended. None: nothing to do.
+
+  A state has a field `round`, the number of rounds done.
   """
 
   init: Callable
   round: Callable
-  finish: Callable
   views: Callable
   traffic: Traffic
+  finish: Callable | None = None
 
 
 class Batch(NamedTuple):

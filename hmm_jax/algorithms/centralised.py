@@ -37,8 +37,7 @@ def centralised(model: Model, local: Local, *, mapper: mappers.Mapper) -> Algori
     return (CentralisedState(state.round + 1, tree.take(stacked, 0)),
             {**participate.round_metrics(cohort), **silent})
 
-  return Algorithm(init, round, finish=lambda state, federation, key: state,
-                   views=lambda state: {'global': state.variables},
+  return Algorithm(init, round, views=lambda state: {'global': state.variables},
                    traffic=Traffic(up=0, down=0))
 
 

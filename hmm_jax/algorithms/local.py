@@ -41,6 +41,5 @@ def local(model: Model, local: Local, *, mapper: mappers.Mapper,
     return (LocalState(state.round + 1, stacked),
             {**participate.round_metrics(cohort), **silent})
 
-  return Algorithm(init, round, finish=lambda state, federation, key: state,
-                   views=lambda state: {'clients': state.stacked, 'locals': state.stacked},
+  return Algorithm(init, round, views=lambda state: {'clients': state.stacked, 'locals': state.stacked},
                    traffic=Traffic(up=0, down=0))

@@ -1,0 +1,54 @@
+"""Checkpoints of a run: atomic, the last few kept, restored into a known shape."""
+
+import os
+
+from absl import logging
+import jax
+import numpy as np
+
+from hmm_jax.types import InputError, PyTree
+
+
+class Checkpoints:
+  """The checkpoints in one folder, numbered by round.
+
+  A checkpoint half written when the process dies is never picked up. Trees are
+  saved as host arrays, so any number of devices can restore them.
+  """
+
+  def __init__(self, folder: str, keep: int = 2):
+    # Orbax takes 0.2 s to import and nobody needs it before the first run.
+    from orbax.checkpoint import v1 as orbax  # noqa: PLC0415
+    logging.set_verbosity(logging.FATAL)  # Damaged files are reported by `restore`, once.
+    self._folder = folder
+    self._orbax = orbax.training.Checkpointer(
+        os.path.abspath(folder), cleanup_tmp_directories=True,
+        preservation_policy=orbax.training.preservation_policies.LatestN(keep))
+
+  def latest(self) -> int | None:
+    """Returns the newest round saved, or None."""
+    return self._orbax.latest.step if self._orbax.latest else None
+
+  def save(self, round_number: int, tree: PyTree):
+    """Saves a tree of arrays; returns when it is complete on disk."""
+    self._orbax.save(round_number, jax.tree.map(np.asarray, tree))
+
+  def restore(self, round_number: int, like: PyTree) -> PyTree:
+    """Loads a tree with the structure, shapes and dtypes of `like`.
+
+    Raises:
+      InputError: the checkpoint is damaged or belongs to something else.
+    """
+    expected = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+    where = f'checkpoint {os.path.join(self._folder, str(round_number))}'
+    try:
+      tree = self._orbax.load(round_number, expected)
+    except Exception as error:  # Orbax and tensorstore raise anything on damaged files.
+      raise InputError(f'got a damaged or foreign {where}; move it away to resume from an '
+                       'earlier one') from error
+    differ = [jax.tree_util.keystr(path) for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(expected))
+              if (a.shape, a.dtype) != (b.shape, b.dtype)]
+    if differ:
+      raise InputError(f'got {where} of another model or algorithm: {differ[0]} differs')
+    return tree

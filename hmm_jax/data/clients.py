@@ -1,0 +1,189 @@
+"""From a data set and a partition to the Federation a run is given."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from hmm_jax.types import Clients, Dataset, Examples, Federation, InputError, Split
+
+# A partition with its options bound, (pool, rng) -> K arrays of row numbers into the
+# pool: a Dataset without inputs, the labels, owners and domains of the rows to deal.
+Assign = Callable[[Dataset, np.random.Generator], Sequence[np.ndarray]]
+# The rows of each of K clients for training, for validation and for test.
+Parts = tuple[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[np.ndarray]]
+
+_TEST = 0.2  # held out where a set has no test split of its own
+_ALIGNMENT = 64  # bytes
+_GLOBAL, _DEAL, _LOCAL = range(3)  # streams of random numbers under one seed
+
+
+def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
+             validation: float, test: float, seed: int) -> Federation:
+  """Deals a data set to clients and sets validation and test rows aside.
+
+  The global test rows are the set's own test split or, where it has none, a
+  stratified fifth of all rows. The others are dealt by `divide`; the validation
+  rows of all clients together are the global ones.
+
+  Args:
+    dataset: as loaded. Every row is copied once: let go of it afterwards.
+    assign: the partition.
+    divide: `deal_then_split` or, where clients share rows, `split_then_deal`.
+    validation: fraction of its rows that a client keeps for validation.
+    test: fraction of its rows that a client keeps for a test of its own.
+    seed: of every draw.
+
+  Returns:
+    A Federation of NumPy arrays; rows that nobody owns stay unused.
+
+  Raises:
+    InputError: impossible fractions, a client without rows, or no test row.
+  """
+  _check(validation, test, seed)
+  rows, held_out = _hold_out_test(dataset, seed)
+  parts = divide(_pool(dataset, rows), assign, fractions=(validation, test), seed=seed)
+  train, own_validation, own_test = (_clients([rows[own] for own in part]) for part in parts)
+  labels = (y.astype(np.int32, copy=False) for y in (dataset.y_train, dataset.y_test))
+  return Federation(
+      examples=Examples(x=jax.tree.map(_join, dataset.x_train, dataset.x_test),
+                        y=_join(*labels)),
+      clients=train,
+      validation=Split(np.unique(np.concatenate(_rows(own_validation))), own_validation),
+      test=Split(held_out.astype(np.int32), own_test))
+
+
+def deal_then_split(pool: Dataset, assign: Assign, *, fractions: tuple[float, float],
+                    seed: int) -> Parts:
+  """Deals the pool, then lets each client set aside fractions of its own rows."""
+  rng = np.random.default_rng([seed, _LOCAL])
+  return tuple(zip(*(_cut(rng.permutation(rows), fractions) for rows in _deal(pool, assign, seed)),
+                   strict=True))
+
+
+def split_then_deal(pool: Dataset, assign: Assign, *, fractions: tuple[float, float],
+                    seed: int) -> Parts:
+  """Splits the pool by class, then deals each part by equal draws.
+
+  For partitions whose clients share rows: what one client holds out, no other trains
+  on. A partition that draws the clients' class mixes first gives them the same mix in
+  all parts; of what it deals, a client keeps the fraction that belongs to the part.
+  """
+  splits = _stratify(pool.y_train, fractions, np.random.default_rng([seed, _LOCAL]))
+  parts = []
+  for i, split in enumerate(splits):
+    if len(split):
+      dealt = _deal(_pool(pool, split), assign, seed)
+      parts.append([split[_cut(rows, fractions)[i]] for rows in dealt])
+    else:
+      parts.append([split] * len(parts[0]))
+  return tuple(parts)
+
+
+def label_counts(federation: Federation, classes: int) -> np.ndarray:
+  """Counts the training rows of each client by class: [K, C]."""
+  y = np.asarray(federation.examples.y)
+  return np.stack([np.bincount(y[rows], minlength=classes) for rows in _rows(federation.clients)])
+
+
+def describe(federation: Federation, classes: int) -> list[tuple[str, str]]:
+  """Summarises a federation in (what, figures) pairs, for a short table."""
+  counts = label_counts(federation, classes)
+  train, validation, test = (
+      np.concatenate(_rows(clients)) for clients in
+      (federation.clients, federation.validation.clients, federation.test.clients))
+  total = len(federation.examples.y)
+  used = np.unique(np.concatenate([train, validation, test, federation.test.rows]))
+  return [
+      ('clients', f'{len(counts):,}'),
+      ('training rows', f'{len(np.unique(train)):,} of {total:,}'),
+      ('training rows a client', _spread(counts.sum(axis=1))),
+      ('classes a client', _spread((counts > 0).sum(axis=1))),
+      ('validation rows', f'{len(federation.validation.rows):,}'),
+      ('test rows', f"{len(federation.test.rows):,}, and {len(np.unique(test)):,} of clients' own"),
+      ('unused rows', f'{total - len(used):,}'),
+  ]
+
+
+def _check(validation, test, seed):
+  for name, fraction in (('validation', validation), ('test', test)):
+    if not 0 <= fraction < 1:
+      raise InputError(f'got partition.{name}={fraction}; expected a fraction from 0 to below 1')
+  if validation + test >= 1:
+    raise InputError(f'got partition.validation={validation} and partition.test={test}; expected '
+                     'a sum below 1')
+  if seed < 0:
+    raise InputError(f'got partition.seed={seed}; expected a whole number from 0')
+
+
+def _hold_out_test(dataset, seed):
+  """Returns the rows to deal and the global test rows, numbered in that order of sets."""
+  rows = np.arange(len(dataset.y_train))
+  if len(dataset.y_test):
+    return rows, len(rows) + np.arange(len(dataset.y_test))
+  rows, _, held_out = _stratify(
+      dataset.y_train, (0, _TEST), np.random.default_rng([seed, _GLOBAL]))
+  if not len(held_out):
+    raise InputError(f'got dataset={dataset.name!r}; expected test rows, or classes of 3 rows '
+                     f'or more to hold a fifth out of, it has {len(rows)} rows in all')
+  return rows, held_out
+
+
+def _pool(dataset, rows):
+  """Returns the labels, owners and domains of some rows, without inputs."""
+  client, domain = (None if names is None else names[rows]
+                    for names in (dataset.client, dataset.domain))
+  return dataset._replace(x_train=(), y_train=dataset.y_train[rows], x_test=(),
+                          client=client, domain=domain)
+
+
+def _deal(pool, assign, seed):
+  dealt = assign(pool, np.random.default_rng([seed, _DEAL]))
+  for k, rows in enumerate(dealt):
+    if not len(rows):
+      raise InputError(f'got clients={len(dealt)}; client {k} holds no rows, expected fewer '
+                       'clients')
+  return dealt
+
+
+def _stratify(labels, fractions, rng):
+  """Splits the rows of every class alike: training, validation and test rows."""
+  cuts = [_cut(rng.permutation(np.flatnonzero(labels == c)), fractions) for c in np.unique(labels)]
+  return [np.sort(np.concatenate(part)) for part in zip(*cuts, strict=True)]
+
+
+def _cut(rows, fractions):
+  """Cuts off validation and test rows, but never the last row to train on."""
+  validation = min(round(fractions[0] * len(rows)), len(rows) - 1)
+  test = min(round(fractions[1] * len(rows)), len(rows) - 1 - validation)
+  train = len(rows) - validation - test
+  return np.split(rows, [train, train + validation])
+
+
+def _clients(rows):
+  size = np.array([len(own) for own in rows], np.int32)
+  index = np.zeros((len(rows), max(1, size.max())), np.int32)
+  for k, own in enumerate(rows):
+    index[k, :size[k]] = own
+  return Clients(np.arange(len(rows), dtype=np.int32), index, size)
+
+
+def _rows(clients):
+  """Returns the rows of each client without the padding."""
+  return [index[:size] for index, size in zip(clients.index, clients.size, strict=True)]
+
+
+def _join(train, test):
+  """Concatenates the rows of both splits in aligned memory."""
+  # jax.device_put on CPU shares an aligned buffer with all devices of the process;
+  # any other it copies to each of them.
+  shape = (len(train) + len(test), *train.shape[1:])
+  nbytes = int(np.prod(shape)) * train.itemsize
+  memory = np.empty(nbytes + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  joined = memory[start:start + nbytes].view(train.dtype).reshape(shape)
+  return np.concatenate([train, test], out=joined)
+
+
+def _spread(values):
+  return f'{values.min():,} to {values.max():,}, median {np.median(values):,.0f}'

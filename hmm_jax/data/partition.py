@@ -1,0 +1,292 @@
+"""Who holds which rows: the partitions of the federated literature.
+
+Every function here has the signature
+
+  (labels [D], clients K, rng, *, ...) -> K arrays of row numbers into `labels`
+
+and depends on nothing but its arguments: an equal `rng` gives an equal partition.
+Most are a matrix of counts, how many rows of each group (a class, a domain, or
+everything) go to each client, dealt out at random by `_deal`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hmm_jax.types import InputError
+
+Rows = list[np.ndarray]
+
+
+def iid(labels: np.ndarray, clients: int, rng: np.random.Generator) -> Rows:
+  """Deals the shuffled rows evenly: sizes differ by one at most."""
+  _check_clients(labels, clients)
+  return _deal(np.zeros_like(labels), _even(len(labels), clients)[None], rng)
+
+
+def dirichlet(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alpha: float,
+              min_size: int, retries: int = 1000) -> Rows:
+  """Spreads each class over the clients by a Dirichlet draw of its own.
+
+  A client that holds D / K rows or more gets nothing of the classes to come, and
+  the whole matrix is drawn again until every client holds `min_size` rows.
+
+  Args:
+    labels: [D].
+    clients: K.
+    rng: the only source of randomness.
+    alpha: concentration; small values leave few clients with most of a class.
+    min_size: fewest rows a client may hold.
+    retries: draws before giving up.
+
+  Returns:
+    K disjoint arrays of row numbers that cover [0, D).
+
+  Raises:
+    InputError: a value is out of range or no draw reached `min_size`.
+
+  Reference: M. Yurochkin et al. "Bayesian Nonparametric Federated Learning of Neural
+  Networks". ICML 2019. arXiv:1905.12022. With the cap and the redraws of Q. Li et al.
+  "Federated Learning on Non-IID Data Silos: An Experimental Study". ICDE 2022.
+  arXiv:2102.02079.
+  """
+  _check_skew(labels, clients, alpha, min_size)
+  _, group, totals = np.unique(labels, return_inverse=True, return_counts=True)
+
+  def draw():
+    counts = np.zeros((len(totals), clients), int)
+    for c, total in enumerate(totals):
+      full = counts.sum(axis=0) >= len(labels) / clients
+      logits = np.where(full, -np.inf, _log_gamma(rng, alpha, clients))
+      counts[c] = _apportion(_softmax(logits), total)
+    return counts
+
+  return _deal(group, _redraw(draw, alpha, min_size, retries), rng)
+
+
+def shards(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
+           classes_per_client: int) -> Rows:
+  """Gives every client rows of exactly so many classes.
+
+  Client k owns the k-th class (modulo their number) and others at random; the rows
+  of a class are dealt evenly to its owners, and a class without one stays unused.
+
+  Raises:
+    InputError: there are fewer classes, or a class has fewer rows than owners.
+
+  Reference: the "#C = k" split of Q. Li et al. "Federated Learning on Non-IID Data
+  Silos: An Experimental Study". ICDE 2022. arXiv:2102.02079. It makes exact what the
+  label-sorted shards of B. McMahan et al. "Communication-Efficient Learning of Deep
+  Networks from Decentralized Data". AISTATS 2017. arXiv:1602.05629 make likely.
+  """
+  _check_clients(labels, clients)
+  classes, group, totals = np.unique(labels, return_inverse=True, return_counts=True)
+  if not 1 <= classes_per_client <= len(classes):
+    raise InputError(f'got partition.shards={classes_per_client}; expected from 1 to '
+                     f'{len(classes)}, the number of classes')
+  owns = np.zeros((len(classes), clients), bool)
+  for k in range(clients):
+    others = np.delete(np.arange(len(classes)), k % len(classes))
+    owns[rng.choice(others, classes_per_client - 1, replace=False), k] = True
+    owns[k % len(classes), k] = True
+  counts = np.zeros(owns.shape, int)
+  for c, total in enumerate(totals):
+    owners = np.flatnonzero(owns[c])
+    if len(owners) > total:
+      raise InputError(f'got partition.shards={classes_per_client} with clients={clients}; class '
+                       f'{classes[c]} has {total} rows for {len(owners)} owners, expected fewer')
+    if len(owners):
+      counts[c, owners] = _even(total, len(owners))
+  return _deal(group, counts, rng)
+
+
+def quantity(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alpha: float,
+             min_size: int, retries: int = 1000) -> Rows:
+  """Deals IID rows in sizes of a Dirichlet draw, drawn again until all reach `min_size`.
+
+  Raises:
+    InputError: a value is out of range or no draw reached `min_size`.
+
+  Reference: Q. Li et al. "Federated Learning on Non-IID Data Silos: An Experimental
+  Study". ICDE 2022. arXiv:2102.02079.
+  """
+  _check_skew(labels, clients, alpha, min_size)
+
+  def draw():
+    return _apportion(_softmax(_log_gamma(rng, alpha, clients)), len(labels))[None]
+
+  return _deal(np.zeros_like(labels), _redraw(draw, alpha, min_size, retries), rng)
+
+
+def natural(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
+            owner: np.ndarray | None) -> Rows:
+  """Makes a client of every owner, or of a random K of them.
+
+  Args:
+    labels: [D], unused.
+    clients: K; 0 takes every owner.
+    rng: chooses the subset.
+    owner: [D] ints, None where the set names no owners.
+
+  Raises:
+    InputError: no owners, or fewer than K.
+
+  Reference: S. Caldas et al. "LEAF: A Benchmark for Federated Settings".
+  arXiv:1812.01097.
+  """
+  if owner is None:
+    raise InputError("got partition.kind='natural'; the data set names no owners, expected an "
+                     "npz set with an array 'client'")
+  owners = np.unique(owner)
+  if not 0 <= clients <= len(owners):
+    raise InputError(f'got clients={clients}; expected from 1 to {len(owners)}, the number of '
+                     'natural clients, or 0 for all')
+  chosen = np.sort(rng.choice(owners, clients or len(owners), replace=False))
+  position = np.searchsorted(chosen, owner).clip(max=len(chosen) - 1)
+  return _split(np.where(chosen[position] == owner, position, -1), len(chosen))
+
+
+def domain(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
+           domain: np.ndarray | None) -> Rows:
+  """Deals each domain evenly to clients of its own, as many as its size asks for.
+
+  Args:
+    labels: [D], unused.
+    clients: K, at least the number of domains.
+    rng: shuffles the rows.
+    domain: [D] ints, None where the set names no domains.
+
+  Raises:
+    InputError: no domains, or more of them than clients.
+  """
+  if domain is None:
+    raise InputError("got partition.kind='domain'; the data set names no domains, expected an "
+                     "npz set with an array 'domain'")
+  _check_clients(labels, clients)
+  names, group, totals = np.unique(domain, return_inverse=True, return_counts=True)
+  if clients < len(names):
+    raise InputError(f'got clients={clients}; expected at least {len(names)}, the number of '
+                     'domains')
+  share = np.ones_like(totals)
+  for _ in range(clients - len(names)):
+    share[np.argmax(totals / share)] += 1  # where a client would hold most rows
+  counts = np.zeros((len(names), clients), int)
+  last = np.cumsum(share)
+  for d, total in enumerate(totals):
+    counts[d, last[d] - share[d]:last[d]] = _even(total, share[d])
+  return _deal(group, counts, rng)
+
+
+def resample(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alpha: float,
+             size: int, classes: int) -> Rows:
+  """Lets every client draw from all rows under a Dirichlet class mix of its own.
+
+  Rows overlap between clients, and repeat in a client that wants more of a class
+  than there is. The mixes are the first draws from `rng`: an equal `rng` gives a
+  client the same mix over other rows of the same data set, such as held-out ones.
+
+  Args:
+    labels: [D].
+    clients: K.
+    rng: the only source of randomness.
+    alpha: concentration of the class mixes.
+    size: rows each client draws.
+    classes: C, of the whole data set; a class without rows here is never drawn.
+
+  Returns:
+    K arrays of `size` row numbers in random order.
+
+  Raises:
+    InputError: a value is out of range.
+
+  Reference: T.-M. H. Hsu, H. Qi, M. Brown. "Measuring the Effects of Non-Identical Data
+  Distribution for Federated Visual Classification". arXiv:1909.06335.
+  """
+  _check_alpha(alpha)
+  if clients < 1:
+    raise InputError(f'got clients={clients}; expected a number from 1')
+  if size < 1:
+    raise InputError(f'got partition.size={size}; expected a number of rows from 1')
+  logits = _log_gamma(rng, alpha, (clients, classes))
+  members = [np.flatnonzero(labels == c) for c in range(classes)]
+  absent = [not len(rows) for rows in members]
+  mixes = _softmax(np.where(absent, -np.inf, logits))
+  return [_draw(members, counts, rng) for counts in rng.multinomial(size, mixes)]
+
+
+def _draw(members, counts, rng):
+  """Draws so many rows of each class, with repeats only where it has too few."""
+  rows = [rng.choice(own, count, replace=count > len(own))
+          for own, count in zip(members, counts, strict=True) if count]
+  return rng.permutation(np.concatenate(rows))
+
+
+def _check_clients(labels, clients):
+  if not 1 <= clients <= len(labels):
+    raise InputError(f'got clients={clients}; expected from 1 to {len(labels)}, the number of '
+                     'training rows')
+
+
+def _check_alpha(alpha):
+  if not 0 < alpha < np.inf:
+    raise InputError(f'got partition.alpha={alpha}; expected a number above 0')
+
+
+def _check_skew(labels, clients, alpha, min_size):
+  _check_clients(labels, clients)
+  _check_alpha(alpha)
+  if not 1 <= min_size <= len(labels) // clients:
+    raise InputError(f'got partition.min_size={min_size} with clients={clients}; expected from 1 '
+                     f'to {len(labels) // clients}, an even share of {len(labels)} rows')
+
+
+def _log_gamma(rng, alpha, shape):
+  """Draws logarithms of Gamma(alpha): their softmax is a Dirichlet draw."""
+  # Gamma(a) is Gamma(a + 1) U^(1/a). For a small alpha nearly all draws are below
+  # the smallest float; kept as logarithms they never sum to 0 and never give NaN.
+  return np.log(rng.standard_gamma(alpha + 1, shape)) - rng.standard_exponential(shape) / alpha
+
+
+def _softmax(logits):
+  weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def _apportion(shares, total):
+  """Rounds shares [K] of `total` rows to counts that sum to it."""
+  return np.diff(np.rint(np.cumsum(shares) * total).astype(int), prepend=0)
+
+
+def _even(total, parts):
+  """Splits `total` into counts that differ by one at most."""
+  return total // parts + (np.arange(parts) < total % parts)
+
+
+def _redraw(draw: Callable[[], np.ndarray], alpha, min_size, retries):
+  """Draws counts [C, K] until every client holds `min_size` rows."""
+  reached = 0
+  for _ in range(retries):
+    counts = draw()
+    smallest = counts.sum(axis=0).min()
+    if smallest >= min_size:
+      return counts
+    reached = max(reached, smallest)
+  raise InputError(
+      f'got partition.min_size={min_size} with partition.alpha={alpha} and '
+      f'clients={counts.shape[1]}; the best of {retries} draws left a client with {reached} rows, '
+      'expected a smaller min_size, a larger alpha or fewer clients')
+
+
+def _deal(group, counts, rng):
+  """Deals random rows of every group ([D] numbers from 0) by counts [groups, K]."""
+  owner = np.full(len(group), -1)
+  for g, count in enumerate(counts):
+    rows = rng.permutation(np.flatnonzero(group == g))
+    owner[rows[:count.sum()]] = np.repeat(np.arange(len(count)), count)
+  return _split(owner, counts.shape[1])
+
+
+def _split(owner, clients):
+  """Returns the rows of each client in rising order; -1 in `owner` [D] is nobody."""
+  order = np.argsort(owner, kind='stable')
+  return np.split(order, np.searchsorted(owner[order], np.arange(clients + 1)))[1:-1]

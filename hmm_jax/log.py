@@ -1,0 +1,137 @@
+"""What a run leaves on disk and on the screen."""
+
+import contextlib
+import csv
+import json
+import os
+import sys
+import tempfile
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hmm_jax.types import InputError
+
+
+class Workdir:
+  """The folder of one run: config.json, metrics.csv, summary.json, plots, checkpoints.
+
+  Files are replaced whole, so a reader or a kill never sees half of one.
+  """
+
+  def __init__(self, path: str):
+    self.path = path
+
+  def file(self, *names: str) -> str:
+    return os.path.join(self.path, *names)
+
+  def check_writable(self):
+    """Raises InputError unless the folder exists and is writable, or can be made."""
+    folder = os.path.abspath(self.path)
+    while not os.path.lexists(folder):
+      folder = os.path.dirname(folder)
+    try:
+      tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+      raise InputError(f'got workdir={self.path}; expected a folder that can be written, but '
+                       f'{folder}: {error.strerror}') from error
+
+  def results(self) -> list[str]:
+    """Names what a run has left here so far."""
+    names = [name for name in ('metrics.csv', 'summary.json') if os.path.lexists(self.file(name))]
+    saved = self.file('checkpoints')
+    return names + (['checkpoints'] if os.path.isdir(saved) and os.listdir(saved) else [])
+
+  def read_json(self, name: str) -> dict | None:
+    """Returns a file's content, None if it is absent; InputError if it is damaged."""
+    try:
+      with open(self.file(name)) as f:
+        return json.load(f)
+    except FileNotFoundError:
+      return None
+    except (OSError, ValueError) as error:
+      raise InputError(f'got a damaged {self.file(name)}; expected JSON') from error
+
+  def write_json(self, name: str, content: dict):
+    with self._replacing(name) as f:
+      json.dump(content, f, indent=2)
+      f.write('\n')
+
+  def read_metrics(self) -> list[dict]:
+    """Returns the rows of metrics.csv; none if it is absent."""
+    try:
+      with open(self.file('metrics.csv'), newline='') as f:
+        return [{name: _number(value) for name, value in row.items()}
+                for row in csv.DictReader(f)]
+    except FileNotFoundError:
+      return []
+    except (OSError, ValueError, TypeError) as error:
+      raise InputError(f'got a damaged {self.file("metrics.csv")}; expected numbers') from error
+
+  def write_metrics(self, rows: list[dict]):
+    with self._replacing('metrics.csv') as f:
+      writer = csv.DictWriter(f, list(rows[0]))
+      writer.writeheader()
+      writer.writerows(rows)
+
+  @contextlib.contextmanager
+  def _replacing(self, name: str):
+    os.makedirs(self.path, exist_ok=True)
+    temporary = self.file(f'.{name}.new')
+    with open(temporary, 'w', newline='') as f:
+      yield f
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(temporary, self.file(name))
+
+
+def _number(text: str) -> int | float:
+  return int(text) if text.lstrip('-').isdigit() else float(text)
+
+
+class Screen:
+  """Progress and tables: a live bar on a terminal, a line an evaluation elsewhere."""
+
+  def __init__(self, *, silent: bool = False):
+    self._console = Console(quiet=silent, soft_wrap=not sys.stdout.isatty())
+    self._progress = None
+
+  def say(self, text: str):
+    self._console.print(text, highlight=False, markup=False)
+
+  def table(self, title: str, header: list[str], rows: list[list]):
+    table = Table(*header, title=title, title_justify='left')
+    for row in rows:
+      table.add_row(*map(str, row))
+    self._console.print(table)
+
+  @contextlib.contextmanager
+  def progress(self, done: int, total: int):
+    """Shows progress; yields a function (round, text) to be called at each evaluation."""
+    if not self._console.is_terminal:
+      yield lambda number, text: self.say(f'round {number}/{total}  {text}')
+      return
+    columns = (TextColumn('round'), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(),
+               TextColumn('{task.fields[text]}'))
+    with Progress(*columns, console=self._console) as bar:
+      task = bar.add_task('', total=total, completed=done, text='compiling')
+      yield lambda number, text: bar.update(task, completed=number, text=text)
+
+
+class Events:
+  """TensorBoard event files, without TensorFlow."""
+
+  def __init__(self, folder: str):
+    try:
+      from tensorboardX import SummaryWriter  # noqa: PLC0415
+    except ImportError as error:
+      raise InputError("got tensorboard=True, but tensorboardX is not installed; expected "
+                       "pip install 'hmm_jax[tensorboard]'") from error
+    self._writer = SummaryWriter(folder)
+
+  def write(self, rows: list[dict]):
+    for row in rows:
+      for name in row.keys() - {'round', 'seed'}:
+        self._writer.add_scalar(f'seed{row["seed"]}/{name}', row[name], row['round'])
+    self._writer.flush()

@@ -1,0 +1,203 @@
+"""Trains a federation: python -m hmm_jax.main [--config=FILE] [--config.key=value ...].
+
+Run it again with the same settings to resume, or to see the summary of a finished
+run. Bad input is one line on stderr and exit code 2; a diverged run exits with 1.
+"""
+
+from collections.abc import Sequence
+import os
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+from ml_collections import ConfigDict, config_flags
+
+from hmm_jax import build, config as defaults, plots
+from hmm_jax.data.clients import describe, label_counts
+from hmm_jax.log import Screen, Workdir
+from hmm_jax.run import run
+from hmm_jax.trainer import Diverged
+from hmm_jax.types import InputError
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default runs/NAME.')
+CPU_DEVICES = flags.DEFINE_integer(
+    'cpu_devices', 0, 'XLA devices to make of a CPU, to share the clients; 0: one a core.')
+COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'HOST:PORT of the first of several processes, or auto on a cluster.')
+PROCESSES = flags.DEFINE_integer('processes', None, 'How many processes there are.')
+PROCESS = flags.DEFINE_integer('process', None, 'Which of them this is, from 0.')
+
+# What `references` may name: the same run with one thing changed.
+REFERENCES = {
+    'iid': {'partition.kind': 'iid'},
+    'linear': {'model': 'mlp', 'mlp.hidden': ()},
+    'local': {'algorithm': 'local'},
+}
+
+
+def main(argv: Sequence[str]):
+  """Runs what the flags say; absl has parsed them."""
+  if len(argv) > 1:
+    raise InputError(f'got argument {argv[1]}; expected only --flags')
+  logging.set_verbosity(logging.WARNING)
+  config = defaults.complete(flags.FLAGS.config)
+  defaults.check(config)
+  prepare_devices(config)
+  screen = Screen(silent=jax.process_index() > 0)
+  workdir = Workdir(WORKDIR.value or default_workdir(config))
+  names = [name for name in config.references.split(',') if name]
+  for name in names:
+    if name not in REFERENCES:
+      raise InputError(f'got references={name}; expected names among {", ".join(REFERENCES)}'
+                       + defaults.suggestion(name, tuple(REFERENCES)))
+
+  summaries = {config.algorithm: train(config, workdir, screen)}
+  for name in names:
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict({'references': '', **REFERENCES[name]})
+    summaries[name] = train(changed, Workdir(workdir.file('references', name)), screen)
+  show(summaries, screen)
+
+
+def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
+  """Trains one config in its workdir, or resumes it, or reads what it left.
+
+  Raises:
+    InputError: before anything is written.
+  """
+  saved = compare(config, workdir)
+  summary = workdir.read_json('summary.json')
+  if saved and summary and saved['rounds'] == config.rounds:
+    screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
+    return summary
+
+  data = build.dataset(config)
+  federation = build.federation(config, data)
+  experiment = build.experiment(config, data, federation)
+  if summary and experiment.algorithm.finish:
+    raise InputError(f'got rounds={config.rounds} on a finished run of {saved["rounds"]}; '
+                     f'algorithm={config.algorithm} read its length, expected another --workdir')
+  screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'], describe(federation, data.classes))
+  counts = label_counts(federation, data.classes)
+  del data, federation  # The devices have what they need.
+
+  if jax.process_index() == 0:
+    workdir.write_json('config.json', config.to_dict())
+  summary = run(experiment, workdir, screen)
+  if jax.process_index() == 0:
+    plots.partition(counts, workdir.file('plots', 'partition.png'))
+    plots.learning_curves(workdir.read_metrics(), workdir.file('plots'))
+  return summary
+
+
+def compare(config: ConfigDict, workdir: Workdir) -> dict | None:
+  """Returns the config a workdir was made with, None for a new one.
+
+  Raises:
+    InputError: the workdir can't be written, is not a run's, or is of another config.
+  """
+  workdir.check_writable()
+  saved = workdir.read_json('config.json')
+  results = workdir.results()
+  if saved is None or not results:
+    if results:
+      raise InputError(f'got workdir={workdir.path} with {results[0]} but no config.json; '
+                       'expected a new folder or one of a run')
+    return None
+  before, now = defaults.flat(saved), defaults.flat(config)
+  for key in sorted(before.keys() | now.keys()):
+    was, wanted = (as_json(values.get(key)) for values in (before, now))
+    if was != wanted and not (key == 'rounds' and wanted > was):
+      raise InputError(f'got {key}={wanted} in {workdir.path}, made with {key}={was}; expected '
+                       'the same settings (only rounds may grow) or another --workdir')
+  return saved
+
+
+def show(summaries: dict[str, dict], screen: Screen):
+  """Prints the last and the validation-selected metrics, mean and std over seeds."""
+  first, *others = summaries
+  summary = summaries[first]
+  chosen = summary['selected_on_validation'] or {}
+  screen.table(
+      f'{first}: mean ± std over seeds {summary["seeds"]}',
+      ['metric', f'round {summary["rounds"]}', 'selected on validation'],
+      [[name, spread(value), spread(chosen[name]) if name in chosen else '']
+       for name, value in summary['last'].items() if '/' in name])
+  if others:
+    screen.table('test accuracy, mean ± std over seeds', ['run', f'round {summary["rounds"]}'],
+                 [[name, spread(test_accuracy(s))] for name, s in summaries.items()])
+  screen.say(f'trained {summary["train_seconds"]:.1f} s, compiled {summary["compile_seconds"]:.1f}'
+             f' s, peak memory {summary["peak_memory_bytes"] / 2**20:.0f} MiB, '
+             f'{summary["device"]}')
+
+
+def test_accuracy(summary: dict) -> dict:
+  """Returns the accuracy on the global test split, of the global or of every local model."""
+  last = summary['last']
+  return last.get('global/test/accuracy') or last['locals/test/accuracy']
+
+
+def spread(value: dict) -> str:
+  return f'{value["mean"]:.4f} ± {value["std"]:.4f}'
+
+
+def as_json(value):
+  return list(value) if isinstance(value, tuple) else value
+
+
+def default_workdir(config: ConfigDict) -> str:
+  data = os.path.basename(config.dataset.removeprefix('npz:')).removesuffix('.npz')
+  return os.path.join('runs', f'{config.algorithm}-{data}')
+
+
+def prepare_devices(config: ConfigDict):
+  """Joins the other processes, if any, and makes several devices of a CPU."""
+  if config.mapper in ('auto', 'sharded') and 'host_platform_device_count' not in os.environ.get(
+      'XLA_FLAGS', ''):
+    cores = len(os.sched_getaffinity(0))
+    cohort = config.participation or config.clients or cores
+    jax.config.update('jax_num_cpu_devices', CPU_DEVICES.value or min(cores, cohort))
+  if COORDINATOR.value == 'auto':
+    jax.distributed.initialize()
+  elif COORDINATOR.value:
+    jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses flags; a wrong one is an InputError like any other."""
+  keys = tuple(defaults.flat(defaults.get_config()))
+  for argument in argv[1:]:
+    key = argument.lstrip('-').partition('=')[0]
+    if key.startswith('config.') and key.removeprefix('config.') not in keys:
+      raise InputError(f'got --{key}; expected a key of hmm_jax/config.py'
+                       + defaults.suggestion(key.removeprefix('config.'), keys))
+  try:
+    # Defined here, since ml_collections reads the file and the values at once.
+    config_flags.DEFINE_config_file(
+        'config', defaults.__file__, 'File with get_config; hmm_jax/config.py has every key.')
+    rest = flags.FLAGS(argv)
+    flags.FLAGS.config.keys()  # A file that fails to load says so only when it is used.
+    return rest
+  except Exception as error:  # Whatever the file raises, or a value of the wrong type.
+    raise InputError(f'{type(error).__name__}: {error}') from error
+
+
+def entry():
+  """Runs `main`; turns bad input into one line and an exit code."""
+  try:
+    app.run(main, flags_parser=parse)
+  except InputError as error:
+    sys.exit(fail(error, 2))
+  except Diverged as error:
+    sys.exit(fail(error, 1))
+
+
+def fail(error: Exception, code: int) -> int:
+  print(f'hmm_jax: {" ".join(str(error).split())}', file=sys.stderr)
+  return code
+
+
+if __name__ == '__main__':
+  entry()

@@ -1,0 +1,124 @@
+"""From a flax trunk to a `Model`."""
+
+from collections.abc import Callable, Collection
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hmm_jax import tree
+from hmm_jax.models import layers
+from hmm_jax.types import Array, InputError, Model, PyTree
+
+
+class Classifier(nn.Module):
+  """A trunk, [B, ...] -> [B, F], and a linear head."""
+
+  trunk: nn.Module
+  classes: int
+
+  @nn.compact
+  def __call__(self, x: PyTree, *, train: bool, mask: Array | None) -> Array:
+    return layers.dense(self.features(x, train=train, mask=mask), self.classes, name='head')
+
+  def features(self, x: PyTree, *, train: bool, mask: Array | None) -> Array:
+    # Float32 from here on: logits in bfloat16 would have three digits.
+    return self.trunk(x, train=train, mask=mask).astype(jnp.float32)
+
+
+def classifier(
+    trunk: nn.Module, *, classes: int, input_shape: PyTree, dtype: jnp.dtype = jnp.float32
+) -> Model:
+  """Returns the `Model` of a trunk with a linear head.
+
+  The trunk is called as trunk(x, train=..., mask=...). Parameters and statistics
+  stay float32. A batch with every row masked changes no statistic; its outputs are
+  finite and mean nothing.
+
+  Args:
+    input_shape: the shape of one example, or a pytree of jax.ShapeDtypeStruct.
+    dtype: what the trunk computes in, float32 or bfloat16. Inputs are cast to it,
+      but for leaves whose jax.ShapeDtypeStruct is not floating.
+  """
+  network = Classifier(trunk, classes)
+  example = _example(input_shape, dtype)
+
+  def init(key):
+    return network.lazy_init(key, example, train=False, mask=None)
+
+  def run(method, variables, x, train, mask, key):
+    x = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), x, example)
+    out, updated = network.apply(
+        variables, x, train=train, mask=None if mask is None else mask | ~mask.any(),
+        rngs={} if key is None else {'dropout': key}, mutable=['batch_stats'], method=method)
+    if mask is not None:
+      updated = tree.where(mask.any(), updated, {name: variables[name] for name in updated})
+    return out, {**variables, **updated}
+
+  def apply(variables, x, *, train=False, mask=None, key=None):
+    return run(Classifier.__call__, variables, x, train, mask, key)
+
+  def features(variables, x, *, train=False, mask=None, key=None):
+    return run(Classifier.features, variables, x, train, mask, key)[0]
+
+  return Model(init=init, apply=apply, features=features, groups=groups)
+
+
+def _example(input_shape, dtype):
+  """Returns the shapes and dtypes of a batch of one."""
+  if all(isinstance(n, int) for n in jax.tree.leaves(input_shape)):
+    input_shape = jax.ShapeDtypeStruct(tuple(input_shape), dtype)
+
+  def batch(leaf):
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jax.ShapeDtypeStruct((1, *leaf.shape), dtype if floating else leaf.dtype)
+
+  return jax.tree.map(batch, input_shape)
+
+
+def groups(variables: PyTree) -> PyTree:
+  """Names each leaf by the path of its module, such as 'trunk/Conv_0'."""
+  return jax.tree.map_with_path(
+      lambda path, _: '/'.join(step.key for step in path[1:-1]), variables)
+
+
+def preprocessed(
+    model: Model, *, normalise: Callable, augment: Callable | None = None
+) -> Model:
+  """Returns a `Model` that takes raw inputs, such as uint8 images.
+
+  Args:
+    model: takes what `normalise` returns.
+    normalise: (x) -> x, raw inputs to floats.
+    augment: (key, x) -> x on raw inputs, applied in training when a key is there.
+  """
+
+  def prepare(x, train, key):
+    if augment is None or not train or key is None:
+      return normalise(x), key
+    key_augment, key = jax.random.split(key)
+    return normalise(augment(key_augment, x)), key
+
+  def wrap(function):
+    def wrapped(variables, x, *, train=False, mask=None, key=None):
+      x, key = prepare(x, train, key)
+      return function(variables, x, train=train, mask=mask, key=key)
+    return wrapped
+
+  return model._replace(apply=wrap(model.apply), features=wrap(model.features))
+
+
+def check_choice(key: str, value: str, choices: Collection[str]) -> None:
+  """Raises InputError unless the config key `key` has one of the choices."""
+  if value not in choices:
+    raise InputError(f'got {key}={value}; expected one of {", ".join(choices)}')
+
+
+def check_images(network: str, input_shape: PyTree, least: int) -> None:
+  """Raises InputError unless examples are images [H, W, C] of at least least x least."""
+  if not isinstance(input_shape, tuple) or len(input_shape) != 3:
+    raise InputError(f'got {network} with inputs of shape {input_shape}; expected images [H, W, C]')
+  height, width, _ = input_shape
+  if min(height, width) < least:
+    raise InputError(
+        f'got {network} with images of {height}x{width}; expected at least {least}x{least}')

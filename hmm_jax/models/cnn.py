@@ -1,0 +1,65 @@
+"""The small convolutional networks of the federated-learning papers."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from hmm_jax.models import layers
+from hmm_jax.models.classifier import check_choice, check_images, classifier
+from hmm_jax.models.convolution import max_pool
+from hmm_jax.types import Array, Model, PyTree
+
+
+class Size(NamedTuple):
+  """One network: convolutions with ReLU, each before a 2x2 max-pool or not, then dense layers."""
+
+  convs: tuple[int, ...]  # output channels
+  pools: tuple[bool, ...]  # whether a max-pool follows
+  window: int
+  padding: str
+  hidden: tuple[int, ...]
+  least: int  # the smallest image, in pixels a side
+  dropout: tuple[float, float] = (0, 0)  # before and after the hidden layers
+
+
+SIZES = {
+    # FedMR's LeNet: 62,006 parameters on 32x32x3 with 10 classes.
+    'lenet': Size((6, 16), (True, True), 5, 'VALID', (120, 84), least=16),
+    # PFLlib's CNN: 582,026 parameters on 28x28x1 and 878,538 on 32x32x3, 10 classes.
+    'pfllib': Size((32, 64), (True, True), 5, 'VALID', (512,), least=16),
+    # pfl-research's CIFAR-10 network: 1,626,442 parameters.
+    'pfl': Size((32, 64), (False, True), 3, 'VALID', (128,), least=6, dropout=(0.25, 0.5)),
+    # 545,098 parameters on 32x32x3 with 10 classes.
+    'small': Size((32, 64), (True, True), 3, 'SAME', (128,), least=4),
+}
+
+
+class Trunk(nn.Module):
+  """The network of a `Size` up to its head."""
+
+  size: Size
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
+    size = self.size
+    for features, pool in zip(size.convs, size.pools):
+      x = nn.relu(layers.conv(x, features, window=size.window, padding=size.padding))
+      x = max_pool(x) if pool else x
+    x = layers.Dropout(size.dropout[0])(x.reshape(x.shape[0], -1), train=train)
+    for features in size.hidden:
+      x = nn.relu(layers.dense(x, features))
+    return layers.Dropout(size.dropout[1])(x, train=train)
+
+
+def cnn(
+    size: str = 'lenet',
+    *,
+    classes: int,
+    input_shape: PyTree,
+    dtype: jnp.dtype = jnp.float32,
+) -> Model:
+  """Returns one of the networks in `SIZES`."""
+  check_choice('cnn.size', size, SIZES)
+  check_images(f'cnn.size={size}', input_shape, SIZES[size].least)
+  return classifier(Trunk(SIZES[size]), classes=classes, input_shape=input_shape, dtype=dtype)

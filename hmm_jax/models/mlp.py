@@ -1,0 +1,34 @@
+"""Multilayer perceptrons, softmax regression included."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from hmm_jax.models import layers
+from hmm_jax.models.classifier import classifier
+from hmm_jax.types import Array, InputError, Model, PyTree
+
+
+class Trunk(nn.Module):
+  """Flattened inputs through hidden layers with ReLU."""
+
+  hidden: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
+    x = x.reshape(x.shape[0], -1)
+    for features in self.hidden:
+      x = nn.relu(layers.dense(x, features))
+    return x
+
+
+def mlp(
+    hidden: tuple[int, ...] = (200,),
+    *,
+    classes: int,
+    input_shape: PyTree,
+    dtype: jnp.dtype = jnp.float32,
+) -> Model:
+  """Returns a perceptron on flattened inputs; hidden=() is softmax regression."""
+  if any(features < 1 for features in hidden):
+    raise InputError(f'got mlp.hidden={tuple(hidden)}; expected widths of at least 1')
+  return classifier(Trunk(tuple(hidden)), classes=classes, input_shape=input_shape, dtype=dtype)

@@ -1,0 +1,97 @@
+"""Residual networks for small images: a 3x3 stem and no pooling before the end."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from hmm_jax.models import layers
+from hmm_jax.models.classifier import check_choice, check_images, classifier
+from hmm_jax.types import Array, Model, PyTree
+
+
+class Size(NamedTuple):
+  """The stages of a network; every stage but the first halves the image."""
+
+  widths: tuple[int, ...]
+  blocks: tuple[int, ...]
+
+
+SIZES = {
+    # FedMerge's narrow network: 83,852 parameters with 100 classes.
+    '9-narrow': Size(widths=(8, 16, 32, 64), blocks=(1, 1, 1, 1)),
+    # 11,173,962 parameters with 10 classes.
+    '18': Size(widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2)),
+    # 272,474 parameters with 10 classes: projections where He et al. pad with zeros.
+    '20': Size(widths=(16, 32, 64), blocks=(3, 3, 3)),
+}
+
+
+class Layer(nn.Module):
+  """A convolution, with a bias where no normalisation follows, and the normalisation."""
+
+  features: int
+  window: int
+  strides: int
+  norm: str
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
+    x = layers.conv(
+        x, self.features, window=self.window, strides=self.strides, bias=self.norm == 'none',
+        kernel_init=layers.kaiming)
+    return layers.normalise(x, self.norm, train=train, mask=mask)
+
+
+class Block(nn.Module):
+  """Two 3x3 convolutions around a shortcut: a 1x1 projection where the shape changes."""
+
+  features: int
+  strides: int
+  norm: str
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
+    run = {'train': train, 'mask': mask}
+    y = nn.relu(Layer(self.features, 3, self.strides, self.norm)(x, **run))
+    y = Layer(self.features, 3, 1, self.norm)(y, **run)
+    if x.shape != y.shape:
+      x = Layer(self.features, 1, self.strides, self.norm)(x, **run)
+    return nn.relu(x + y)
+
+
+class Trunk(nn.Module):
+  """The stem, the stages of a `Size` and the mean over the image."""
+
+  size: Size
+  norm: str
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
+    x = nn.relu(Layer(self.size.widths[0], 3, 1, self.norm)(x, train=train, mask=mask))
+    for stage, (features, blocks) in enumerate(zip(*self.size)):
+      for block in range(blocks):
+        strides = 2 if stage > 0 and block == 0 else 1
+        x = Block(features, strides, self.norm)(x, train=train, mask=mask)
+    return x.mean((1, 2))
+
+
+def resnet(
+    size: str = '9-narrow',
+    *,
+    norm: str = 'batch',
+    classes: int,
+    input_shape: PyTree,
+    dtype: jnp.dtype = jnp.float32,
+) -> Model:
+  """Returns one of the residual networks in `SIZES`.
+
+  Reference:
+    He, Zhang, Ren and Sun, Deep Residual Learning for Image Recognition, CVPR 2016,
+    arXiv:1512.03385.
+  """
+  check_choice('resnet.size', size, SIZES)
+  check_choice('resnet.norm', norm, layers.NORMS)
+  check_images(f'resnet.size={size}', input_shape, least=1)
+  trunk = Trunk(SIZES[size], norm)
+  return classifier(trunk, classes=classes, input_shape=input_shape, dtype=dtype)

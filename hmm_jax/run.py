@@ -1,0 +1,172 @@
+"""A whole run: train, evaluate, save, resume, stop."""
+
+import resource
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmm_jax import tree
+from hmm_jax.checkpoint import Checkpoints
+from hmm_jax.log import Events, Screen, Workdir
+from hmm_jax.trainer import Experiment, Trainer
+from hmm_jax.types import PyTree
+
+SELECTION = ('global/validation/accuracy', 'clients/validation/accuracy')
+
+
+class Progress(NamedTuple):
+  """What is saved: the states of all seeds, and those of the best evaluation."""
+
+  states: PyTree
+  best: PyTree  # () unless keep_best
+
+
+def run(experiment: Experiment, workdir: Workdir, screen: Screen) -> dict:
+  """Trains, evaluates and saves until `experiment.rounds`, resuming what is there.
+
+  Each evaluation writes metrics.csv before the checkpoint, so that a kill in
+  between loses nothing: rows beyond the checkpoint are dropped and made again.
+
+  Args:
+    experiment: from `build`.
+    workdir: where files go; an unfinished run in it is continued.
+    screen: where progress goes.
+
+  Returns:
+    The summary, also written to summary.json.
+
+  Raises:
+    InputError: a file in the workdir is damaged.
+    Diverged: a round turned non-finite; what was saved stays.
+  """
+  primary = jax.process_index() == 0
+  trainer = Trainer(experiment)
+  checkpoints = Checkpoints(workdir.file('checkpoints'), experiment.keep)
+  progress, rows, done = _resume(experiment, trainer, checkpoints, workdir)
+  rounds = _stopping_round(rows, experiment) or experiment.rounds
+  events = Events(workdir.file('events')) if experiment.tensorboard and primary else None
+
+  with screen.progress(done, experiment.rounds) as report:
+    states, best = progress
+    for states, done, metrics, seconds in trainer.rounds(states, done) if done < rounds else ():
+      if done == experiment.rounds:
+        states = trainer.finish(states)
+      fresh = _evaluate(experiment, states, done, metrics, seconds, rows)
+      best = _keep_best(experiment, states, best, rows, fresh)
+      rows = rows + fresh
+      if primary:
+        workdir.write_metrics(rows)
+      checkpoints.save(done, Progress(states, best))
+      if events:
+        events.write(fresh)
+      report(done, _headline(fresh, metrics, seconds))
+      if _stopping_round(rows, experiment):
+        break
+
+  summary = summarise(experiment, rows, trainer.compile_seconds)
+  if primary:
+    workdir.write_json('summary.json', summary)
+  return summary
+
+
+def _resume(experiment, trainer, checkpoints, workdir):
+  """Returns (progress, metric rows, rounds done) from the newest checkpoint, if any."""
+  done = checkpoints.latest()
+  if done is None:
+    states = trainer.initial()
+    return Progress(states, states if experiment.keep_best else ()), [], 0
+  like = Progress(trainer.shapes, trainer.shapes if experiment.keep_best else ())
+  progress = trainer.place(checkpoints.restore(done, like))
+  return progress, [row for row in workdir.read_metrics() if row['round'] <= done], done
+
+
+def _evaluate(experiment, states, done, metrics, seconds, rows):
+  """Returns the new rows of metrics.csv, one a seed."""
+  last = {row['seed']: row for row in rows[-len(experiment.seeds):]}
+  traffic = experiment.algorithm.traffic
+  fresh = []
+  for s, seed in enumerate(experiment.seeds):
+    before = last.get(seed, {'seconds': 0.0, 'bytes_up': 0, 'bytes_down': 0})
+    row = {'round': done, 'seed': seed, 'seconds': round(before['seconds'] + seconds, 4)}
+    for way, size in (('up', traffic.up), ('down', traffic.down)):
+      messages = float(metrics[f'messages_{way}'][s].sum(dtype=np.float64))
+      row[f'bytes_{way}'] = before[f'bytes_{way}'] + round(messages * size)
+    hidden = {'cohort', 'messages_up', 'messages_down'}
+    row |= {name: float(values[s].mean(dtype=np.float64))
+            for name, values in metrics.items() if name not in hidden}
+    fresh.append(row | experiment.evaluate(experiment.algorithm.views(tree.take(states, s))))
+  return fresh
+
+
+def _selected(rows: list[dict], seed: int) -> list[float]:
+  """Returns one seed's validation accuracies, the criterion of every selection."""
+  name = next((n for n in SELECTION if rows and n in rows[0]), None)
+  return [row[name] for row in rows if row['seed'] == seed] if name else []
+
+
+def _keep_best(experiment, states, best, rows, fresh):
+  """Replaces the best states of the seeds that have just improved."""
+  if not experiment.keep_best:
+    return ()
+  improved = []
+  for seed in experiment.seeds:
+    now = _selected(fresh, seed)
+    improved.append(not rows or now > [max(_selected(rows, seed))])
+  choose = lambda new, old: jnp.where(
+      jnp.array(improved).reshape(-1, *[1] * (new.ndim - 1)), new, old)
+  return jax.tree.map(choose, states, best)
+
+
+def _stopping_round(rows, experiment):
+  """Returns the round at which patience ran out for every seed, or None."""
+  if not experiment.patience or not rows:
+    return None
+  waited = []
+  for seed in experiment.seeds:
+    values = _selected(rows, seed)
+    waited.append(len(values) - 1 - int(np.argmax(values)) if values else 0)
+  return rows[-1]['round'] if min(waited) >= experiment.patience else None
+
+
+def _headline(fresh, metrics, seconds):
+  names = ('global/test/accuracy', 'locals/test/accuracy', 'clients/test/accuracy', 'train/loss')
+  values = {n: np.mean([row[n] for row in fresh]) for n in names if n in fresh[0]}
+  count = metrics['train/loss'].shape[1]
+  return f'{count / seconds:.2f} rounds/s  ' + '  '.join(f'{n} {v:.4f}' for n, v in values.items())
+
+
+def summarise(experiment: Experiment, rows: list[dict], compile_seconds: float) -> dict:
+  """Returns last and validation-selected metrics, mean and std over seeds, and costs."""
+  by_seed = [[row for row in rows if row['seed'] == seed] for seed in experiment.seeds]
+  chosen = [r[int(np.argmax(_selected(r, r[0]['seed'])))] for r in by_seed
+            if _selected(r, r[0]['seed'])]
+  return {
+      'rounds': rows[-1]['round'],
+      'seeds': list(experiment.seeds),
+      'last': _over_seeds([r[-1] for r in by_seed]),
+      'selected_on_validation': _over_seeds(chosen) if chosen else None,
+      'train_seconds': rows[-1]['seconds'],
+      'compile_seconds': round(compile_seconds, 3),
+      'peak_memory_bytes': peak_memory(),
+      'device': f'{len(jax.devices())} x {jax.devices()[0].device_kind}',
+      'versions': {'jax': jax.__version__, 'numpy': np.__version__},
+  }
+
+
+def _over_seeds(rows: list[dict]) -> dict:
+  """Returns {metric: {mean, std, seeds: values}}; std is the sample's (0 for one seed)."""
+  table = {}
+  for name in rows[0].keys() - {'seed'}:
+    values = [float(row[name]) for row in rows]
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    table[name] = {'mean': float(np.mean(values)), 'std': std, 'seeds': values}
+  return dict(sorted(table.items()))
+
+
+def peak_memory() -> int:
+  """Returns the peak bytes in use: of the device, or of the process on a CPU."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  return stats.get('peak_bytes_in_use', resident)

@@ -1,0 +1,244 @@
+from functools import partial
+
+from absl.testing import absltest, parameterized
+import jax
+import numpy as np
+
+from hmm_jax.data import clients, partition
+from hmm_jax.types import Dataset, InputError
+
+ROWS = 300
+KINDS = {
+    'iid': lambda pool, rng: partition.iid(pool.y_train, 6, rng),
+    'dirichlet': lambda pool, rng: partition.dirichlet(
+        pool.y_train, 6, rng, alpha=0.3, min_size=5),
+    'natural': lambda pool, rng: partition.natural(pool.y_train, 4, rng, owner=pool.client),
+    'domain': lambda pool, rng: partition.domain(pool.y_train, 6, rng, domain=pool.domain),
+    'resample': lambda pool, rng: partition.resample(
+        pool.y_train, 6, rng, alpha=0.3, size=40, classes=4),
+}
+
+
+def dataset(*, test_rows=0):
+  """A set whose inputs say their row number: x[row] = row, test rows follow on."""
+  rng = np.random.default_rng(0)
+  y = rng.choice(4, ROWS + test_rows, p=[.4, .3, .2, .1]).astype(np.int32)
+  x = {'number': np.arange(ROWS + test_rows, dtype=np.int32)[:, None],
+       'image': np.zeros((ROWS + test_rows, 3, 3, 1), np.uint8) + (y % 256).astype(
+           np.uint8)[:, None, None, None]}
+  return Dataset('numbers', jax.tree.map(lambda a: a[:ROWS], x), y[:ROWS],
+                 jax.tree.map(lambda a: a[ROWS:], x), y[ROWS:], classes=4,
+                 client=rng.integers(0, 7, ROWS), domain=rng.integers(0, 3, ROWS))
+
+
+def federate(kind='iid', *, test_rows=0, validation=0.2, test=0.1, seed=0):
+  divide = clients.split_then_deal if kind == 'resample' else clients.deal_then_split
+  return clients.federate(dataset(test_rows=test_rows), KINDS[kind], divide=divide,
+                          validation=validation, test=test, seed=seed)
+
+
+def rows(held):
+  return [list(index[:size]) for index, size in zip(held.index, held.size, strict=True)]
+
+
+def flat(held):
+  return set().union(*rows(held))
+
+
+class FederateTest(parameterized.TestCase):
+
+  @parameterized.product(kind=tuple(KINDS), test_rows=(0, 50))
+  def test_no_row_is_both_trained_on_and_held_out(self, kind, test_rows):
+    made = federate(kind, test_rows=test_rows)
+    train, validation, test = map(
+        flat, (made.clients, made.validation.clients, made.test.clients))
+    parts = [train, validation, test, set(made.test.rows)]
+    self.assertEqual(sum(map(len, parts)), len(set().union(*parts)))
+    self.assertTrue(all(parts))
+    self.assertEqual(set(made.validation.rows), validation)
+
+  @parameterized.product(kind=('iid', 'dirichlet', 'domain'), test_rows=(0, 50))
+  def test_every_row_has_its_place(self, kind, test_rows):
+    made = federate(kind, test_rows=test_rows)
+    places = [*rows(made.clients), *rows(made.validation.clients), *rows(made.test.clients),
+              list(made.test.rows)]
+    self.assertEqual(sorted(sum(places, [])), list(range(ROWS + test_rows)))
+
+  @parameterized.parameters(0, 50)
+  def test_examples_hold_each_row_once(self, test_rows):
+    data, made = dataset(test_rows=test_rows), federate(test_rows=test_rows)
+    np.testing.assert_array_equal(
+        made.examples.x['number'][:, 0], np.arange(ROWS + test_rows))
+    np.testing.assert_array_equal(
+        made.examples.x['image'], np.concatenate([data.x_train['image'], data.x_test['image']]))
+    np.testing.assert_array_equal(made.examples.y, np.concatenate([data.y_train, data.y_test]))
+    self.assertEqual(made.examples.x['image'].dtype, np.uint8)
+
+  def test_all_row_numbers_and_labels_are_int32(self):
+    made = federate('natural')
+    for leaf in jax.tree.leaves((made.examples.y, made.clients, made.validation, made.test)):
+      self.assertEqual(leaf.dtype, np.int32)
+
+  def test_own_test_split_is_the_global_one(self):
+    np.testing.assert_array_equal(
+        federate(test_rows=50).test.rows, np.arange(ROWS, ROWS + 50))
+
+  def test_a_stratified_fifth_where_there_is_none(self):
+    y = dataset().y_train
+    held_out = federate().test.rows
+    np.testing.assert_array_equal(
+        np.bincount(y[held_out]), [round(0.2 * n) for n in np.bincount(y)])
+    self.assertGreater(np.ptp(held_out), 250)
+
+  def test_fractions_of_each_client(self):
+    made = federate('dirichlet', test_rows=50, validation=0.25, test=0.1)
+    total = made.clients.size + made.validation.clients.size + made.test.clients.size
+    np.testing.assert_array_equal(made.validation.clients.size, [round(.25 * n) for n in total])
+    np.testing.assert_array_equal(made.test.clients.size, [round(.1 * n) for n in total])
+
+  def test_fractions_of_a_resampling(self):
+    made = federate('resample', test_rows=50, validation=0.25, test=0.1)
+    np.testing.assert_array_equal(made.clients.size, [26] * 6)
+    np.testing.assert_array_equal(made.validation.clients.size, [10] * 6)
+    np.testing.assert_array_equal(made.test.clients.size, [4] * 6)
+
+  def test_the_last_row_is_kept_to_train_on(self):
+    for fractions in ((0.5, 0.45), (0.9, 0), (0, 0.9), (0.45, 0.5)):
+      made = clients.federate(
+          dataset(test_rows=5), lambda pool, rng: partition.iid(pool.y_train, 290, rng),
+          divide=clients.deal_then_split, validation=fractions[0], test=fractions[1], seed=0)
+      self.assertEqual(made.clients.size.min(), 1)
+
+  @parameterized.parameters('iid', 'resample')
+  def test_nothing_held_out(self, kind):
+    made = federate(kind, test_rows=50, validation=0, test=0)
+    self.assertEmpty(made.validation.rows)
+    for held in (made.validation.clients, made.test.clients):
+      self.assertEqual(held.index.shape, (6, 1))
+      self.assertEqual(list(held.size), [0] * 6)
+
+  def test_padding_and_ids(self):
+    made = federate('dirichlet').clients
+    self.assertEqual(made.index.shape, (6, made.size.max()))
+    self.assertEqual(list(made.id), list(range(6)))
+    self.assertLess(made.size.min(), made.size.max())
+    for index, size in zip(made.index, made.size, strict=True):
+      self.assertEqual(set(index[size:]) - {0}, set())
+
+  @parameterized.parameters(*KINDS)
+  def test_depends_on_the_seed_alone(self, kind):
+    first, again, other = (federate(kind, seed=seed) for seed in (1, 1, 2))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    self.assertNotEqual(rows(first.clients), rows(other.clients))
+
+  @parameterized.parameters(0, 50)
+  def test_owners_and_domains_follow_the_pool(self, test_rows):
+    data = dataset(test_rows=test_rows)
+    for kind, names, count in (('natural', data.client, 4), ('domain', data.domain, 3)):
+      made = federate(kind, test_rows=test_rows)
+      owners = [{int(names[row]) for part in (made.clients, made.validation.clients,
+                                              made.test.clients) for row in rows(part)[k]}
+                for k in range(len(made.clients.id))]
+      self.assertEqual({len(own) for own in owners}, {1})
+      self.assertLen(set().union(*owners), count)
+
+  def test_resampling_has_one_mix_in_all_parts(self):
+    data = dataset()._replace(
+        x_train=np.zeros((8000, 1), np.float32), y_train=np.arange(8000, dtype=np.int32) % 4,
+        x_test=np.zeros((0, 1), np.float32), y_test=np.zeros(0, np.int32), client=None, domain=None)
+    made = clients.federate(
+        data, lambda pool, rng: partition.resample(
+            pool.y_train, 5, rng, alpha=0.5, size=3000, classes=4),
+        divide=clients.split_then_deal, validation=0.3, test=0.3, seed=0)
+    mixes = [np.array([np.bincount(data.y_train[own], minlength=4) / len(own) for own in rows(held)])
+             for held in (made.clients, made.validation.clients, made.test.clients)]
+    np.testing.assert_allclose(mixes[0], mixes[1], atol=0.06)
+    np.testing.assert_allclose(mixes[0], mixes[2], atol=0.06)
+    self.assertGreater(np.ptp(mixes[0], axis=0).max(), 0.3)  # and clients differ
+
+  def test_inputs_are_shared_with_every_device_without_a_copy(self):
+    for leaf in jax.tree.leaves(federate(test_rows=50).examples):
+      for device in jax.devices():
+        placed = jax.device_put(leaf, device)
+        self.assertEqual(placed.unsafe_buffer_pointer(), leaf.ctypes.data)
+
+  @parameterized.parameters(
+      ({'validation': -0.1}, 'got partition.validation=-0.1; expected a fraction from 0 to below 1'),
+      ({'validation': 1}, 'got partition.validation=1; expected'),
+      ({'test': np.nan}, 'got partition.test=nan; expected'),
+      ({'test': 1.5}, 'got partition.test=1.5; expected'),
+      ({'validation': 0.5, 'test': 0.5},
+       'got partition.validation=0.5 and partition.test=0.5; expected a sum below 1'),
+      ({'seed': -1}, 'got partition.seed=-1; expected a whole number from 0'))
+  def test_refuses(self, settings, pattern):
+    with self.assertRaisesRegex(InputError, pattern):
+      federate(**settings)
+
+  @parameterized.parameters(clients.deal_then_split, clients.split_then_deal)
+  def test_names_a_client_without_rows(self, divide):
+    def assign(pool, rng):
+      del rng
+      return [np.arange(len(pool.y_train)), np.zeros(0, int)]
+
+    with self.assertRaisesRegex(InputError, 'got clients=2; client 1 holds no rows'):
+      clients.federate(dataset(), assign, divide=divide, validation=0, test=0, seed=0)
+
+  def test_too_few_rows_for_a_test_split(self):
+    data = dataset()._replace(x_train=np.zeros((4, 1)), y_train=np.array([0, 0, 1, 2]),
+                              x_test=np.zeros((0, 1)), y_test=np.zeros(0, int),
+                              client=None, domain=None)
+    with self.assertRaisesRegex(InputError, "got dataset='numbers'; expected test rows"):
+      clients.federate(data, KINDS['iid'], divide=clients.deal_then_split, validation=0, test=0,
+                       seed=0)
+
+  def test_a_pool_holds_no_inputs(self):
+    pools = []
+
+    def assign(pool, rng):
+      pools.append(pool)
+      return partition.iid(pool.y_train, 2, rng)
+
+    for divide in (clients.deal_then_split, clients.split_then_deal):
+      clients.federate(dataset(), assign, divide=divide, validation=0.1, test=0, seed=0)
+    self.assertLen(pools, 3)
+    self.assertEqual([pool.x_train for pool in pools], [()] * 3)
+    self.assertEqual([len(pool.client) for pool in pools], [len(pool.y_train) for pool in pools])
+
+
+class SummaryTest(absltest.TestCase):
+
+  def test_label_counts(self):
+    made = federate('dirichlet')
+    counts = clients.label_counts(made, 5)
+    self.assertEqual(counts.shape, (6, 5))
+    for k, own in enumerate(rows(made.clients)):
+      self.assertEqual(list(counts[k]), [sum(made.examples.y[own] == c) for c in range(5)])
+
+  def test_description(self):
+    made = clients.federate(
+        dataset(test_rows=2000), partial(lambda pool, rng: partition.natural(
+            pool.y_train, 2, rng, owner=np.repeat([0, 1, 2], [100, 10, 190]))),
+        divide=clients.deal_then_split, validation=0.1, test=0.2, seed=0)
+    table = dict(clients.describe(made, 4))
+    train, validation, own = (sum(held.size) for held in (
+        made.clients, made.validation.clients, made.test.clients))
+    low, high = sorted(made.clients.size)
+    self.assertEqual(table, {
+        'clients': '2',
+        'training rows': f'{train} of 2,300',
+        'training rows a client': f'{low} to {high}, median {(low + high) / 2:.0f}',
+        'classes a client': table['classes a client'],
+        'validation rows': f'{validation}',
+        'test rows': f"2,000, and {own} of clients' own",
+        'unused rows': f'{300 - train - validation - own}'})
+    self.assertRegex(table['classes a client'], r'^[34] to 4, median 4$')
+
+  def test_description_counts_shared_rows_once(self):
+    made = federate('resample')
+    table = dict(clients.describe(made, 4))
+    self.assertEqual(table['training rows'], f'{len(flat(made.clients))} of 300')
+    self.assertLess(len(flat(made.clients)), sum(made.clients.size))
+
+
+if __name__ == '__main__':
+  absltest.main()
