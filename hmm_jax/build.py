@@ -184,6 +184,11 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
     InputError: settings that do not fit each other or the data.
   """
   check_algorithm(config)
+  selects = config.keep_best or config.stop.patience
+  if selects and not len(federated.validation.rows):
+    raise InputError(f'got keep_best={config.keep_best}, stop.patience={config.stop.patience} with '
+                     f'partition.validation={config.partition.validation}; expected validation '
+                     'rows to select on')
   lift, sharding = mapper(config)
   net = model(config, data, federated)
   placed = jax.device_put(federated, sharding)

@@ -4,7 +4,6 @@ import resource
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax import tree
@@ -76,10 +75,16 @@ def _resume(experiment, trainer, checkpoints, workdir):
   done = checkpoints.latest()
   if done is None:
     states = trainer.initial()
-    return Progress(states, states if experiment.keep_best else ()), [], 0
+    return Progress(states, _host_copy(states) if experiment.keep_best else ()), [], 0
   like = Progress(trainer.shapes, trainer.shapes if experiment.keep_best else ())
-  progress = trainer.place(checkpoints.restore(done, like))
+  saved = checkpoints.restore(done, like)
+  progress = Progress(trainer.place(saved.states), saved.best)
   return progress, [row for row in workdir.read_metrics() if row['round'] <= done], done
+
+
+def _host_copy(states):
+  """Copies states off the devices, whose buffers the next chunk overwrites."""
+  return jax.tree.map(np.array, states)
 
 
 def _evaluate(experiment, states, done, metrics, seconds, rows):
@@ -110,12 +115,11 @@ def _keep_best(experiment, states, best, rows, fresh):
   """Replaces the best states of the seeds that have just improved."""
   if not experiment.keep_best:
     return ()
-  improved = []
-  for seed in experiment.seeds:
-    now = _selected(fresh, seed)
-    improved.append(not rows or now > [max(_selected(rows, seed))])
-  choose = lambda new, old: jnp.where(
-      jnp.array(improved).reshape(-1, *[1] * (new.ndim - 1)), new, old)
+  improved = np.array([
+      not rows or _selected(fresh, seed) > [max(_selected(rows, seed))]
+      for seed in experiment.seeds])
+  choose = lambda new, old: np.where(
+      improved.reshape(-1, *[1] * (new.ndim - 1)), np.asarray(new), old)
   return jax.tree.map(choose, states, best)
 
 

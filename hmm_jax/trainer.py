@@ -88,10 +88,14 @@ class Trainer:
 
   def __init__(self, experiment: Experiment):
     self._experiment = experiment
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3))(
-        jnp.array(experiment.seeds))
-    self._init_keys, self._roots, self._finish_keys = jax.device_put(
-        (keys[:, 0], keys[:, 1], keys[:, 2]), experiment.sharding)
+
+    def keys(seeds):
+      made = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3))(seeds)
+      return made[:, 0], made[:, 1], made[:, 2]
+
+    # Made where they live: keys can't be put on the devices of other processes.
+    self._init_keys, self._roots, self._finish_keys = jax.jit(
+        keys, out_shardings=experiment.sharding)(jnp.array(experiment.seeds))
     self._init = experiment.seed_map(experiment.algorithm.init, in_axes=(0, None))
     self.shapes = jax.eval_shape(self._init, self._init_keys, experiment.federation)
     self.compile_seconds = 0.0

@@ -51,10 +51,9 @@ def normaliser(mean: np.ndarray, std: np.ndarray) -> Callable[[Array], Array]:
     if _is_tokens(x):
       return x
     unit = 255 if x.dtype == jnp.uint8 else 1
-    # One multiplication and one addition a pixel.
-    scale, shift = (np.reshape(c, (1,) * (x.ndim - 1) + (-1,))
-                    for c in (1 / (unit * std), -mean / std))
-    return x.astype(jnp.float32) * scale + shift
+    center, scale = (np.reshape(c, (1,) * (x.ndim - 1) + (-1,))
+                     for c in (unit * mean, 1 / (unit * std)))
+    return (x.astype(jnp.float32) - center) * scale
 
   return normalise
 

@@ -46,7 +46,7 @@ def dirichlet(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alp
     InputError: a value is out of range or no draw reached `min_size`.
 
   Reference: M. Yurochkin et al. "Bayesian Nonparametric Federated Learning of Neural
-  Networks". ICML 2019. arXiv:1905.12022. With the cap and the redraws of Q. Li et al.
+  Networks". ICML 2019. arXiv:1905.12022. With the cap and redraws in the code of Q. Li et al.
   "Federated Learning on Non-IID Data Silos: An Experimental Study". ICDE 2022.
   arXiv:2102.02079.
   """
@@ -84,20 +84,26 @@ def shards(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
   if not 1 <= classes_per_client <= len(classes):
     raise InputError(f'got partition.shards={classes_per_client}; expected from 1 to '
                      f'{len(classes)}, the number of classes')
-  owns = np.zeros((len(classes), clients), bool)
-  for k in range(clients):
-    others = np.delete(np.arange(len(classes)), k % len(classes))
-    owns[rng.choice(others, classes_per_client - 1, replace=False), k] = True
-    owns[k % len(classes), k] = True
+  owns = _choose_classes(len(classes), clients, classes_per_client, rng)
   counts = np.zeros(owns.shape, int)
-  for c, total in enumerate(totals):
+  for c in np.flatnonzero(owns.any(axis=1)):
     owners = np.flatnonzero(owns[c])
-    if len(owners) > total:
+    if len(owners) > totals[c]:
       raise InputError(f'got partition.shards={classes_per_client} with clients={clients}; class '
-                       f'{classes[c]} has {total} rows for {len(owners)} owners, expected fewer')
-    if len(owners):
-      counts[c, owners] = _even(total, len(owners))
+                       f'{classes[c]} has {totals[c]} rows for {len(owners)} owners, expected '
+                       'fewer clients')
+    counts[c, owners] = _even(totals[c], len(owners))
   return _deal(group, counts, rng)
+
+
+def _choose_classes(classes, clients, classes_per_client, rng):
+  """Returns which client owns which class: [C, K] bool."""
+  owns = np.zeros((classes, clients), bool)
+  for k in range(clients):
+    others = np.delete(np.arange(classes), k % classes)
+    owns[rng.choice(others, classes_per_client - 1, replace=False), k] = True
+    owns[k % classes, k] = True
+  return owns
 
 
 def quantity(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alpha: float,

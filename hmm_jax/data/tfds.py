@@ -1,9 +1,7 @@
 """Image sets prepared by TensorFlow Datasets, read without TensorFlow."""
 
-import contextlib
 import difflib
 import io
-import logging
 import os
 import textwrap
 
@@ -53,8 +51,7 @@ def _find(name, data_dir):
   if data_dir is not None:
     data_dir = os.path.expanduser(data_dir)
   try:
-    with _quiet_tfds():
-      builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
+    builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
   except tfds.core.DatasetNotFoundError as error:
     known = tfds.list_builders(with_community_datasets=False)  # the others need TensorFlow
     raise _unknown(name, _nearest(name, known)) from error
@@ -63,18 +60,6 @@ def _find(name, data_dir):
   if not builder.info.splits:
     raise _not_prepared(name, data_dir, builder.data_path)
   return builder
-
-
-@contextlib.contextmanager
-def _quiet_tfds():
-  """Silences the log line on a missing folder: the InputError says more."""
-  logger = logging.getLogger('absl')
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    logger.setLevel(level)
 
 
 def _nearest(name, known):

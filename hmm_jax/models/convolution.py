@@ -74,15 +74,21 @@ def _matmul(x, kernel, strides, pads):
 
 
 def _patches(x, window, strides, pads):
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  last = [n - k for n, k in zip(x.shape[1:3], window)]
+  x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
+  rows, columns = (max(0, n - k + 1) for n, k in zip(x.shape[1:], window))
   return jnp.concatenate(
-      [x[:, i:last[0] + i + 1:strides[0], j:last[1] + j + 1:strides[1]]
+      [x[:, i:i + rows:strides[0], j:j + columns:strides[1]]
        for i in range(window[0]) for j in range(window[1])], axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x, kernel, pads):
+  *_, channels, features = kernel.shape
+  if 1 < channels < 4 and features > 16:
+    # Colour images: four channels go through the kernel that XLA takes 4 times faster.
+    fourth = (0, 4 - channels)
+    x = lax.optimization_barrier(jnp.pad(x, ((0, 0), (0, 0), (0, 0), fourth)))
+    kernel = jnp.pad(kernel, ((0, 0), (0, 0), fourth, (0, 0)))
   return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=_NHWC)
 
 
@@ -92,13 +98,13 @@ def _convolve_forward(x, kernel, pads):
 
 def _convolve_backward(pads, residuals, dy):
   x, kernel = residuals
-  return _input_gradient(kernel, dy, pads), _kernel_gradient(x, dy, pads).astype(kernel.dtype)
+  return _input_gradient(dy, kernel, pads), _kernel_gradient(x, dy, kernel, pads)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _input_gradient(kernel, dy, pads):
+def _input_gradient(dy, kernel, pads):
   """Convolves dy with the turned kernel; the border loses what `pads` added."""
   turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
   pads = [(n - 1 - low, n - 1 - high) for n, (low, high) in zip(kernel.shape, pads)]
@@ -107,33 +113,36 @@ def _input_gradient(kernel, dy, pads):
       dy, lax.optimization_barrier(turned), (1, 1), pads, dimension_numbers=_NHWC)
 
 
-def _kernel_gradient(x, dy, pads):
-  """Sums the kernel gradients of slices of the batch that fit into the cache."""
+def _kernel_gradient(x, dy, kernel, pads):
+  """Sums the gradients of slices of the batch, each small enough for the cache."""
   batch = x.shape[0]
-  rows = max(1, _SLICE_BYTES * batch // (x.nbytes + dy.nbytes))
+  rows = math.ceil(batch / max(1, math.ceil((x.nbytes + dy.nbytes) / _SLICE_BYTES)))
+  if rows >= batch:
+    return _slice_gradient(x, dy, pads).astype(kernel.dtype)
   slices = math.ceil(batch / rows)
-  if slices == 1:
-    return _slice_gradient(x, dy, pads)
-  rows = math.ceil(batch / slices)
 
   def sliced(a):
-    a = jnp.pad(a, ((0, rows * slices - batch), (0, 0), (0, 0), (0, 0)))
+    a = jnp.pad(a, ((0, slices * rows - batch), (0, 0), (0, 0), (0, 0)))
     return a.reshape(slices, rows, *a.shape[1:])
 
   def add(total, pair):
     return total + _slice_gradient(*pair, pads), None
 
-  shape = jax.eval_shape(lambda x, dy: _slice_gradient(x, dy, pads), x, dy)
-  zero = jnp.zeros(shape.shape, shape.dtype)
-  return lax.scan(add, zero, (sliced(x), sliced(dy)))[0]
+  zero = jnp.zeros_like(kernel, _accumulator(x))
+  total, _ = lax.scan(add, zero, (sliced(x), sliced(dy)))
+  return total.astype(kernel.dtype)
 
 
 def _slice_gradient(x, dy, pads):
-  """Convolves x with dy, channels in the place of the batch: [h, w, I, O] float32."""
+  """Convolves x with dy, channels in the place of the batch and rows in theirs."""
   x, dy = lax.optimization_barrier((x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)))
   gradient = lax.conv_general_dilated(
-      x, dy, (1, 1), pads, dimension_numbers=_NHWC, preferred_element_type=jnp.float32)
+      x, dy, (1, 1), pads, dimension_numbers=_NHWC, preferred_element_type=_accumulator(x))
   return gradient.transpose(1, 2, 0, 3)
+
+
+def _accumulator(x):
+  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def max_pool(x: Array, window: int = 2) -> Array:

@@ -24,8 +24,7 @@ def dataset(*, test_rows=0):
   rng = np.random.default_rng(0)
   y = rng.choice(4, ROWS + test_rows, p=[.4, .3, .2, .1]).astype(np.int32)
   x = {'number': np.arange(ROWS + test_rows, dtype=np.int32)[:, None],
-       'image': np.zeros((ROWS + test_rows, 3, 3, 1), np.uint8) + (y % 256).astype(
-           np.uint8)[:, None, None, None]}
+       'image': rng.integers(0, 256, (ROWS + test_rows, 3, 3, 1), dtype=np.uint8)}
   return Dataset('numbers', jax.tree.map(lambda a: a[:ROWS], x), y[:ROWS],
                  jax.tree.map(lambda a: a[ROWS:], x), y[ROWS:], classes=4,
                  client=rng.integers(0, 7, ROWS), domain=rng.integers(0, 3, ROWS))
@@ -61,8 +60,8 @@ class FederateTest(parameterized.TestCase):
   def test_every_row_has_its_place(self, kind, test_rows):
     made = federate(kind, test_rows=test_rows)
     places = [*rows(made.clients), *rows(made.validation.clients), *rows(made.test.clients),
-              list(made.test.rows)]
-    self.assertEqual(sorted(sum(places, [])), list(range(ROWS + test_rows)))
+              made.test.rows]
+    np.testing.assert_array_equal(np.sort(np.concatenate(places)), np.arange(ROWS + test_rows))
 
   @parameterized.parameters(0, 50)
   def test_examples_hold_each_row_once(self, test_rows):
@@ -127,9 +126,15 @@ class FederateTest(parameterized.TestCase):
 
   @parameterized.parameters(*KINDS)
   def test_depends_on_the_seed_alone(self, kind):
-    first, again, other = (federate(kind, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (federate(kind, seed=seed, test_rows=50) for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    self.assertNotEqual(rows(first.clients), rows(other.clients))
+    self.assertNotEqual(flat(first.validation.clients), flat(other.validation.clients))
+
+  @parameterized.parameters(*KINDS)
+  def test_the_seed_reaches_the_partition(self, kind):
+    first, other = (federate(kind, seed=seed, test_rows=50, validation=0, test=0).clients
+                    for seed in (1, 2))
+    self.assertNotEqual([set(own) for own in rows(first)], [set(own) for own in rows(other)])
 
   @parameterized.parameters(0, 50)
   def test_owners_and_domains_follow_the_pool(self, test_rows):
@@ -150,8 +155,9 @@ class FederateTest(parameterized.TestCase):
         data, lambda pool, rng: partition.resample(
             pool.y_train, 5, rng, alpha=0.5, size=3000, classes=4),
         divide=clients.split_then_deal, validation=0.3, test=0.3, seed=0)
-    mixes = [np.array([np.bincount(data.y_train[own], minlength=4) / len(own) for own in rows(held)])
-             for held in (made.clients, made.validation.clients, made.test.clients)]
+    mixes = [
+        np.array([np.bincount(data.y_train[own], minlength=4) / len(own) for own in rows(held)])
+        for held in (made.clients, made.validation.clients, made.test.clients)]
     np.testing.assert_allclose(mixes[0], mixes[1], atol=0.06)
     np.testing.assert_allclose(mixes[0], mixes[2], atol=0.06)
     self.assertGreater(np.ptp(mixes[0], axis=0).max(), 0.3)  # and clients differ
@@ -163,7 +169,7 @@ class FederateTest(parameterized.TestCase):
         self.assertEqual(placed.unsafe_buffer_pointer(), leaf.ctypes.data)
 
   @parameterized.parameters(
-      ({'validation': -0.1}, 'got partition.validation=-0.1; expected a fraction from 0 to below 1'),
+      ({'validation': -.1}, 'got partition.validation=-0.1; expected a fraction from 0 to below 1'),
       ({'validation': 1}, 'got partition.validation=1; expected'),
       ({'test': np.nan}, 'got partition.test=nan; expected'),
       ({'test': 1.5}, 'got partition.test=1.5; expected'),
