@@ -4,6 +4,7 @@ import os
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from hmm_jax.types import InputError, PyTree
@@ -26,8 +27,17 @@ class Checkpoints:
         preservation_policy=orbax.training.preservation_policies.LatestN(keep))
 
   def latest(self) -> int | None:
-    """Returns the newest round saved, or None."""
-    return self._orbax.latest.step if self._orbax.latest else None
+    """Returns the newest round saved, or None.
+
+    Raises:
+      InputError: several processes do not see the same folder.
+    """
+    newest = self._orbax.latest.step if self._orbax.latest else None
+    seen = multihost_utils.process_allgather(np.int32(-1 if newest is None else newest))
+    if (seen != seen.ravel()[0]).any():
+      raise InputError(f'got {self._folder} with other checkpoints in other processes; expected '
+                       'a workdir that all processes share')
+    return newest
 
   def save(self, round_number: int, tree: PyTree):
     """Saves a tree of arrays; returns when it is complete on disk."""

@@ -94,14 +94,16 @@ class Screen:
   """Progress and tables: a live bar on a terminal, a line an evaluation elsewhere."""
 
   def __init__(self, *, silent: bool = False):
-    self._console = Console(quiet=silent, soft_wrap=not sys.stdout.isatty())
+    self._console = Console(quiet=silent, width=None if sys.stdout.isatty() else 120)
     self._progress = None
 
   def say(self, text: str):
-    self._console.print(text, highlight=False, markup=False)
+    self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
   def table(self, title: str, header: list[str], rows: list[list]):
-    table = Table(*header, title=title, title_justify='left')
+    table = Table(title=title, title_justify='left')
+    for name in header:
+      table.add_column(name, no_wrap=True)
     for row in rows:
       table.add_row(*map(str, row))
     self._console.print(table)

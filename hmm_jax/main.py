@@ -7,6 +7,7 @@ run. Bad input is one line on stderr and exit code 2; a diverged run exits with 
 from collections.abc import Sequence
 import os
 import sys
+import traceback
 
 from absl import app
 from absl import flags
@@ -23,11 +24,13 @@ from hmm_jax.types import InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default runs/NAME.')
 CPU_DEVICES = flags.DEFINE_integer(
-    'cpu_devices', 0, 'XLA devices to make of a CPU, to share the clients; 0: one a core.')
+    'cpu_devices', 0, 'XLA devices to make of a CPU, to share the clients; 0: one a core.',
+    lower_bound=0)
 COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'HOST:PORT of the first of several processes, or auto on a cluster.')
-PROCESSES = flags.DEFINE_integer('processes', None, 'How many processes there are.')
-PROCESS = flags.DEFINE_integer('process', None, 'Which of them this is, from 0.')
+PROCESSES = flags.DEFINE_integer(
+    'processes', None, 'How many processes there are.', lower_bound=1)
+PROCESS = flags.DEFINE_integer('process', None, 'Which of them this is, from 0.', lower_bound=0)
 
 # What `references` may name: the same run with one thing changed.
 REFERENCES = {
@@ -116,21 +119,20 @@ def compare(config: ConfigDict, workdir: Workdir) -> dict | None:
 
 
 def show(summaries: dict[str, dict], screen: Screen):
-  """Prints the last and the validation-selected metrics, mean and std over seeds."""
-  first, *others = summaries
-  summary = summaries[first]
-  chosen = summary['selected_on_validation'] or {}
-  screen.table(
-      f'{first}: mean ± std over seeds {summary["seeds"]}',
-      ['metric', f'round {summary["rounds"]}', 'selected on validation'],
-      [[name, spread(value), spread(chosen[name]) if name in chosen else '']
-       for name, value in summary['last'].items() if '/' in name])
-  if others:
-    screen.table('test accuracy, mean ± std over seeds', ['run', f'round {summary["rounds"]}'],
-                 [[name, spread(test_accuracy(s))] for name, s in summaries.items()])
-  screen.say(f'trained {summary["train_seconds"]:.1f} s, compiled {summary["compile_seconds"]:.1f}'
-             f' s, peak memory {summary["peak_memory_bytes"] / 2**20:.0f} MiB, '
-             f'{summary["device"]}')
+  """Prints all metrics of the first run, and the test accuracy of every run and seed."""
+  name, summary = next(iter(summaries.items()))
+  last, chosen = summary['last'], summary['selected_on_validation'] or {}
+  now = f'round {summary["rounds"]}'
+  screen.table(f'{name}, mean ± std over seeds', ['metric', now, 'selected on validation'],
+               [[metric, spread(value), spread(chosen[metric]) if metric in chosen else '']
+                for metric, value in last.items() if '/' in metric])
+  screen.table('accuracy on the global test split',
+               ['run', now, *(f'seed {seed}' for seed in summary['seeds'])],
+               [[name, spread(test_accuracy(s)), *(f'{v:.4f}' for v in test_accuracy(s)['seeds'])]
+                for name, s in summaries.items()])
+  screen.say(f'trained {summary["train_seconds"]:.1f} s, compiled '
+             f'{summary["compile_seconds"]:.1f} s, peak memory '
+             f'{summary["peak_memory_bytes"] / 2**20:.0f} MiB, {summary["device"]}')
 
 
 def test_accuracy(summary: dict) -> dict:
@@ -153,16 +155,37 @@ def default_workdir(config: ConfigDict) -> str:
 
 
 def prepare_devices(config: ConfigDict):
-  """Joins the other processes, if any, and makes several devices of a CPU."""
+  """Joins the other processes, if any, and makes several devices of a CPU.
+
+  Raises:
+    InputError: the flags or the mapper do not suit several processes.
+  """
   if config.mapper in ('auto', 'sharded') and 'host_platform_device_count' not in os.environ.get(
       'XLA_FLAGS', ''):
     cores = len(os.sched_getaffinity(0))
     cohort = config.participation or config.clients or cores
     jax.config.update('jax_num_cpu_devices', CPU_DEVICES.value or min(cores, cohort))
-  if COORDINATOR.value == 'auto':
-    jax.distributed.initialize()
-  elif COORDINATOR.value:
-    jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+  join_processes()
+  if jax.process_count() > 1 and config.mapper in ('map', 'vmap'):
+    raise InputError(f'got mapper={config.mapper} in {jax.process_count()} processes; expected '
+                     'auto or sharded, which share the clients between them')
+
+
+def join_processes():
+  """Meets the other processes that the flags speak of, before JAX makes any device."""
+  where = {'coordinator': COORDINATOR.value, 'processes': PROCESSES.value,
+           'process': PROCESS.value}
+  given = ', '.join(f'{name}={value}' for name, value in where.items() if value is not None)
+  try:
+    if COORDINATOR.value == 'auto':
+      jax.distributed.initialize()
+    elif COORDINATOR.value:
+      jax.distributed.initialize(*where.values())
+    elif given:
+      raise ValueError('there is no coordinator')
+  except Exception as error:  # Each kind of cluster has its own.
+    raise InputError(f'got {given}; expected coordinator=HOST:PORT with processes and process, '
+                     f'or coordinator=auto on a cluster: {error}') from error
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -189,14 +212,31 @@ def entry():
   try:
     app.run(main, flags_parser=parse)
   except InputError as error:
-    sys.exit(fail(error, 2))
-  except Diverged as error:
-    sys.exit(fail(error, 1))
+    leave(fail(error, 2))
+  except Diverged as error:  # The same in every process.
+    leave(fail(error, 1) if jax.process_index() == 0 else 1)
+  except Exception:
+    if not jax.distributed.is_initialized():
+      raise
+    traceback.print_exc()
+    leave(1)
 
 
 def fail(error: Exception, code: int) -> int:
   print(f'hmm_jax: {" ".join(str(error).split())}', file=sys.stderr)
   return code
+
+
+def leave(code: int):
+  """Exits; one of several processes does so at once.
+
+  JAX would wait minutes for the others, which may themselves wait for this one.
+  """
+  if not jax.distributed.is_initialized():
+    sys.exit(code)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """A whole run: train, evaluate, save, resume, stop."""
 
+from importlib import metadata
 import resource
 from typing import NamedTuple
 
@@ -155,7 +156,8 @@ def summarise(experiment: Experiment, rows: list[dict], compile_seconds: float) 
       'compile_seconds': round(compile_seconds, 3),
       'peak_memory_bytes': peak_memory(),
       'device': f'{len(jax.devices())} x {jax.devices()[0].device_kind}',
-      'versions': {'jax': jax.__version__, 'numpy': np.__version__},
+      'versions': {name: metadata.version(name) for name in
+                   ('hmm_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')},
   }
 
 

@@ -11,7 +11,7 @@ from hmm_jax import tree
 RNG = np.random.default_rng(0)
 STACKED = {'a': RNG.normal(size=(3, 2, 4)).astype(np.float32),
            'b': [RNG.normal(size=(3,)).astype(np.float32)]}
-MEMBERS = [jax.tree.map(lambda x: x[k], STACKED) for k in range(3)]  # noqa: B023
+MEMBERS = [{'a': a, 'b': [b]} for a, b in zip(STACKED['a'], STACKED['b'][0], strict=True)]
 OTHER = jax.tree.map(lambda x: x[::-1] + 1, STACKED)
 
 

@@ -1,7 +1,6 @@
 """Data sets that need no download."""
 
 import numpy as np
-from sklearn import datasets
 
 from hmm_jax.types import Dataset
 
@@ -12,6 +11,7 @@ def digits() -> Dataset:
   Reference: E. Alpaydin, C. Kaynak. "Optical Recognition of Handwritten Digits".
   UCI Machine Learning Repository, 1998.
   """
+  from sklearn import datasets  # noqa: PLC0415  Takes 0.7 s, which other sets need not pay.
   images, labels = datasets.load_digits(return_X_y=True)
   x = images.astype(np.uint8).reshape(-1, 8, 8, 1)
   y = labels.astype(np.int32)

@@ -43,6 +43,7 @@ def classifier(
   network = Classifier(trunk, classes)
   example = _example(input_shape, dtype)
 
+  @jax.jit
   def init(key):
     return network.lazy_init(key, example, train=False, mask=None)
 

@@ -12,12 +12,12 @@ from hmm_jax.types import Array, Model, PyTree
 
 
 class Size(NamedTuple):
-  """One network: convolutions with ReLU, each before a 2x2 max-pool or not, then dense layers."""
+  """Convolutions with ReLU, some followed by a 2x2 max-pool, then dense layers."""
 
   convs: tuple[int, ...]  # output channels
   pools: tuple[bool, ...]  # whether a max-pool follows
   window: int
-  padding: str
+  padding: int
   hidden: tuple[int, ...]
   least: int  # the smallest image, in pixels a side
   dropout: tuple[float, float] = (0, 0)  # before and after the hidden layers
@@ -25,13 +25,13 @@ class Size(NamedTuple):
 
 SIZES = {
     # FedMR's LeNet: 62,006 parameters on 32x32x3 with 10 classes.
-    'lenet': Size((6, 16), (True, True), 5, 'VALID', (120, 84), least=16),
+    'lenet': Size((6, 16), (True, True), 5, 0, (120, 84), least=16),
     # PFLlib's CNN: 582,026 parameters on 28x28x1 and 878,538 on 32x32x3, 10 classes.
-    'pfllib': Size((32, 64), (True, True), 5, 'VALID', (512,), least=16),
+    'pfllib': Size((32, 64), (True, True), 5, 0, (512,), least=16),
     # pfl-research's CIFAR-10 network: 1,626,442 parameters.
-    'pfl': Size((32, 64), (False, True), 3, 'VALID', (128,), least=6, dropout=(0.25, 0.5)),
+    'pfl': Size((32, 64), (False, True), 3, 0, (128,), least=6, dropout=(0.25, 0.5)),
     # 545,098 parameters on 32x32x3 with 10 classes.
-    'small': Size((32, 64), (True, True), 3, 'SAME', (128,), least=4),
+    'small': Size((32, 64), (True, True), 3, 1, (128,), least=4),
 }
 
 
@@ -43,7 +43,7 @@ class Trunk(nn.Module):
   @nn.compact
   def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
     size = self.size
-    for features, pool in zip(size.convs, size.pools):
+    for features, pool in zip(size.convs, size.pools, strict=True):
       x = nn.relu(layers.conv(x, features, window=size.window, padding=size.padding))
       x = max_pool(x) if pool else x
     x = layers.Dropout(size.dropout[0])(x.reshape(x.shape[0], -1), train=train)

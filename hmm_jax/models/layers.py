@@ -1,5 +1,10 @@
-"""Layers as functions inside a compact module; all compute in the dtype of x."""
+"""Layers as functions for compact modules; each computes in the dtype of x.
 
+Parameters stay float32. Initialisations are PyTorch's, as the papers' codes use them.
+"""
+
+from collections.abc import Sequence
+import functools
 import math
 
 import flax.linen as nn
@@ -8,18 +13,26 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax.models.convolution import convolution
-from hmm_jax.types import Array
+from hmm_jax.types import Array, Key
 
 NORMS = ('batch', 'group', 'layer', 'none')
 
-# Kaiming's normal initialisation with fan-out, customary for residual nets and VGG.
-kaiming = nn.initializers.variance_scaling(2, 'fan_out', 'normal')
+def kaiming(key: Key, shape: Sequence[int], dtype: jnp.dtype) -> Array:
+  """Draws a kernel from He's normal distribution with fan-out: for residual nets and VGG."""
+  fan_out = math.prod(shape) // shape[-2]
+  return math.sqrt(2 / fan_out) * _draw(jax.random.normal, key, shape, dtype)
 
 
 def _uniform(fan_in: int) -> Initializer:
-  """Returns PyTorch's default for kernels and biases, which the papers' codes use."""
+  """Returns PyTorch's default for the kernel and the bias of a layer."""
   bound = fan_in**-0.5
-  return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+  sample = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+  return functools.partial(_draw, sample)
+
+
+def _draw(sample, key, shape, dtype):
+  # XLA:CPU compiles a draw in one dimension ten times faster than one in four.
+  return sample(key, (math.prod(shape),), dtype).reshape(shape)
 
 
 def dense(x: Array, features: int, *, name: str | None = None) -> Array:
@@ -35,31 +48,32 @@ def conv(
     *,
     window: int,
     strides: int = 1,
-    padding: str = 'SAME',
+    padding: int = 0,
     bias: bool = True,
     kernel_init: Initializer | None = None,
 ) -> Array:
-  """Applies a square convolution: [B, H, W, C] -> [B, H', W', features].
+  """Convolves with a square window: [B, H, W, C] -> [B, H', W', features].
 
-  SAME means window // 2 zeros on every side, as PyTorch pads, whatever the stride.
+  Args:
+    padding: zeros on each side of the image.
+    kernel_init: PyTorch's default, uniform, if None.
   """
   init = _uniform(window**2 * x.shape[-1])
   layer = nn.Conv(
-      features, (window, window), strides, window // 2 if padding == 'SAME' else padding,
-      use_bias=bias, dtype=x.dtype, kernel_init=kernel_init or init, bias_init=init,
-      conv_general_dilated=convolution)
+      features, (window, window), strides, padding, use_bias=bias, dtype=x.dtype,
+      kernel_init=kernel_init or init, bias_init=init, conv_general_dilated=convolution)
   return layer(x)
 
 
 def normalise(x: Array, norm: str, *, train: bool, mask: Array | None) -> Array:
   """Normalises [B, ..., C] by one of `NORMS`.
 
-  group: min(32, C / 2) groups, our choice: two channels a group in a narrow net,
-  never one, which would leave nothing of a 1x1 image. layer: one group, all of an
-  image, with a scale and a bias a channel.
+  batch: masked rows count in no statistic. group: min(32, C / 2) groups, our choice:
+  two channels a group in narrow networks, for one alone is constant on a 1x1 image.
+  layer: one group, the whole image, with a scale and a bias for each channel.
 
   Args:
-    mask: [B] bool, the rows that count in the statistics of a batch.
+    mask: [B] bool, not all False, or None.
   """
   match norm:
     case 'batch':
@@ -69,8 +83,7 @@ def normalise(x: Array, norm: str, *, train: bool, mask: Array | None) -> Array:
           use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=x.dtype)
       return layer(x, mask=mask)
     case 'group':
-      groups = math.gcd(32, x.shape[-1] // 2)
-      return nn.GroupNorm(groups, epsilon=1e-5, dtype=x.dtype)(x)
+      return nn.GroupNorm(math.gcd(32, x.shape[-1] // 2), epsilon=1e-5, dtype=x.dtype)(x)
     case 'layer':
       return nn.GroupNorm(1, epsilon=1e-5, dtype=x.dtype)(x)
     case 'none':
@@ -78,7 +91,7 @@ def normalise(x: Array, norm: str, *, train: bool, mask: Array | None) -> Array:
 
 
 class Dropout(nn.Module):
-  """Drops entries in training when a key is there, else passes x on."""
+  """Drops entries at random in training, given a key; else returns x."""
 
   rate: float
 

@@ -1,5 +1,6 @@
 """Residual networks for small images: a 3x3 stem and no pooling before the end."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -27,20 +28,12 @@ SIZES = {
 }
 
 
-class Layer(nn.Module):
-  """A convolution, with a bias where no normalisation follows, and the normalisation."""
-
-  features: int
-  window: int
-  strides: int
-  norm: str
-
-  @nn.compact
-  def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
-    x = layers.conv(
-        x, self.features, window=self.window, strides=self.strides, bias=self.norm == 'none',
-        kernel_init=layers.kaiming)
-    return layers.normalise(x, self.norm, train=train, mask=mask)
+def _layer(x, features, *, window, strides=1, norm, train, mask):
+  """Convolves and normalises; without a normalisation the convolution has a bias."""
+  x = layers.conv(
+      x, features, window=window, strides=strides, padding=window // 2, bias=norm == 'none',
+      kernel_init=layers.kaiming)
+  return layers.normalise(x, norm, train=train, mask=mask)
 
 
 class Block(nn.Module):
@@ -52,11 +45,12 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
-    run = {'train': train, 'mask': mask}
-    y = nn.relu(Layer(self.features, 3, self.strides, self.norm)(x, **run))
-    y = Layer(self.features, 3, 1, self.norm)(y, **run)
+    layer = functools.partial(
+        _layer, features=self.features, norm=self.norm, train=train, mask=mask)
+    y = nn.relu(layer(x, window=3, strides=self.strides))
+    y = layer(y, window=3)
     if x.shape != y.shape:
-      x = Layer(self.features, 1, self.strides, self.norm)(x, **run)
+      x = layer(x, window=1, strides=self.strides)
     return nn.relu(x + y)
 
 
@@ -68,9 +62,10 @@ class Trunk(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
-    x = nn.relu(Layer(self.size.widths[0], 3, 1, self.norm)(x, train=train, mask=mask))
-    for stage, (features, blocks) in enumerate(zip(*self.size)):
-      for block in range(blocks):
+    widths, blocks = self.size
+    x = nn.relu(_layer(x, widths[0], window=3, norm=self.norm, train=train, mask=mask))
+    for stage, (features, count) in enumerate(zip(widths, blocks, strict=True)):
+      for block in range(count):
         strides = 2 if stage > 0 and block == 0 else 1
         x = Block(features, strides, self.norm)(x, train=train, mask=mask)
     return x.mean((1, 2))

@@ -21,7 +21,7 @@ class Trunk(nn.Module):
   def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
     for stage in _STAGES:
       for features in stage:
-        x = layers.conv(x, features, window=3, kernel_init=layers.kaiming)
+        x = layers.conv(x, features, window=3, padding=1, kernel_init=layers.kaiming)
         x = nn.relu(layers.normalise(x, self.norm, train=train, mask=mask))
       x = max_pool(x)
     x = x.reshape(x.shape[0], -1)
@@ -43,6 +43,6 @@ def vgg16(
     Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image
     Recognition, ICLR 2015, arXiv:1409.1556.
   """
-  check_choice('vgg.norm', norm, layers.NORMS)
-  check_images('vgg', input_shape, least=32)
+  check_choice('vgg16.norm', norm, layers.NORMS)
+  check_images('vgg16', input_shape, least=32)
   return classifier(Trunk(norm), classes=classes, input_shape=input_shape, dtype=dtype)

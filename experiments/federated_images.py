@@ -1,0 +1,34 @@
+"""FedAvg on Fashion-MNIST and CIFAR-10: 100 clients, Dirichlet 0.1, 10 a round.
+
+  python -m hmm_jax.main --config=experiments/federated_images.py:dataset=fashion_mnist
+  python -m hmm_jax.main --config=experiments/federated_images.py:dataset=cifar10
+
+Needs the data set prepared by TFDS.
+"""
+
+from hmm_jax import config as defaults
+
+MODELS = {'fashion_mnist': 'pfllib', 'cifar10': 'lenet'}
+
+
+def get_config(arguments: str = 'dataset=fashion_mnist'):
+  """Returns the study's config; `arguments` names the data set."""
+  dataset = arguments.removeprefix('dataset=')
+  config = defaults.get_config()
+  config.update_from_flattened_dict({
+      'dataset': dataset,
+      'clients': 100,
+      'participation': 10,
+      'partition.kind': 'dirichlet',
+      'partition.alpha': 0.1,
+      'model': 'cnn',
+      'cnn.size': MODELS[dataset],
+      'local.epochs': 5,
+      'local.batch': 50,
+      'local.lr': 0.01,
+      'local.momentum': 0.5,
+      'rounds': 100,
+      'eval_every': 5,
+      'seeds': 3,
+  })
+  return config

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Trains in N processes on this machine, one CPU device each: a cluster in small.
+#
+#   launch/local.sh N [flags of hmm_jax.main...]
+#
+# Process 0 writes the files and its output is shown; another's only if it fails. When
+# one process dies the others are stopped, and its exit code is the script's.
+# Needs bash 5.1. PYTHON names another interpreter.
+set -uo pipefail
+
+if ! [[ "${1:-}" =~ ^[1-9][0-9]{0,3}$ ]]; then
+  echo "local.sh: got N=${1:-}; expected how many processes, then flags of hmm_jax.main" >&2
+  exit 2
+fi
+n=$1
+shift
+
+python=${PYTHON:-python}
+port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0))
+print(s.getsockname()[1])') || exit
+export JAX_PLATFORMS=cpu JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
+# The coordinator would listen on every network otherwise.
+export JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:$port
+
+errors=$(mktemp -d)
+pids=()
+
+# Killed outright: JAX's processes take a TERM for a notice, and files survive any kill.
+stop() {
+  kill -KILL "${pids[@]}" 2>/dev/null
+  wait 2>/dev/null
+  rm -rf "$errors"
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+run() {
+  exec "$python" -m hmm_jax.main "$@" --coordinator="127.0.0.1:$port" --processes="$n" \
+    --process="$i" --cpu_devices=1
+}
+for ((i = 0; i < n; i++)); do
+  if ((i == 0)); then run "$@" & else run "$@" >/dev/null 2>"$errors/$i" & fi
+  pids+=($!)
+done
+
+for ((left = n; left > 0; left--)); do
+  wait -n -p dead 2>/dev/null
+  code=$?
+  ((code == 0)) || break
+done
+((code == 0)) && exit
+
+for ((i = 0; pids[i] != dead; i++)); do :; done
+if ((i > 0)); then
+  # What is wrong for all, process 0 is about to say too, and once is enough.
+  for ((tenths = 0; tenths < 100; tenths++)); do
+    kill -0 "${pids[0]}" 2>/dev/null || break
+    sleep 0.1
+  done
+  first=stopped
+  kill -KILL "${pids[0]}" 2>/dev/null || { wait "${pids[0]}" 2>/dev/null; first=$?; }
+  if [[ "$first" != "$code" ]] || { ((code != 2)) && [[ -s "$errors/$i" ]]; }; then
+    sed "s/^/process $i: /" "$errors/$i" >&2
+    ((code == 2)) || echo "local.sh: process $i of $n ended with code $code" >&2
+  fi
+fi
+exit "$code"

@@ -1,0 +1,66 @@
+"""Tests of training on all rows pooled."""
+
+from absl.testing import absltest, parameterized
+import jax
+import numpy as np
+import optax
+from reference import fedavg as reference
+from reference import toys
+
+from hmm_jax import tree
+from hmm_jax.algorithms import centralised
+from hmm_jax.client import losses, mappers
+from hmm_jax.client.local import local_training
+
+LR = 0.3
+FEDERATION = toys.federation((6, 3, 0, 8, 1))
+
+
+def play(federation, *, batch, rounds):
+  train = local_training(
+      losses.cross_entropy(toys.linear()), optax.sgd(LR), batch=batch, epochs=2)
+  algorithm = centralised.centralised(toys.linear(), train, mapper=mappers.one_by_one())
+  state = toys.jit(algorithm.init)(toys.key(0), federation)
+  program = toys.jit(algorithm.round)
+  for r in range(rounds):
+    state, metrics = program(state, federation, toys.key(r))
+  return algorithm.views(state)['global'], metrics
+
+
+class CentralisedTest(parameterized.TestCase):
+
+  def test_equals_gradient_descent_on_the_pooled_rows(self):
+    variables, metrics = play(FEDERATION, batch=99, rounds=2)
+    x, y = (np.concatenate(parts) for parts in zip(*toys.tables(FEDERATION), strict=True))
+    expected = reference.client_update(
+        toys.twin(toys.start(toys.linear)), x, y, reference.full_batches(y, 4), lr=LR)
+    toys.assert_close(variables['params']['head'], expected)
+    self.assertEqual((metrics['messages_up'], metrics['messages_down']), (0, 0))
+    self.assertEqual(metrics['cohort'].size.tolist(), [18])
+
+  def test_minibatches_are_drawn_from_all_rows(self):
+    # 18 rows in batches of 4 are 5 steps an epoch, whoever holds them.
+    _, metrics = play(FEDERATION, batch=4, rounds=1)
+    self.assertEqual(metrics['cohort'].steps.tolist(), [10])
+
+  def test_who_holds_a_row_does_not_matter(self):
+    pooled = np.sort(np.concatenate(toys.rows(FEDERATION.clients)))
+    other = FEDERATION._replace(clients=toys.clients(np.split(pooled, [1, 9, 12, 13])))
+    toys.assert_close(play(FEDERATION, batch=4, rounds=1)[0], play(other, batch=4, rounds=1)[0])
+
+  @parameterized.parameters(((6, 3, 0, 8, 1),), ((5,),), ((0, 0),), ((2, 2, 2),))
+  def test_pool_holds_every_row_once(self, sizes):
+    clients = toys.federation(sizes, spare=3).clients
+    pooled = centralised.pool(jax.tree.map(jax.numpy.asarray, clients))
+    self.assertEqual(pooled.size.tolist(), [sum(sizes)])
+    own = np.asarray(pooled.index)[0, :sum(sizes)]
+    np.testing.assert_array_equal(np.sort(own), np.sort(np.concatenate(toys.rows(clients))))
+
+  def test_pool_keeps_repeated_rows(self):
+    clients = jax.tree.map(jax.numpy.asarray, toys.clients([[4, 4, 1], [1]]))
+    pooled = centralised.pool(clients)
+    self.assertEqual(sorted(tree.take(pooled, 0).index[:4].tolist()), [1, 1, 4, 4])
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,287 @@
+"""Tests of one client's training."""
+
+from functools import cache, partial
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from reference import softmax_regression, toys, two_layer
+from reference.fedavg import client_update
+
+from hmm_jax.client import local, losses
+from hmm_jax.types import Examples, InputError
+
+LR = 0.3
+FEDERATION = toys.federation((7, 3, 0, 4))
+SPARE = toys.federation((7, 3, 0, 4), spare=9)
+TABLES = toys.tables(FEDERATION)
+LOSS = losses.cross_entropy(toys.linear())
+OPTIMIZERS = {
+    'sgd': optax.sgd(LR),
+    'momentum': optax.sgd(LR, momentum=0.9),
+    'weight_decay': optax.chain(optax.add_decayed_weights(0.1), optax.sgd(LR)),
+    'clipping': optax.chain(optax.clip_by_global_norm(0.2), optax.sgd(LR)),
+    'adamw': optax.adamw(LR, weight_decay=0.1),
+}
+
+
+def training(loss=LOSS, optimizer='sgd', **settings):
+  settings = {'batch': 3, 'epochs': 2} | settings
+  return toys.jit(local.local_training(loss, OPTIMIZERS[optimizer], **settings))
+
+
+@cache
+def work(network, optimizer='sgd', **settings):
+  """Returns compiled cross-entropy training, by default of 2 epochs in batches of 3."""
+  return training(losses.cross_entropy(network()), optimizer, **settings)
+
+
+def train(work, k, *, federation=FEDERATION, network=toys.linear, extra=()):
+  """Runs one client: (variables, extra, report)."""
+  return work(toys.start(network), federation.examples, toys.one(federation, k), extra,
+              toys.key(1))
+
+
+@partial(toys.jit, static_argnums=3)
+def shuffle(key, epoch, client, multiple):
+  return local.shuffle(jax.random.fold_in(key, epoch), client, multiple)
+
+
+def row_order(k, epochs=2, batch=3):
+  """Returns the batches of a client as lists of positions in its own rows."""
+  own = toys.rows(FEDERATION.clients)[k].tolist()
+  batches = []
+  for epoch in range(epochs):
+    order = shuffle(toys.key(1), epoch, toys.one(FEDERATION, k), batch)[:len(own)]
+    places = [own.index(row) for row in order]
+    batches += [places[i:i + batch] for i in range(0, len(own), batch)]
+  return batches
+
+
+def by_hand(k, rule):
+  """Runs softmax regression with an optimiser `rule`: (params, gradient, memory, step)."""
+  x, y = TABLES[k]
+  params, memory = toys.twin(toys.start(toys.linear)), {}
+  for step, rows in enumerate(row_order(k), 1):
+    gradient = softmax_regression.gradient(params, x[rows], y[rows])
+    params, memory = rule(params, gradient, memory, step)
+  return params
+
+
+def momentum(params, gradient, memory, step):
+  del step
+  memory = {n: 0.9 * memory.get(n, 0) + gradient[n] for n in params}
+  return {n: params[n] - LR * memory[n] for n in params}, memory
+
+
+def weight_decay(params, gradient, memory, step):
+  del step
+  return {n: params[n] - LR * (gradient[n] + 0.1 * params[n]) for n in params}, memory
+
+
+def clipping(params, gradient, memory, step):
+  del step
+  factor = min(1, 0.2 / np.sqrt(sum((g**2).sum() for g in gradient.values())))
+  return {n: params[n] - LR * factor * gradient[n] for n in params}, memory
+
+
+def adamw(params, gradient, memory, step):
+  m = {n: 0.9 * memory.get(('m', n), 0) + 0.1 * gradient[n] for n in params}
+  v = {n: 0.999 * memory.get(('v', n), 0) + 0.001 * gradient[n]**2 for n in params}
+  unit = {n: m[n] / (1 - 0.9**step) / (np.sqrt(v[n] / (1 - 0.999**step)) + 1e-8) for n in params}
+  params = {n: params[n] - LR * (unit[n] + 0.1 * params[n]) for n in params}
+  return params, {('m', n): m[n] for n in m} | {('v', n): v[n] for n in v}
+
+
+def proximal(params, gradient, memory, step):
+  del step
+  start = memory or params
+  return {n: params[n] - LR * (gradient[n] + 0.5 * (params[n] - start[n])) for n in params}, start
+
+
+class LocalTrainingTest(parameterized.TestCase):
+
+  def test_equals_softmax_regression_by_hand(self):
+    for k in (0, 1, 3):
+      variables, _, report = train(work(toys.linear), k)
+      x, y = TABLES[k]
+      batches = row_order(k)
+      start = toys.twin(toys.start(toys.linear))
+      toys.assert_close(variables['params']['head'], client_update(start, x, y, batches, lr=LR))
+
+      seen = [softmax_regression.losses(
+          client_update(start, x, y, batches[:s], lr=LR), x[rows], y[rows])
+              for s, rows in enumerate(batches)]
+      toys.assert_close(report.loss, np.concatenate(seen).mean())
+      self.assertEqual(
+          (report.id, report.size, report.steps, report.finite),
+          (toys.IDS[k], len(y), len(batches), True))
+
+  def test_equals_a_two_layer_network_by_hand(self):
+    variables, _, _ = train(work(toys.perceptron), 0, network=toys.perceptron)
+    expected = client_update(
+        toys.twin(toys.start(toys.perceptron)), *TABLES[0], row_order(0), lr=LR,
+        gradient=two_layer.gradient)
+    toys.assert_close(toys.twin(variables), expected)
+
+  @parameterized.parameters(momentum, weight_decay, clipping, adamw)
+  def test_optimizer_by_hand(self, rule):
+    variables, _, _ = train(work(toys.linear, rule.__name__), 0)
+    toys.assert_close(variables['params']['head'], by_hand(0, rule), rtol=1e-4)
+
+  def test_proximal_term_by_hand(self):
+    variables, _, _ = train(training(losses.proximal(LOSS, 0.5)), 0)
+    toys.assert_close(variables['params']['head'], by_hand(0, proximal))
+
+  def test_correction_by_hand(self):
+    def corrected(params, gradient, memory, step):
+      del step
+      return {n: params[n] - LR * (gradient[n] + correction['head'][n]) for n in params}, memory
+
+    correction = jax.tree.map(lambda x: np.asarray(x) / 2, toys.start(toys.linear)['params'])
+    variables, extra, _ = train(training(losses.corrected(LOSS)), 0, extra=correction)
+    toys.assert_close(variables['params']['head'], by_hand(0, corrected))
+    toys.assert_close(extra, correction, rtol=0, atol=0)
+
+  @parameterized.parameters(2, 7)
+  def test_steps_instead_of_epochs(self, steps):
+    # Of 7 rows in batches of 3 an epoch is 3 steps, the last on one row.
+    variables, _, report = train(work(toys.linear, steps=steps), 0)
+    batches = row_order(0, epochs=3)[:steps]
+    start = toys.twin(toys.start(toys.linear))
+    toys.assert_close(
+        variables['params']['head'], client_update(start, *TABLES[0], batches, lr=LR))
+    self.assertEqual(report.steps, steps)
+
+  @parameterized.parameters(
+      {'batch': 0}, {'epochs': 0}, {'epochs': -1}, {'steps': -1})
+  def test_refuses_settings_out_of_range(self, **settings):
+    with self.assertRaisesRegex(InputError, 'got local.*expected'):
+      training(**settings)
+
+
+class RaggedTest(parameterized.TestCase):
+
+  @parameterized.parameters({'epochs': 2}, {'steps': 4})
+  def test_padding_changes_nothing(self, **settings):
+    program = work(toys.norm, 'adamw', **settings)
+    for k in range(4):
+      tight, wide = (train(program, k, federation=federation, network=toys.norm)
+                     for federation in (FEDERATION, SPARE))
+      toys.assert_close(wide, tight, rtol=1e-6, atol=1e-7)
+
+  def test_padding_changes_nothing_for_a_convolution(self):
+    tight, wide = (train(work(toys.cnn), 0, network=toys.cnn, federation=toys.federation(
+        (4, 2), shape=(4, 4, 1), spare=spare)) for spare in (0, 3))
+    toys.assert_close(wide, tight)
+
+  def test_statistics_are_those_of_the_rows(self):
+    # The last batch of an epoch is one row and two of padding.
+    variables, _, _ = train(work(toys.norm, 'adamw', epochs=2), 0, network=toys.norm)
+    mean, var = np.zeros(4), np.ones(4)
+    for rows in row_order(0):
+      mean = 0.9 * mean + 0.1 * TABLES[0][0][rows].mean(axis=0)
+      var = 0.9 * var + 0.1 * TABLES[0][0][rows].var(axis=0)
+    toys.assert_close(
+        variables['batch_stats']['trunk']['BatchNorm_0'], {'mean': mean, 'var': var})
+
+  @parameterized.parameters({'epochs': 2}, {'steps': 4})
+  def test_a_client_without_rows_stays_as_it_was(self, **settings):
+    program = work(toys.norm, 'adamw', **settings)
+    variables, _, report = train(program, 2, network=toys.norm)
+    toys.assert_close(variables, toys.start(toys.norm), rtol=0, atol=0)
+    self.assertEqual((report.loss, report.size, report.steps, report.finite), (0, 0, 0, True))
+
+  @parameterized.named_parameters(
+      ('nan', np.nan, 0), ('infinite', np.inf, 0), ('huge', 3e38, 0), ('out_of_bounds', 0, 10**6))
+  def test_what_padding_points_to_is_never_read(self, value, beyond):
+    examples, clients = SPARE.examples, SPARE.clients
+    used = np.arange(clients.index.shape[1]) < clients.size[:, None]
+    nobodys = len(examples.y) - 1
+    poisoned = SPARE._replace(
+        examples=examples._replace(x=examples.x.at[nobodys].set(value)),
+        clients=clients._replace(index=np.where(used, clients.index, nobodys + beyond)))
+    for k in range(4):
+      program = work(toys.norm, 'adamw', epochs=2)
+      toys.assert_close(train(program, k, federation=poisoned, network=toys.norm),
+                        train(program, k, network=toys.norm, federation=SPARE))
+
+
+class ReportTest(parameterized.TestCase):
+
+  @parameterized.parameters(np.nan, np.inf)
+  def test_says_that_a_model_is_not_finite(self, value):
+    row = toys.rows(FEDERATION.clients)[1][0]
+    x = FEDERATION.examples.x.at[row, 0].set(value)
+    broken = FEDERATION._replace(examples=FEDERATION.examples._replace(x=x))
+    self.assertFalse(train(work(toys.linear), 1, federation=broken)[2].finite)
+    self.assertTrue(train(work(toys.linear), 0, federation=broken)[2].finite)
+
+  def test_says_that_statistics_are_not_finite(self):
+    def loss(params, statistics, batch, start, extra, key):
+      value = params['w'] ** 2
+      return value, ({'params': params, 'batch_stats': {'v': jnp.float32(np.nan)}}, value)
+
+    start = {'params': {'w': jnp.float32(1)}, 'batch_stats': {'v': jnp.float32(1)}}
+    _, _, report = training(loss)(
+        start, FEDERATION.examples, toys.one(FEDERATION, 0), (), toys.key(1))
+    self.assertFalse(report.finite)
+
+  def test_every_step_has_a_key_of_its_own(self):
+    def loss(params, statistics, batch, start, extra, key):
+      draw = jax.random.normal(key)
+      return LR * params['w'] * draw, ({'params': params, **statistics}, draw)
+
+    program = training(loss)
+    run = partial(program, {'params': {'w': jnp.float32(0)}}, FEDERATION.examples,
+                  toys.one(FEDERATION, 0), ())
+    variables, _, _ = run(toys.key(1))
+    keys = [jax.random.fold_in(jax.random.fold_in(toys.key(1), e), s)
+            for e in range(2) for s in range(3)]
+    draws = np.array([jax.random.normal(k) for k in keys])
+    self.assertLen(set(draws.tolist()), 6)
+    toys.assert_close(variables['params']['w'], -LR**2 * draws.sum())
+    toys.assert_far(variables, run(toys.key(2))[0])
+
+
+class RowsTest(parameterized.TestCase):
+
+  @parameterized.parameters(1, 3, 4)
+  def test_shuffle_permutes_the_own_rows(self, multiple):
+    client = toys.one(SPARE, 0)
+    own = toys.rows(SPARE.clients)[0].tolist()
+    orders = []
+    for epoch in range(4):
+      order = shuffle(toys.key(0), epoch, client, multiple)
+      self.assertEqual(len(order) % multiple, 0)
+      self.assertGreaterEqual(len(order), len(client.index))
+      orders.append(tuple(order[:len(own)].tolist()))
+      self.assertEqual(sorted(orders[-1]), sorted(own))
+    self.assertLen(set(orders), 4)
+
+  def test_shuffle_is_uniform(self):
+    orders = jax.vmap(shuffle, (None, 0, None, None))(
+        toys.key(0), np.arange(3000), toys.one(SPARE, 1), 1)
+    _, counts = np.unique(orders[:, :3], axis=0, return_counts=True)
+    self.assertLen(counts, 6)
+    self.assertLess(((counts - 500) ** 2 / 500).sum(), 20.5)  # 5 degrees of freedom, 0.1 %.
+
+  def test_gather_masks_what_lies_beyond_the_size(self):
+    batch = toys.jit(local.gather, static_argnums=3)(
+        FEDERATION.examples, np.array([5, 2, 9, 0, 0, 0]), 2, 2, 3)
+    np.testing.assert_array_equal(batch.mask, [True, False])
+    np.testing.assert_array_equal(batch.x[0], FEDERATION.examples.x[9])
+    self.assertEqual(batch.y[0], FEDERATION.examples.y[9])
+
+  def test_gather_takes_any_tree_of_inputs(self):
+    x, y = FEDERATION.examples
+    batch = toys.jit(local.gather, static_argnums=3)(
+        Examples({'a': x, 'b': np.arange(len(y))}, y), np.array([4, 1, 3]), 1, 2, 3)
+    np.testing.assert_array_equal(batch.x['b'], [1, 3])
+    np.testing.assert_array_equal(batch.x['a'], np.asarray(x)[[1, 3]])
+
+
+if __name__ == '__main__':
+  absltest.main()

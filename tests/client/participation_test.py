@@ -1,0 +1,87 @@
+"""Tests of who takes part in a round, and with what weight."""
+
+from collections import Counter
+from itertools import combinations
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+from reference import toys
+
+from hmm_jax import tree
+from hmm_jax.client import participation
+from hmm_jax.types import Cohort, InputError
+
+CLIENTS = toys.federation().clients
+TOTAL = len(toys.SIZES)
+
+
+def draw(clients, count, numbers):
+  """Samples once for each key: positions [T, m] and Clients with a leading axis T."""
+  keys = jax.random.split(toys.key(0), numbers)
+  sample = jax.vmap(participation.sample, (None, None, 0))
+  return jax.tree.map(np.asarray, toys.jit(sample, static_argnums=1)(clients, count, keys))
+
+
+class SampleTest(parameterized.TestCase):
+
+  @parameterized.parameters(0, TOTAL)
+  def test_all_clients_in_their_order(self, count):
+    positions, drawn = participation.sample(CLIENTS, count, toys.key(0))
+    np.testing.assert_array_equal(positions, np.arange(TOTAL))
+    jax.tree.map(np.testing.assert_array_equal, drawn, CLIENTS)
+
+  @parameterized.parameters(1, 2, 4)
+  def test_without_replacement(self, count):
+    positions, drawn = draw(CLIENTS, count, 200)
+    self.assertEqual(positions.shape, (200, count))
+    self.assertTrue(all(len(set(row)) == count for row in positions.tolist()))
+    jax.tree.map(np.testing.assert_array_equal, drawn, tree.take(CLIENTS, positions))
+
+  def test_follows_the_ids(self):
+    order = np.array([3, 0, 4, 1, 2])
+    _, drawn = draw(CLIENTS, 3, 5)
+    _, other = draw(tree.take(CLIENTS, order), 3, 5)
+    jax.tree.map(np.testing.assert_array_equal, drawn, other)
+
+  def test_every_pair_is_equally_likely(self):
+    positions, _ = draw(CLIENTS, 2, 3000)
+    counts = Counter(tuple(sorted(row)) for row in positions.tolist())
+    pairs = list(combinations(range(TOTAL), 2))
+    expected = 3000 / len(pairs)
+    chi_square = sum((counts[pair] - expected) ** 2 / expected for pair in pairs)
+    self.assertLess(chi_square, 27.9)  # 9 degrees of freedom: 0.1 % lie above.
+
+  @parameterized.parameters(-1, TOTAL + 1)
+  def test_refuses_a_count_out_of_range(self, count):
+    with self.assertRaisesRegex(InputError, f'participation={count}; .* clients=5'):
+      participation.sample(CLIENTS, count, toys.key(0))
+
+
+class WeightsTest(absltest.TestCase):
+
+  def test_by_size(self):
+    toys.assert_close(participation.by_size(CLIENTS), np.array(toys.SIZES) / sum(toys.SIZES))
+
+  def test_uniform(self):
+    toys.assert_close(participation.uniform(CLIENTS), np.full(TOTAL, 1 / TOTAL))
+
+  def test_clients_without_rows_have_weights(self):
+    nobody = jax.tree.map(jnp.asarray, toys.clients([[], []]))
+    for weigh in (participation.by_size, participation.uniform):
+      toys.assert_close(weigh(nobody), np.full(2, 0.5))
+
+  def test_round_metrics(self):
+    cohort = Cohort(jnp.arange(3), jnp.array([1.0, 2.0, 5.0]), jnp.ones(3, bool),
+                    jnp.array([2, 1, 0]), jnp.ones(3, jnp.int32))
+    metrics = participation.round_metrics(cohort)
+    toys.assert_close(metrics['train/loss'], (2 * 1 + 1 * 2) / 3)
+    self.assertEqual((metrics['messages_up'], metrics['messages_down']), (3, 3))
+    self.assertIs(metrics['cohort'], cohort)
+    nobody = cohort._replace(loss=jnp.zeros(3), size=jnp.zeros(3, jnp.int32))
+    self.assertEqual(participation.round_metrics(nobody)['train/loss'], 0)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,177 @@
+"""Launch scripts: several processes are one run, and a failure is one failure."""
+
+import csv
+import functools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl.testing import absltest, parameterized
+import numpy as np
+
+LAUNCH = pathlib.Path(__file__).parent.parent / 'launch'
+SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in ('.sh', '.sbatch'))
+QUICK = ('--config.local.epochs=1', '--config.mlp.hidden=(16,)', '--config.eval_every=2',
+         '--config.seeds=1')
+FOLDER = tempfile.TemporaryDirectory()  # Of the runs, and of what they compile.
+
+
+def environment(**more):
+  return {**os.environ, 'PYTHON': sys.executable, 'JAX_PLATFORMS': 'cpu',
+          'JAX_COMPILATION_CACHE_DIR': os.path.join(FOLDER.name, 'cache'),
+          'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', **more}
+
+
+def command(*words, **more):
+  done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300,
+                        cwd=FOLDER.name, env=environment(**more))
+  return done.returncode, done.stdout, done.stderr
+
+
+def local(*words, **more):
+  return command(str(LAUNCH / 'local.sh'), *words, **more)
+
+
+def stand_in(body):
+  """Writes an interpreter: `body` is bash that knows $process, and ends in Python or not."""
+  with tempfile.NamedTemporaryFile('w', dir=FOLDER.name, delete=False) as f:
+    f.write('#!/usr/bin/env bash\n[[ "$1" == -c ]] && exec "$REAL" "$@"\n'
+            'process=${*##*--process=}; process=${process: -1}\n' + body)
+  os.chmod(f.name, 0o755)
+  return {'PYTHON': f.name, 'REAL': sys.executable}
+
+
+@functools.cache
+def trained(processes):
+  """Trains for 4 rounds, in one process or, with a break after 2, in more."""
+  workdir = os.path.join(FOLDER.name, f'in{processes}')
+  flags = (f'--workdir={workdir}', *QUICK)
+  if processes == 1:
+    done = [command(sys.executable, '-m', 'hmm_jax.main', '--cpu_devices=1',
+                    '--config.rounds=4', *flags)]
+  else:
+    done = [local(str(processes), f'--config.rounds={rounds}', *flags) for rounds in (2, 4)]
+  for code, _, err in done:
+    assert (code, err) == (0, ''), (code, err)
+  return pathlib.Path(workdir), done[-1][1]
+
+
+class ScriptsTest(parameterized.TestCase):
+
+  @parameterized.parameters(*[(name,) for name in SCRIPTS])
+  def test_parse(self, name):
+    self.assertEqual(command('bash', '-n', str(LAUNCH / name)), (0, '', ''))
+
+  def test_are_all_there(self):
+    self.assertEqual(SCRIPTS, ['local.sh', 'slurm.sbatch', 'tpu_pod.sh'])
+
+
+class LocalTest(parameterized.TestCase):
+
+  def test_equals_one_process(self):
+    (one, _), (two, out) = trained(1), trained(2)
+    rows = []
+    for workdir in (one, two):
+      with open(workdir / 'metrics.csv', newline='') as f:
+        rows.append([{k: float(v) for k, v in row.items() if k != 'seconds'}
+                     for row in csv.DictReader(f)])
+    self.assertEqual([row['round'] for row in rows[1]], [2, 4])
+    for a, b in zip(*rows, strict=True):
+      self.assertEqual(a.keys(), b.keys())
+      np.testing.assert_allclose(list(b.values()), list(a.values()), rtol=1e-4, err_msg=str(a))
+    self.assertIn('2 x cpu', out)
+    self.assertEqual(out.count('round 4/4'), 1)
+
+  def test_process_0_alone_leaves_files(self):
+    one, two = ({str(path.relative_to(workdir)) for path in workdir.rglob('*')
+                 if path.relative_to(workdir).parts[0] != 'checkpoints'}
+                for workdir, _ in (trained(1), trained(2)))
+    self.assertIn('summary.json', one)
+    self.assertEqual(one, two)
+
+  @parameterized.parameters(
+      (('two',), 'N=two'),
+      (('2', '--config.local.lrr=1'), 'did you mean local.lr'),
+      (('2', '--config.mapper=map'), 'mapper=map'),  # Known only once the processes have met.
+  )
+  def test_bad_input_is_one_line_and_code_2(self, words, expected):
+    code, _, err = local(*words, '--workdir=bad')
+    self.assertEqual(code, 2)
+    self.assertRegex(err, r'\A[^\n]*\n\Z')
+    self.assertIn(expected, err)
+    self.assertFalse(os.path.exists(os.path.join(FOLDER.name, 'bad')))
+
+  def test_a_workdir_that_is_not_shared_is_bad_input(self):
+    workdir, _ = trained(2)
+    lost = stand_in('((process == 1)) && set -- "$@" --workdir=elsewhere\nexec "$REAL" "$@"')
+    code, _, err = local('2', f'--workdir={workdir}', '--config.rounds=6', *QUICK, **lost)
+    self.assertEqual(code, 2)
+    self.assertRegex(err, r'\Ahmm_jax: [^\n]*a workdir that all processes share\n\Z')
+
+  def test_a_death_stops_the_others(self):
+    begun = time.monotonic()
+    deaf = stand_in('trap "" TERM INT; ((process == 0)) && { echo no >&2; exit 3; }; sleep 60')
+    self.assertEqual(local('3', **deaf), (3, '', 'no\n'))
+    self.assertLess(time.monotonic() - begun, 20)
+
+  def test_a_death_of_another_process_is_told(self):
+    grieving = stand_in('((process == 2)) && { echo no >&2; exit 3; }\n'
+                        '((process == 0)) && { sleep 0.5; echo lost >&2; exit 1; }; sleep 60')
+    self.assertEqual(local('3', **grieving), (
+        3, '', 'lost\nprocess 2: no\nlocal.sh: process 2 of 3 ended with code 3\n'))
+
+  def test_the_same_bad_input_is_told_once(self):
+    late = stand_in('((process == 0)) && sleep 0.5; echo bad >&2; exit 2')
+    self.assertEqual(local('3', **late), (2, '', 'bad\n'))
+
+  @parameterized.parameters((signal.SIGINT, 130), (signal.SIGTERM, 143))
+  def test_stops_with_its_processes(self, number, code):
+    process = subprocess.Popen(
+        [str(LAUNCH / 'local.sh'), '2'], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment(**stand_in('echo "$$"; exec sleep 60')))
+    pid = int(process.stdout.readline())
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    self.assertEqual(process.returncode, code)
+    with self.assertRaises(ProcessLookupError):
+      os.kill(pid, 0)
+
+
+class SweepTest(absltest.TestCase):
+
+  def sweep(self, *words):
+    return command(sys.executable, str(LAUNCH / 'sweep.py'), *words)
+
+  def test_trains_each_value_and_prints_one_table(self):
+    flags = ('--workdir=sweep', '--cpu_devices=1', '--config.rounds=4', *QUICK)
+    code, out, err = self.sweep('seed', '0', '1', '--', *flags)
+    self.assertEqual((code, err), (0, ''))
+    one, _ = trained(1)
+    cells = [line.split()[1:-1] for line in out[out.rindex('seed: accuracy'):].splitlines()
+             if line.startswith('│')]
+    self.assertEqual([row[0] for row in cells], ['0', '1'])
+    with open(one / 'metrics.csv', newline='') as f:
+      rows = list(csv.DictReader(f))
+    last = float(rows[-1]['global/test/accuracy'])
+    best = max(rows, key=lambda row: float(row['global/validation/accuracy']))
+    chosen = [float(best[f'global/{split}/accuracy']) for split in ('test', 'validation')]
+    self.assertEqual([float(cells[0][i]) for i in (2, 6, 10)],
+                     [round(value, 4) for value in (last, *chosen)])
+
+  def test_bad_input_is_one_line_and_code_2(self):
+    for words in ((), ('local.lr',), ('local.lrr', '1', '2')):
+      code, out, err = self.sweep(*words)
+      self.assertEqual((code, out), (2, ''))
+      self.assertRegex(err, r'\A[^\n]*expected[^\n]*\n\Z')
+
+
+def tearDownModule():
+  FOLDER.cleanup()
+
+
+if __name__ == '__main__':
+  absltest.main()
