@@ -16,15 +16,14 @@ memory, the data's share of it, and the loss on client 0's rows at the end.
 import os
 import time
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import numpy as np
 
-from hmm_jax import build, config as defaults, main
+from hmm_jax import build, main, tree
+from hmm_jax import config as defaults
 from hmm_jax.run import peak_memory
 from hmm_jax.trainer import Trainer
 from hmm_jax.types import Dataset
-from hmm_jax import tree
 
 WORKLOADS = {
     'A5': {'NCLIENTS': 100, 'COHORT': 10, 'NPER': 100, 'BATCH': 50, 'EPOCHS': 5},
@@ -81,8 +80,9 @@ def measure(argv):
 
   start = time.perf_counter()
   trainer, seconds = Trainer(experiment), []
-  for states, done, _, spent in trainer.rounds(trainer.initial(), 0):
+  for latest, done, _, spent in trainer.rounds(trainer.initial(), 0):
     seconds.append(spent if done > 1 else time.perf_counter() - start)
+    states = latest
   views = experiment.algorithm.views(tree.take(states, 0))
   loss = experiment.evaluate(views)['global/test/loss']
   rest = seconds[1:]

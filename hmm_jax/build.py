@@ -11,10 +11,10 @@ import numpy as np
 import optax
 
 from hmm_jax.algorithms import centralised, fedavg, fedopt, local, scaffold
-from hmm_jax.client import losses, mappers
 from hmm_jax.client import local as client_local
+from hmm_jax.client import losses, mappers
 from hmm_jax.client import participation as participate
-from hmm_jax.config import check, suggestion
+from hmm_jax.config import suggestion
 from hmm_jax.data import augment, clients, normalise, npz, offline, partition, tfds
 from hmm_jax.evaluate import evaluator
 from hmm_jax.models import classifier, cnn, mlp, resnet, vgg

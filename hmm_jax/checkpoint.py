@@ -19,7 +19,7 @@ class Checkpoints:
 
   def __init__(self, folder: str, keep: int = 2):
     # Orbax takes 0.2 s to import and nobody needs it before the first run.
-    from orbax.checkpoint import v1 as orbax  # noqa: PLC0415
+    from orbax.checkpoint import v1 as orbax
     logging.set_verbosity(logging.FATAL)  # Damaged files are reported by `restore`, once.
     self._folder = folder
     self._orbax = orbax.training.Checkpointer(

@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
   config.fedavg = ConfigDict({'weights': 'size'})  # size uniform
   config.fedprox = ConfigDict({'mu': 0.01, 'weights': 'size'})
   config.fedopt = ConfigDict({
-      'optimizer': 'adam',  # any optax optimiser with a learning rate; unknown settings are left out
+      'optimizer': 'adam',  # of optax; it gets those of the settings below that it takes
       'lr': 0.01,
       'momentum': 0.9,
       'b1': 0.9,

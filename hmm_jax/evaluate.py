@@ -69,7 +69,8 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
     at = partial(np.searchsorted, rows)
     result = {}
     if len(split.rows):
-      result |= _named(name, split_name, correct[at(split.rows)].mean(), loss[at(split.rows)].mean())
+      at_global = at(split.rows)
+      result |= _named(name, split_name, correct[at_global].mean(), loss[at_global].mean())
     own = [at(r) for r in _own_rows(split.clients) if len(r)]
     if name == 'global' and 'clients' not in views and own:
       result |= _named('clients', split_name, np.mean([correct[r].mean() for r in own]),

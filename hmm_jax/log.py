@@ -126,7 +126,7 @@ class Events:
 
   def __init__(self, folder: str):
     try:
-      from tensorboardX import SummaryWriter  # noqa: PLC0415
+      from tensorboardX import SummaryWriter
     except ImportError as error:
       raise InputError("got tensorboard=True, but tensorboardX is not installed; expected "
                        "pip install 'hmm_jax[tensorboard]'") from error

@@ -9,13 +9,12 @@ import os
 import sys
 import traceback
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from hmm_jax import build, config as defaults, plots
+from hmm_jax import build, plots
+from hmm_jax import config as defaults
 from hmm_jax.data.clients import describe, label_counts
 from hmm_jax.log import Screen, Workdir
 from hmm_jax.run import run
@@ -82,7 +81,8 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   if summary and experiment.algorithm.finish:
     raise InputError(f'got rounds={config.rounds} on a finished run of {saved["rounds"]}; '
                      f'algorithm={config.algorithm} read its length, expected another --workdir')
-  screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'], describe(federation, data.classes))
+  screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
+               describe(federation, data.classes))
   counts = label_counts(federation, data.classes)
   del data, federation  # The devices have what they need.
 

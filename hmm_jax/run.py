@@ -11,7 +11,7 @@ from hmm_jax import tree
 from hmm_jax.checkpoint import Checkpoints
 from hmm_jax.log import Events, Screen, Workdir
 from hmm_jax.trainer import Experiment, Trainer
-from hmm_jax.types import PyTree
+from hmm_jax.types import InputError, PyTree
 
 SELECTION = ('global/validation/accuracy', 'clients/validation/accuracy')
 
@@ -44,25 +44,25 @@ def run(experiment: Experiment, workdir: Workdir, screen: Screen) -> dict:
   primary = jax.process_index() == 0
   trainer = Trainer(experiment)
   checkpoints = Checkpoints(workdir.file('checkpoints'), experiment.keep)
-  progress, rows, done = _resume(experiment, trainer, checkpoints, workdir)
-  rounds = _stopping_round(rows, experiment) or experiment.rounds
+  (states, best), rows, done = _resume(experiment, trainer, checkpoints, workdir)
+  chunks = () if _patience_ran_out(rows, experiment) else trainer.rounds(states, done)
+  del states  # Their buffers are the program's now.
   events = Events(workdir.file('events')) if experiment.tensorboard and primary else None
 
   with screen.progress(done, experiment.rounds) as report:
-    states, best = progress
-    for states, done, metrics, seconds in trainer.rounds(states, done) if done < rounds else ():
-      if done == experiment.rounds:
+    for states, number, metrics, seconds in chunks:
+      if number == experiment.rounds:
         states = trainer.finish(states)
-      fresh = _evaluate(experiment, states, done, metrics, seconds, rows)
+      fresh = _evaluate(experiment, states, number, metrics, seconds, rows)
       best = _keep_best(experiment, states, best, rows, fresh)
       rows = rows + fresh
       if primary:
         workdir.write_metrics(rows)
-      checkpoints.save(done, Progress(states, best))
+      checkpoints.save(number, Progress(states, best))
       if events:
         events.write(fresh)
-      report(done, _headline(fresh, metrics, seconds))
-      if _stopping_round(rows, experiment):
+      report(number, _headline(fresh, metrics, seconds))
+      if _patience_ran_out(rows, experiment):
         break
 
   summary = summarise(experiment, rows, trainer.compile_seconds)
@@ -79,8 +79,12 @@ def _resume(experiment, trainer, checkpoints, workdir):
     return Progress(states, _host_copy(states) if experiment.keep_best else ()), [], 0
   like = Progress(trainer.shapes, trainer.shapes if experiment.keep_best else ())
   saved = checkpoints.restore(done, like)
+  rows = [row for row in workdir.read_metrics() if row['round'] <= done]
+  if not rows or rows[-1]['round'] != done:
+    raise InputError(f'got {workdir.file("metrics.csv")} without round {done} of the newest '
+                     'checkpoint; expected the two of one run')
   progress = Progress(trainer.place(saved.states), saved.best)
-  return progress, [row for row in workdir.read_metrics() if row['round'] <= done], done
+  return progress, rows, done
 
 
 def _host_copy(states):
@@ -124,15 +128,15 @@ def _keep_best(experiment, states, best, rows, fresh):
   return jax.tree.map(choose, states, best)
 
 
-def _stopping_round(rows, experiment):
-  """Returns the round at which patience ran out for every seed, or None."""
+def _patience_ran_out(rows, experiment) -> bool:
+  """Says whether no seed has improved on validation for so many evaluations."""
   if not experiment.patience or not rows:
-    return None
+    return False
   waited = []
   for seed in experiment.seeds:
     values = _selected(rows, seed)
     waited.append(len(values) - 1 - int(np.argmax(values)) if values else 0)
-  return rows[-1]['round'] if min(waited) >= experiment.patience else None
+  return min(waited) >= experiment.patience
 
 
 def _headline(fresh, metrics, seconds):

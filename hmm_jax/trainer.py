@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.types import Algorithm, Federation, Key, PyTree
+from hmm_jax.types import Algorithm, Federation, PyTree
 
 
 class Experiment(NamedTuple):
@@ -142,7 +142,7 @@ class Trainer:
         raise Diverged(_blame(metrics['cohort'], alive, np.asarray(states.round), done,
                               self._experiment.seeds))
       done += count
-      yield states, done, jax.tree.map(lambda x: x[:, :count], metrics), seconds
+      yield states, done, _first(metrics, count), seconds
 
   def finish(self, states: PyTree) -> PyTree:
     """Applies what the algorithm does once, after the last round."""
@@ -151,6 +151,10 @@ class Trainer:
     finish = self._experiment.seed_map(self._experiment.algorithm.finish, in_axes=(0, None, 0))
     return jax.jit(finish, out_shardings=self._experiment.sharding)(
         states, self._experiment.federation, self._finish_keys)
+
+
+def _first(metrics, count: int):
+  return jax.tree.map(lambda x: x[:, :count], metrics)
 
 
 def _blame(cohort, alive: np.ndarray, frozen: np.ndarray, done: int, seeds: tuple) -> str:

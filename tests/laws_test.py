@@ -140,8 +140,9 @@ def assert_moment(got: Moment, wanted: Moment):
 
 class LawsTest(parameterized.TestCase):
 
-  @parameterized.parameters(*FULL)
-  def test_jit_is_eager(self, name, cohort):
+  @parameterized.parameters(*TABLE)
+  def test_jit_is_eager(self, name):
+    cohort = COHORT if TABLE[name].samples else 0
     algorithm = make(name, cohort)
     with jax.disable_jit():
       state = algorithm.init(toys.key(0), FEDERATION)

@@ -11,8 +11,7 @@ import sys
 import tempfile
 import time
 
-from absl.testing import absltest
-from absl.testing import parameterized
+from absl.testing import absltest, parameterized
 import numpy as np
 
 QUICK = ('--cpu_devices=2', '--config.local.epochs=1', '--config.mlp.hidden=(16,)')

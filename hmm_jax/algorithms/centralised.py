@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
@@ -30,7 +29,7 @@ def centralised(model: Model, local: Local, *, mapper: mappers.Mapper) -> Algori
     del federation
     return CentralisedState(jnp.int32(0), model.init(key))
 
-  def round(state, federation, key):  # noqa: A001
+  def round(state, federation, key):
     stacked, _, cohort = train(
         state.variables, federation.examples, pool(federation.clients), (), key)
     silent = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}

@@ -41,7 +41,7 @@ def fedavg(model: Model, local: Local, *, mapper: mappers.Mapper, participation:
     del federation
     return FedAvgState(jnp.int32(0), model.init(key))
 
-  def round(state, federation, key):  # noqa: A001
+  def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
     _, clients = participate.sample(federation.clients, participation, cohort_key)
     mixed, _, cohort = train(

@@ -49,7 +49,7 @@ def fedopt(model: Model, local: Local, *, server: optax.GradientTransformation,
     variables = model.init(key)
     return FedOptState(jnp.int32(0), variables, server.init(variables['params']))
 
-  def round(state, federation, key):  # noqa: A001
+  def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
     _, clients = participate.sample(federation.clients, participation, cohort_key)
     mixed, _, cohort = train(

@@ -31,7 +31,7 @@ def local(model: Model, local: Local, *, mapper: mappers.Mapper,
   def init(key, federation):
     return LocalState(jnp.int32(0), tree.repeat(model.init(key), len(federation.clients.id)))
 
-  def round(state, federation, key):  # noqa: A001
+  def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
     positions, clients = participate.sample(federation.clients, participation, cohort_key)
     trained, _, cohort = train(tree.take(state.stacked, positions), federation.examples,
@@ -41,5 +41,7 @@ def local(model: Model, local: Local, *, mapper: mappers.Mapper,
     return (LocalState(state.round + 1, stacked),
             {**participate.round_metrics(cohort), **silent})
 
-  return Algorithm(init, round, views=lambda state: {'clients': state.stacked, 'locals': state.stacked},
-                   traffic=Traffic(up=0, down=0))
+  def views(state):
+    return {'clients': state.stacked, 'locals': state.stacked}
+
+  return Algorithm(init, round, views=views, traffic=Traffic(up=0, down=0))

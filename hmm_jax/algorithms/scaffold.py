@@ -63,7 +63,7 @@ def scaffold(model: Model, local: Local, *, lr: float, mapper: mappers.Mapper,
     controls = tree.zeros(tree.repeat(control, len(federation.clients.id)))
     return ScaffoldState(jnp.int32(0), variables, control, controls)
 
-  def round(state, federation, key):  # noqa: A001
+  def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
     positions, clients = participate.sample(federation.clients, participation, cohort_key)
     mixed, controls, cohort = train(

@@ -11,7 +11,7 @@ def digits() -> Dataset:
   Reference: E. Alpaydin, C. Kaynak. "Optical Recognition of Handwritten Digits".
   UCI Machine Learning Repository, 1998.
   """
-  from sklearn import datasets  # noqa: PLC0415  Takes 0.7 s, which other sets need not pay.
+  from sklearn import datasets
   images, labels = datasets.load_digits(return_X_y=True)
   x = images.astype(np.uint8).reshape(-1, 8, 8, 1)
   y = labels.astype(np.int32)

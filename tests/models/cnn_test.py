@@ -18,10 +18,12 @@ from hmm_jax.types import InputError
 
 def _gradient(size, shape):
   model = cnn(size, classes=4, input_shape=shape)
-  variables = model.init(jax.random.key(0))
-  x = jnp.asarray(np.random.default_rng(0).normal(size=(3, *shape)), jnp.float32)
-  loss = lambda params: jnp.sum(model.apply({'params': params}, x)[0]**2)  # noqa: E731
-  return jax.jit(jax.grad(loss))(variables['params'])
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+      lambda leaf: jnp.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype),
+      jax.eval_shape(model.init, jax.random.key(0))['params'])
+  x = jnp.asarray(rng.normal(size=(3, *shape)), jnp.float32)
+  return jax.jit(jax.grad(lambda params: jnp.sum(model.apply({'params': params}, x)[0]**2)))(params)
 
 
 class CnnTest(parameterized.TestCase):
@@ -45,7 +47,7 @@ class CnnTest(parameterized.TestCase):
 
   def test_gradient_equals_that_of_the_originals(self):
     ours = _gradient('lenet', (16, 18, 3))
-    pool = lambda x: nn.max_pool(x, (2, 2), (2, 2))  # noqa: E731
+    pool = lambda x: nn.max_pool(x, (2, 2), (2, 2))
     with (mock.patch.object(layers, 'convolution', lax.conv_general_dilated),
           mock.patch.object(module, 'max_pool', pool)):
       theirs = _gradient('lenet', (16, 18, 3))

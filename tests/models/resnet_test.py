@@ -17,8 +17,11 @@ from hmm_jax.models.resnet import Size, Trunk, resnet
 def _gradient():
   trunk = Trunk(Size(widths=(4, 6), blocks=(1, 1)), 'batch')
   model = classifier(trunk, classes=3, input_shape=(5, 6, 3))
-  variables = model.init(jax.random.key(0))
-  x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 6, 3)), jnp.float32)
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+      lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype),
+      jax.eval_shape(model.init, jax.random.key(0)))
+  x = jnp.asarray(rng.normal(size=(4, 5, 6, 3)), jnp.float32)
 
   def loss(params):
     return jnp.sum(model.apply({**variables, 'params': params}, x, train=True)[0]**2)
