@@ -40,7 +40,7 @@ def stand_in(body):
   """Writes an interpreter: `body` is bash that knows $process, and ends in Python or not."""
   with tempfile.NamedTemporaryFile('w', dir=FOLDER.name, delete=False) as f:
     f.write('#!/usr/bin/env bash\n[[ "$1" == -c ]] && exec "$REAL" "$@"\n'
-            'process=${*##*--process=}; process=${process: -1}\n' + body)
+            'for word; do [[ "$word" == --process=* ]] && process=${word#*=}; done\n' + body)
   os.chmod(f.name, 0o755)
   return {'PYTHON': f.name, 'REAL': sys.executable}
 
@@ -86,7 +86,7 @@ class LocalTest(parameterized.TestCase):
     self.assertIn('2 x cpu', out)
     self.assertEqual(out.count('round 4/4'), 1)
 
-  def test_process_0_alone_leaves_files(self):
+  def test_leaves_the_files_of_one_process(self):
     one, two = ({str(path.relative_to(workdir)) for path in workdir.rglob('*')
                  if path.relative_to(workdir).parts[0] != 'checkpoints'}
                 for workdir, _ in (trained(1), trained(2)))
@@ -111,6 +111,16 @@ class LocalTest(parameterized.TestCase):
     code, _, err = local('2', f'--workdir={workdir}', '--config.rounds=6', *QUICK, **lost)
     self.assertEqual(code, 2)
     self.assertRegex(err, r'\Ahmm_jax: [^\n]*a workdir that all processes share\n\Z')
+    # Nor does any but process 0 write.
+    self.assertFalse(os.path.exists(os.path.join(FOLDER.name, 'elsewhere')))
+
+  def test_bad_input_of_one_process_waits_for_nobody(self):
+    begun = time.monotonic()
+    odd = stand_in('((process == 0)) && set -- "$@" --config.mapper=map\nexec "$REAL" "$@"')
+    code, _, err = local('2', '--workdir=bad', *QUICK, **odd)
+    self.assertEqual(code, 2)
+    self.assertRegex(err, r'\Ahmm_jax: got mapper=map[^\n]*\n\Z')
+    self.assertLess(time.monotonic() - begun, 60)
 
   def test_a_death_stops_the_others(self):
     begun = time.monotonic()

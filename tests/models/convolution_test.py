@@ -83,7 +83,7 @@ def _second_step(function):
 
 class ConvolutionTest(parameterized.TestCase):
 
-  @parameterized.parameters(*_SHAPES)
+  @parameterized.named_parameters((name, name) for name in _SHAPES)
   def test_equals_lax(self, name):
     arguments = _inputs(name)
     _assert_close(_convolved(_ours, *arguments), _convolved(_lax, *arguments))

@@ -57,7 +57,7 @@ class ResnetTest(parameterized.TestCase):
     ours = _gradient()
     with mock.patch.object(layers, 'convolution', lax.conv_general_dilated):
       theirs = _gradient()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
 
 
 if __name__ == '__main__':

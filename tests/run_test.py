@@ -1,0 +1,170 @@
+"""What happens between the chunks: rows, freezing, finishing, stopping, workdirs."""
+
+import os
+import tempfile
+from typing import Any, NamedTuple
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+
+from hmm_jax import config as defaults
+from hmm_jax import main
+from hmm_jax.log import Screen, Workdir
+from hmm_jax.run import run
+from hmm_jax.trainer import Diverged, Experiment, Trainer, in_turn
+from hmm_jax.types import Algorithm, Cohort, InputError, Traffic
+
+
+class State(NamedTuple):
+  round: Any
+  value: Any
+
+
+def counting(blow_up=10**6, finish=None):
+  """Adds one a round; from round `blow_up` on, client 7's model is infinite."""
+
+  def play(state, federation, key):
+    value = state.value + 1
+    bad = value >= blow_up
+    cohort = Cohort(id=jnp.array([3, 7]), loss=jnp.ones(2),
+                    finite=jnp.stack([jnp.bool_(True), ~bad]), size=jnp.ones(2, int),
+                    steps=jnp.ones(2, int))
+    metrics = {'train/loss': value, 'messages_up': jnp.float32(2),
+               'messages_down': jnp.float32(1), 'cohort': cohort}
+    return State(state.round + 1, jnp.where(bad, jnp.inf, value)), metrics
+
+  return Algorithm(
+      init=lambda key, federation: State(jnp.int32(0), jnp.float32(0)), round=play,
+      views=lambda state: {'global': state.value}, traffic=Traffic(up=10, down=100),
+      finish=finish)
+
+
+def experiment(algorithm, **settings):
+  values = {'rounds': 5, 'eval_every': 2, 'seeds': (0, 1), **settings}
+  return Experiment(
+      algorithm, federation=jnp.zeros(()), seed_map=in_turn,
+      evaluate=lambda views: {'global/validation/accuracy': float(views['global'])},
+      sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]), **values)
+
+
+class RunTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.workdir = Workdir(os.path.join(folder.name, 'run'))
+
+  def run_it(self, algorithm, **settings):
+    return run(experiment(algorithm, **settings), self.workdir, Screen(silent=True))
+
+  def test_a_row_an_evaluation_and_seed_with_sums_and_means(self):
+    self.run_it(counting())
+    rows = self.workdir.read_metrics()
+    self.assertEqual([(row['round'], row['seed']) for row in rows],
+                     [(2, 0), (2, 1), (4, 0), (4, 1), (5, 0), (5, 1)])
+    self.assertEqual([row['bytes_up'] for row in rows[::2]], [40, 80, 100])
+    self.assertEqual([row['bytes_down'] for row in rows[::2]], [200, 400, 500])
+    self.assertEqual([row['train/loss'] for row in rows[::2]], [1.5, 3.5, 5.0])
+
+  def test_more_rounds_continue_from_the_checkpoint(self):
+    self.run_it(counting())
+    summary = self.run_it(counting(), rounds=9)
+    rows = self.workdir.read_metrics()
+    self.assertEqual([row['round'] for row in rows[::2]], [2, 4, 5, 6, 8, 9])
+    self.assertEqual(summary['last']['global/validation/accuracy']['mean'], 9)
+
+  def test_rows_beyond_the_checkpoint_are_made_again(self):
+    self.run_it(counting())
+    rows = self.workdir.read_metrics()
+    self.workdir.write_metrics([*rows, {**rows[-1], 'round': 6, 'train/loss': -1.0}])
+    self.run_it(counting(), rounds=6)
+    self.assertEqual(self.workdir.read_metrics()[-1]['train/loss'], 6.0)
+
+  def test_metrics_without_the_checkpoint_round_are_refused(self):
+    self.run_it(counting())
+    self.workdir.write_metrics(self.workdir.read_metrics()[:2])
+    with self.assertRaisesRegex(InputError, 'without round 5'):
+      self.run_it(counting(), rounds=6)
+
+  def test_finish_is_applied_once_before_the_last_evaluation(self):
+    finish = lambda state, federation, key: state._replace(value=state.value + 100)
+    summary = self.run_it(counting(finish=finish))
+    self.assertEqual(summary['last']['global/validation/accuracy']['seeds'], [105, 105])
+
+  def test_a_bad_round_freezes_the_state_before_it(self):
+    trainer = Trainer(experiment(counting(blow_up=4), eval_every=5))
+    with self.assertRaisesRegex(Diverged, r'round 4, seed 0: clients \[7\] turned non-finite'):
+      list(trainer.rounds(trainer.initial(), 0))
+
+  def test_a_diverged_run_keeps_its_checkpoint(self):
+    with self.assertRaises(Diverged):
+      self.run_it(counting(blow_up=4))
+    self.assertEqual(self.workdir.read_metrics()[-1]['round'], 2)
+    self.assertTrue(os.path.isdir(self.workdir.file('checkpoints', '2')))
+
+  def test_patience_counts_evaluations_without_improvement(self):
+    shrinking = counting()._replace(views=lambda state: {'global': -state.value})
+    summary = self.run_it(shrinking, rounds=100, patience=3)
+    self.assertEqual(summary['rounds'], 8)
+    self.assertEqual(self.run_it(shrinking, rounds=100, patience=3)['rounds'], 8)
+
+  def test_the_selected_round_is_the_best_on_validation(self):
+    shrinking = counting()._replace(views=lambda state: {'global': -state.value})
+    summary = self.run_it(shrinking, keep_best=True)
+    self.assertEqual(summary['selected_on_validation']['round']['mean'], 2)
+
+
+class WorkdirTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.workdir = Workdir(os.path.join(folder.name, 'run'))
+    self.config = defaults.get_config()
+
+  def leave(self, **changes):
+    """Leaves what a run with the changed config would."""
+    self.config.update_from_flattened_dict(changes)
+    self.workdir.write_json('config.json', self.config.to_dict())
+    self.workdir.write_metrics([{'round': 10, 'seed': 0}])
+    self.config = defaults.get_config()
+
+  def test_a_new_folder_and_the_same_settings_are_fine(self):
+    self.assertIsNone(main.compare(self.config, self.workdir))
+    self.leave()
+    self.assertEqual(main.compare(self.config, self.workdir)['rounds'], self.config.rounds)
+
+  def test_rounds_may_grow(self):
+    self.leave(rounds=20)
+    self.assertEqual(main.compare(self.config, self.workdir)['rounds'], 20)
+
+  @parameterized.parameters(
+      ('local.lr', 0.5), ('rounds', 200), ('mlp.hidden', (7,)), ('partition.seed', 4))
+  def test_any_other_change_is_named(self, key, value):
+    self.leave(**{key: value})
+    with self.assertRaisesRegex(InputError, f'got {key}='):
+      main.compare(self.config, self.workdir)
+
+  def test_results_without_a_config_are_refused(self):
+    self.workdir.write_metrics([{'round': 10, 'seed': 0}])
+    with self.assertRaisesRegex(InputError, 'but no config.json'):
+      main.compare(self.config, self.workdir)
+
+  def test_a_damaged_config_is_refused(self):
+    self.leave()
+    with open(self.workdir.file('config.json'), 'w') as f:
+      f.write('{"rounds": 1')
+    with self.assertRaisesRegex(InputError, 'damaged .*config.json'):
+      main.compare(self.config, self.workdir)
+
+  @parameterized.parameters('/proc/nothing', __file__)
+  def test_a_folder_that_cannot_be_written_is_refused(self, path):
+    with self.assertRaisesRegex(InputError, 'expected a folder that can be written'):
+      main.compare(self.config, Workdir(path))
+
+
+if __name__ == '__main__':
+  absltest.main()
