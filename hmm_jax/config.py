@@ -114,10 +114,10 @@ CHOICES = {
 }
 
 AT_LEAST_ONE = ('rounds', 'eval_every', 'eval_batch', 'seeds', 'keep', 'local.batch',
-                'synthetic.rows', 'synthetic.classes')
+                'partition.min_size', 'synthetic.rows', 'synthetic.classes')
 NOT_NEGATIVE = (
     'clients', 'participation', 'chunk', 'seed', 'stop.patience',
-    'partition.size', 'partition.min_size', 'partition.seed', 'synthetic.seed',
+    'partition.size', 'partition.seed', 'synthetic.seed',
     'local.epochs', 'local.steps', 'local.momentum', 'local.weight_decay', 'local.clip',
     'local.prox', 'fedprox.mu', 'fedopt.momentum', 'fedopt.eps')
 POSITIVE = ('local.lr', 'fedopt.lr', 'scaffold.server_lr', 'partition.alpha')
