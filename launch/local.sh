@@ -27,8 +27,8 @@ pids=()
 
 # Killed outright: JAX's processes take a TERM for a notice, and files survive any kill.
 stop() {
-  kill -KILL "${pids[@]}" 2>/dev/null
-  wait 2>/dev/null
+  kill -KILL "${pids[@]}"
+  wait
   rm -rf "$errors"
 }
 trap stop EXIT
@@ -44,8 +44,11 @@ for ((i = 0; i < n; i++)); do
   pids+=($!)
 done
 
+# Bash would report each job that is killed below.
+exec 3>&2 2>/dev/null
+
 for ((left = n; left > 0; left--)); do
-  wait -n -p dead 2>/dev/null
+  wait -n -p dead
   code=$?
   ((code == 0)) || break
 done
@@ -55,14 +58,14 @@ for ((i = 0; pids[i] != dead; i++)); do :; done
 if ((i > 0)); then
   # What is wrong for all, process 0 is about to say too, and once is enough.
   for ((tenths = 0; tenths < 100; tenths++)); do
-    kill -0 "${pids[0]}" 2>/dev/null || break
+    kill -0 "${pids[0]}" || break
     sleep 0.1
   done
   first=stopped
-  kill -KILL "${pids[0]}" 2>/dev/null || { wait "${pids[0]}" 2>/dev/null; first=$?; }
+  kill -KILL "${pids[0]}" || { wait "${pids[0]}"; first=$?; }
   if [[ "$first" != "$code" ]] || { ((code != 2)) && [[ -s "$errors/$i" ]]; }; then
-    sed "s/^/process $i: /" "$errors/$i" >&2
-    ((code == 2)) || echo "local.sh: process $i of $n ended with code $code" >&2
+    sed "s/^/process $i: /" "$errors/$i" >&3
+    ((code == 2)) || echo "local.sh: process $i of $n ended with code $code" >&3
   fi
 fi
 exit "$code"

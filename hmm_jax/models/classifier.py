@@ -49,11 +49,14 @@ def classifier(
 
   def run(method, variables, x, train, mask, key):
     x = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), x, example)
-    out, updated = network.apply(
-        variables, x, train=train, mask=None if mask is None else mask | ~mask.any(),
-        rngs={} if key is None else {'dropout': key}, mutable=['batch_stats'], method=method)
     if mask is not None:
-      updated = tree.where(mask.any(), updated, {name: variables[name] for name in updated})
+      counts = mask.any()
+      mask = mask | ~counts  # A mean over no rows is NaN.
+    out, updated = network.apply(
+        variables, x, train=train, mask=mask, rngs={} if key is None else {'dropout': key},
+        mutable=['batch_stats'], method=method)
+    if mask is not None:
+      updated = tree.where(counts, updated, {name: variables[name] for name in updated})
     return out, {**variables, **updated}
 
   def apply(variables, x, *, train=False, mask=None, key=None):

@@ -1,6 +1,7 @@
 """Layers as functions for compact modules; each computes in the dtype of x.
 
-Parameters stay float32. Initialisations are PyTorch's, as the papers' codes use them.
+Parameters are float32 and, unless said otherwise, drawn as PyTorch draws them by
+default, for the papers' codes are PyTorch.
 """
 
 from collections.abc import Sequence
@@ -17,14 +18,15 @@ from hmm_jax.types import Array, Key
 
 NORMS = ('batch', 'group', 'layer', 'none')
 
+
 def kaiming(key: Key, shape: Sequence[int], dtype: jnp.dtype) -> Array:
-  """Draws a kernel from He's normal distribution with fan-out: for residual nets and VGG."""
+  """Draws a kernel from He's normal distribution with fan-out, as is usual in ResNet and VGG."""
   fan_out = math.prod(shape) // shape[-2]
   return math.sqrt(2 / fan_out) * _draw(jax.random.normal, key, shape, dtype)
 
 
 def _uniform(fan_in: int) -> Initializer:
-  """Returns PyTorch's default for the kernel and the bias of a layer."""
+  """Returns PyTorch's initialisation of the kernel and the bias of a layer."""
   bound = fan_in**-0.5
   sample = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
   return functools.partial(_draw, sample)
