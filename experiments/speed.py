@@ -19,7 +19,7 @@ import time
 from absl import app, flags
 import numpy as np
 
-from hmm_jax import build, main, tree
+from hmm_jax import build, devices, tree
 from hmm_jax import config as defaults
 from hmm_jax.run import peak_memory
 from hmm_jax.trainer import Trainer
@@ -72,7 +72,7 @@ def measure(argv):
               for name, value in WORKLOADS[WORKLOAD.value].items()}
   config = settings(workload)
   defaults.check(config)
-  main.prepare_devices(config)
+  devices.prepare(mapper=config.mapper, cohort=config.participation)
   data = images(workload['NCLIENTS'], workload['NPER'])
   federation = build.federation(config, data)
   data = data._replace(x_train=data.x_train[:1], x_test=data.x_test[:1])

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from hmm_jax import build, plots
+from hmm_jax import build, devices, plots
 from hmm_jax import config as defaults
 from hmm_jax.data.clients import describe, label_counts
 from hmm_jax.log import Screen, Workdir
@@ -22,14 +22,6 @@ from hmm_jax.trainer import Diverged
 from hmm_jax.types import InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default runs/NAME.')
-CPU_DEVICES = flags.DEFINE_integer(
-    'cpu_devices', 0, 'XLA devices to make of a CPU, to share the clients; 0: one a core.',
-    lower_bound=0)
-COORDINATOR = flags.DEFINE_string(
-    'coordinator', None, 'HOST:PORT of the first of several processes, or auto on a cluster.')
-PROCESSES = flags.DEFINE_integer(
-    'processes', None, 'How many processes there are.', lower_bound=1)
-PROCESS = flags.DEFINE_integer('process', None, 'Which of them this is, from 0.', lower_bound=0)
 
 # What `references` may name: the same run with one thing changed.
 REFERENCES = {
@@ -46,7 +38,7 @@ def main(argv: Sequence[str]):
   logging.set_verbosity(logging.WARNING)
   config = defaults.complete(flags.FLAGS.config)
   defaults.check(config)
-  prepare_devices(config)
+  devices.prepare(mapper=config.mapper, cohort=config.participation or config.clients)
   screen = Screen(silent=jax.process_index() > 0)
   workdir = Workdir(WORKDIR.value or default_workdir(config))
   names = [name for name in config.references.split(',') if name]
@@ -154,40 +146,6 @@ def default_workdir(config: ConfigDict) -> str:
   return os.path.join('runs', f'{config.algorithm}-{data}')
 
 
-def prepare_devices(config: ConfigDict):
-  """Joins the other processes, if any, and makes several devices of a CPU.
-
-  Raises:
-    InputError: the flags or the mapper do not suit several processes.
-  """
-  if config.mapper in ('auto', 'sharded') and 'host_platform_device_count' not in os.environ.get(
-      'XLA_FLAGS', ''):
-    cores = len(os.sched_getaffinity(0))
-    cohort = config.participation or config.clients or cores
-    jax.config.update('jax_num_cpu_devices', CPU_DEVICES.value or min(cores, cohort))
-  join_processes()
-  if jax.process_count() > 1 and config.mapper in ('map', 'vmap'):
-    raise InputError(f'got mapper={config.mapper} in {jax.process_count()} processes; expected '
-                     'auto or sharded, which share the clients between them')
-
-
-def join_processes():
-  """Meets the other processes that the flags speak of, before JAX makes any device."""
-  where = {'coordinator': COORDINATOR.value, 'processes': PROCESSES.value,
-           'process': PROCESS.value}
-  given = ', '.join(f'{name}={value}' for name, value in where.items() if value is not None)
-  try:
-    if COORDINATOR.value == 'auto':
-      jax.distributed.initialize()
-    elif COORDINATOR.value:
-      jax.distributed.initialize(*where.values())
-    elif given:
-      raise ValueError('there is no coordinator')
-  except Exception as error:  # Each kind of cluster has its own.
-    raise InputError(f'got {given}; expected coordinator=HOST:PORT with processes and process, '
-                     f'or coordinator=auto on a cluster: {error}') from error
-
-
 def parse(argv: Sequence[str]) -> list[str]:
   """Parses flags; a wrong one is an InputError like any other."""
   keys = tuple(defaults.flat(defaults.get_config()))
@@ -212,31 +170,19 @@ def entry():
   try:
     app.run(main, flags_parser=parse)
   except InputError as error:
-    leave(fail(error, 2))
+    devices.leave(fail(error, 2))
   except Diverged as error:  # The same in every process.
-    leave(fail(error, 1) if jax.process_index() == 0 else 1)
+    devices.leave(fail(error, 1) if jax.process_index() == 0 else 1)
   except Exception:
     if not jax.distributed.is_initialized():
       raise
     traceback.print_exc()
-    leave(1)
+    devices.leave(1)
 
 
 def fail(error: Exception, code: int) -> int:
   print(f'hmm_jax: {" ".join(str(error).split())}', file=sys.stderr)
   return code
-
-
-def leave(code: int):
-  """Exits; one of several processes does so at once.
-
-  JAX would wait minutes for the others, which may themselves wait for this one.
-  """
-  if not jax.distributed.is_initialized():
-    sys.exit(code)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ pids=()
 
 # Killed outright: JAX's processes take a TERM for a notice, and files survive any kill.
 stop() {
-  kill -KILL "${pids[@]}"
+  kill -KILL $(jobs -pr)
   wait
   rm -rf "$errors"
 }

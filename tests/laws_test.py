@@ -211,6 +211,14 @@ class LawsTest(parameterized.TestCase):
       toys.assert_close(moved.views[view], expected)
     toys.assert_close(moved.metrics['train/loss'], still.metrics['train/loss'])
 
+  @parameterized.parameters(*FULL)
+  def test_a_round_has_draws_of_its_own(self, name, cohort):
+    state, _, _ = play(name, cohort)[0]
+    afters = [program(name, cohort, 'map')[0](state, FEDERATION, round_key(0, r))[0]
+              for r in (0, 0, 1)]
+    jax.tree.map(np.testing.assert_array_equal, *afters[:2])
+    toys.assert_far(*afters[1:])
+
   @parameterized.parameters(*ALL)
   def test_views_are_models(self, name, cohort):
     algorithm = make(name, cohort)

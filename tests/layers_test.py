@@ -20,7 +20,7 @@ FLOORS = {
     'data': 1, 'models': 1, 'merging': 1, 'metrics': 1,
     'client': 2,
     'algorithms': 3,
-    'run': 4, 'trainer': 4, 'checkpoint': 4, 'log': 4, 'evaluate': 4, 'landscape': 4,
+    'run': 4, 'trainer': 4, 'checkpoint': 4, 'log': 4, 'evaluate': 4, 'devices': 4, 'landscape': 4,
     'config': 5, 'build': 5,
     'main': 6, 'merge': 6, 'plots': 6,
 }
