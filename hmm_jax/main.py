@@ -61,9 +61,9 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   Raises:
     InputError: before anything is written.
   """
-  saved = compare(config, workdir)
+  compare(config, workdir)
   summary = workdir.read_json('summary.json')
-  if saved and summary and saved['rounds'] == config.rounds:
+  if summary and summary['rounds_requested'] == config.rounds:
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
     return summary
 
@@ -71,7 +71,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   federation = build.federation(config, data)
   experiment = build.experiment(config, data, federation)
   if summary and experiment.algorithm.finish:
-    raise InputError(f'got rounds={config.rounds} on a finished run of {saved["rounds"]}; '
+    raise InputError(f'got rounds={config.rounds} on a finished run of {summary["rounds"]}; '
                      f'algorithm={config.algorithm} read its length, expected another --workdir')
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
                describe(federation, data.classes))
@@ -87,8 +87,8 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   return summary
 
 
-def compare(config: ConfigDict, workdir: Workdir) -> dict | None:
-  """Returns the config a workdir was made with, None for a new one.
+def compare(config: ConfigDict, workdir: Workdir):
+  """Checks that a workdir is new, or was made with this config or fewer rounds of it.
 
   Raises:
     InputError: the workdir can't be written, is not a run's, or is of another config.
@@ -100,14 +100,13 @@ def compare(config: ConfigDict, workdir: Workdir) -> dict | None:
     if results:
       raise InputError(f'got workdir={workdir.path} with {results[0]} but no config.json; '
                        'expected a new folder or one of a run')
-    return None
+    return
   before, now = defaults.flat(saved), defaults.flat(config)
   for key in sorted(before.keys() | now.keys()):
     was, wanted = (as_json(values.get(key)) for values in (before, now))
     if was != wanted and not (key == 'rounds' and wanted > was):
       raise InputError(f'got {key}={wanted} in {workdir.path}, made with {key}={was}; expected '
                        'the same settings (only rounds may grow) or another --workdir')
-  return saved
 
 
 def show(summaries: dict[str, dict], screen: Screen):

