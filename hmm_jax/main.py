@@ -161,7 +161,9 @@ def parse(argv: Sequence[str]) -> list[str]:
     flags.FLAGS.config.keys()  # A file that fails to load says so only when it is used.
     return rest
   except Exception as error:  # Whatever the file raises, or a value of the wrong type.
-    raise InputError(f'{type(error).__name__}: {error}') from error
+    text = str(error).strip()
+    cause = text.splitlines()[-1] if 'Traceback' in text else f'{type(error).__name__}: {text}'
+    raise InputError(cause) from error
 
 
 def entry():
