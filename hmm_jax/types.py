@@ -9,7 +9,8 @@ Axis letters, used in names and docstrings throughout:
 
 `stacked` has a leading axis K, `variables` is one model ({'params': ...} and,
 for a network with BatchNorm, {'batch_stats': ...}). `start` is the model a
-client begins from, `local` the one it ends with, `mixed` their aggregate.
+client begins from, `local` the one it ends with, `mixed` their aggregate. Leaves of a
+model are float32, whatever it computes in.
 """
 
 from collections.abc import Callable
@@ -118,7 +119,7 @@ class Cohort(NamedTuple):
 
   id: Array  # int32
   loss: Array  # float32, mean training loss over the rows it saw
-  finite: Array  # bool: neither its model nor its loss has a NaN or an infinity
+  finite: Array  # bool: its loss and the norm of its model are finite numbers
   size: Array  # int32, rows it holds
   steps: Array  # int32, optimiser steps it took
 

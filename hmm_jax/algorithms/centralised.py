@@ -41,8 +41,12 @@ def centralised(model: Model, local: Local, *, mapper: mappers.Mapper) -> Algori
 
 
 def pool(clients: Clients) -> Clients:
-  """Merges all clients into one, whose id is 0: index [1, K N], valid rows first."""
+  """Merges all clients into one, whose id is 0: index [1, K N].
+
+  Rows are sorted, so it does not matter who held which.
+  """
   valid = jnp.arange(clients.index.shape[1])[None] < clients.size[:, None]
-  order = jnp.argsort(~valid.ravel(), stable=True)
-  index = clients.index.ravel()[order]
+  padding = jnp.iinfo(jnp.int32).max
+  index = jnp.sort(jnp.where(valid, clients.index, padding).ravel())
+  index = jnp.where(index == padding, 0, index)
   return Clients(jnp.zeros(1, jnp.int32), index[None], clients.size.sum()[None])

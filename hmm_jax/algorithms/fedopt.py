@@ -3,7 +3,8 @@
 FedAvgM, FedAdam, FedYogi and FedAdagrad are this algorithm with optax's momentum,
 adam, yogi and adagrad. Only parameters are optimised; BatchNorm statistics are
 averaged (our choice: the paper is silent, and a signed step could make a variance
-negative).
+negative). optax's adam and yogi correct the bias of their moments, which the paper's
+algorithm 2 does not.
 
 Reference: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan. Adaptive
   Federated Optimization. ICLR 2021. arXiv:2003.00295.

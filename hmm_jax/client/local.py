@@ -83,8 +83,10 @@ def shuffle(key: Key, client: Clients, multiple: int) -> Array:
 
 def gather(examples: Examples, rows: Array, start: Array, count: int, size: Array) -> Batch:
   """Collects the rows [start, start + count) of a list whose first `size` are valid."""
+  mask = start + jnp.arange(count) < size
   wanted = lax.dynamic_slice(rows, (start,), (count,))
+  # Padding repeats a row of the batch: what the mask hides must not be NaN either.
+  wanted = jnp.where(mask, wanted, wanted[0])
   # Row numbers are in bounds by contract, so XLA need not check them.
   pick = lambda x: x.at[wanted].get(mode='promise_in_bounds')
-  mask = start + jnp.arange(count) < size
   return Batch(jax.tree.map(pick, examples.x), pick(examples.y), mask)

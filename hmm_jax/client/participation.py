@@ -30,8 +30,9 @@ def sample(clients: Clients, count: int, key: Key) -> tuple[Array, Clients]:
 
 
 def by_size(clients: Clients) -> Array:
-  """Weighs clients by their rows: n_i / sum n, [m]."""
-  return clients.size / clients.size.sum()
+  """Weighs clients by their rows: n_i / sum n, [m]; equally if nobody has any."""
+  total = clients.size.sum()
+  return jnp.where(total > 0, clients.size / jnp.maximum(total, 1), 1 / len(clients.size))
 
 
 def uniform(clients: Clients) -> Array:
