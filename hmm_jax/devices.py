@@ -3,7 +3,7 @@
 import os
 import sys
 
-from absl import flags
+from absl import flags, logging
 import jax
 
 from hmm_jax.types import InputError
@@ -28,6 +28,7 @@ def prepare(*, mapper: str, cohort: int):
   Raises:
     InputError: the flags or the mapper do not suit several processes.
   """
+  logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that is not there.
   set_by_user = 'host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
   if mapper in ('auto', 'sharded') and not set_by_user:
     cores = len(os.sched_getaffinity(0))

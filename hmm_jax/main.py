@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 
-from absl import app, flags, logging
+from absl import app, flags
 import jax
 from ml_collections import ConfigDict, config_flags
 
@@ -35,7 +35,6 @@ def main(argv: Sequence[str]):
   """Runs what the flags say; absl has parsed them."""
   if len(argv) > 1:
     raise InputError(f'got argument {argv[1]}; expected only --flags')
-  logging.set_verbosity(logging.WARNING)
   config = defaults.complete(flags.FLAGS.config)
   defaults.check(config)
   devices.prepare(mapper=config.mapper, cohort=config.participation or config.clients)
