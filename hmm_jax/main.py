@@ -77,9 +77,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   counts = label_counts(federation, data.classes)
   del data, federation  # The devices have what they need.
 
-  if jax.process_index() == 0:
-    workdir.write_json('config.json', config.to_dict())
-  summary = run(experiment, workdir, screen)
+  summary = run(experiment, config.to_dict(), workdir, screen)
   if jax.process_index() == 0:
     plots.partition(counts, workdir.file('plots', 'partition.png'))
     plots.learning_curves(workdir.read_metrics(), workdir.file('plots'))

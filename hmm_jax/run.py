@@ -23,7 +23,7 @@ class Progress(NamedTuple):
   best: PyTree  # () unless keep_best
 
 
-def run(experiment: Experiment, workdir: Workdir, screen: Screen) -> dict:
+def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen) -> dict:
   """Trains, evaluates and saves until `experiment.rounds`, resuming what is there.
 
   Each evaluation writes metrics.csv before the checkpoint, so that a kill in
@@ -31,6 +31,7 @@ def run(experiment: Experiment, workdir: Workdir, screen: Screen) -> dict:
 
   Args:
     experiment: from `build`.
+    settings: what it was built from, kept in config.json.
     workdir: where files go; an unfinished run in it is continued.
     screen: where progress goes.
 
@@ -47,6 +48,8 @@ def run(experiment: Experiment, workdir: Workdir, screen: Screen) -> dict:
   (states, best), rows, done = _resume(experiment, trainer, checkpoints, workdir)
   chunks = () if _patience_ran_out(rows, experiment) else trainer.rounds(states, done)
   del states  # Their buffers are the program's now.
+  if primary:
+    workdir.write_json('config.json', settings)
   events = Events(workdir.file('events')) if experiment.tensorboard and primary else None
 
   with screen.progress(done, experiment.rounds) as report:

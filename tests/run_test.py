@@ -1,6 +1,7 @@
 """What happens between the chunks: rows, freezing, finishing, stopping, workdirs."""
 
 import os
+import pathlib
 import tempfile
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ class RunTest(parameterized.TestCase):
     self.workdir = Workdir(os.path.join(folder.name, 'run'))
 
   def run_it(self, algorithm, **settings):
-    return run(experiment(algorithm, **settings), self.workdir, Screen(silent=True))
+    return run(experiment(algorithm, **settings), settings, self.workdir, Screen(silent=True))
 
   def test_a_row_an_evaluation_and_seed_with_sums_and_means(self):
     self.run_it(counting())
@@ -87,6 +88,18 @@ class RunTest(parameterized.TestCase):
     self.workdir.write_metrics(self.workdir.read_metrics()[:2])
     with self.assertRaisesRegex(InputError, 'without round 5'):
       self.run_it(counting(), rounds=6)
+
+  def test_a_damaged_checkpoint_changes_nothing(self):
+    self.run_it(counting())
+    for path in pathlib.Path(self.workdir.file('checkpoints', '5')).rglob('d/*'):
+      path.write_bytes(b'x' * path.stat().st_size)
+    before = {path: path.read_bytes() for path in pathlib.Path(self.workdir.path).rglob('*')
+              if path.is_file()}
+    with self.assertRaisesRegex(InputError, 'damaged or foreign checkpoint'):
+      self.run_it(counting(), rounds=6)
+    after = {path: path.read_bytes() for path in pathlib.Path(self.workdir.path).rglob('*')
+             if path.is_file()}
+    self.assertEqual(before, after)
 
   def test_finish_is_applied_once_before_the_last_evaluation(self):
     finish = lambda state, federation, key: state._replace(value=state.value + 100)
