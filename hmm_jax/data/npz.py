@@ -17,9 +17,9 @@ _INT32 = np.iinfo(np.int32)
 
 
 def load(path: str) -> Dataset:
-  """Loads `x_train` and `y_train` (or `x` and `y`) and what may come beside them.
+  """Loads `x_train, y_train, x_test, y_test`, or `x, y`, and what may come beside them.
 
-  `x_test` and `y_test` make the test split; `client` and `domain` ([D] ints) name
+  Beside `x, y` a test split is optional; `client` and `domain` ([D] ints) name
   the owner and the domain of each training row. Other arrays are left unread, and
   nothing is ever unpickled.
 
@@ -37,7 +37,7 @@ def load(path: str) -> Dataset:
   named_train = 'x_train' in arrays or 'y_train' in arrays
   x_train, y_train = _split(path, arrays, *(_NAMES[:2] if named_train else _NAMES[2:4]))
   x_test, y_test = x_train[:0].copy(), y_train[:0].copy()
-  if 'x_test' in arrays or 'y_test' in arrays:
+  if named_train or 'x_test' in arrays or 'y_test' in arrays:
     x_test, y_test = _split(path, arrays, 'x_test', 'y_test')
   if (x_train.dtype, x_train.shape[1:]) != (x_test.dtype, x_test.shape[1:]):
     raise _error(path, f'test rows are {x_test.dtype} {x_test.shape[1:]}, '

@@ -66,7 +66,7 @@ class NpzTest(parameterized.TestCase):
     self.assertLen(loaded.x_test, 1)
 
   def test_named_training_split_wins_over_x_and_y(self):
-    loaded = npz.load(self.save(x=X[:2], y=Y[:2], x_train=X, y_train=Y))
+    loaded = npz.load(self.save(x=X[:2], y=Y[:2], x_train=X, y_train=Y, x_test=X, y_test=Y))
     self.assertLen(loaded.x_train, 5)
 
   @parameterized.parameters(
@@ -87,6 +87,8 @@ class NpzTest(parameterized.TestCase):
       ({'x': X}, 'expected arrays x and y, it has x$'),
       ({'y': Y}, 'expected arrays x and y, it has y$'),
       ({'x_train': X, 'y': Y}, 'expected arrays x_train and y_train, it has x_train, y$'),
+      ({'x_train': X, 'y_train': Y},
+       'expected arrays x_test and y_test, it has x_train, y_train$'),
       ({'x': X, 'y': Y, 'y_test': Y}, 'expected arrays x_test and y_test, it has x, y, y_test'),
       ({'images': X}, 'expected arrays x and y, it has none of x_train, y_train'),
       ({'x': X, 'y': Y[:4]}, r'y is int64 \(4,\), expected integers \(5,\)'),
