@@ -1,5 +1,6 @@
 """From a config to an experiment: this file knows every name there is."""
 
+from collections.abc import Callable
 from functools import partial
 import inspect
 
@@ -120,23 +121,23 @@ def training(config: ConfigDict, loss: Loss) -> Local:
       steps=config.local.steps)
 
 
-def mapper(config: ConfigDict) -> tuple[mappers.Mapper, Sharding]:
-  """Chooses how clients are mapped, and where arrays live.
+def mapper(config: ConfigDict) -> mappers.Mapper:
+  """Chooses how one device maps its clients.
 
-  `auto`: devices share the clients; each maps its own in turn on a CPU, where a
-  vmapped convolution is slow, and by vmap on an accelerator (our choice: not
-  measured there yet).
+  `auto` and `sharded`: in turn on a CPU, where a vmapped convolution is slow; by vmap on
+  an accelerator (our choice: not measured there yet) or where a chunk is asked for.
   """
-  devices = jax.devices()
-  one, many = mappers.one_by_one(), mappers.vectorised(config.chunk)
-  inner = one if devices[0].platform == 'cpu' and not config.chunk else many
-  name = config.mapper
-  if name == 'auto':
-    name = 'sharded' if len(devices) > 1 else 'map' if inner is one else 'vmap'
-  if name == 'sharded':
-    mesh = jax.make_mesh((len(devices),), ('clients',), axis_types=(AxisType.Auto,))
-    return mappers.sharded(mesh, inner), NamedSharding(mesh, PartitionSpec())
-  return {'map': one, 'vmap': many}[name], SingleDeviceSharding(devices[0])
+  on_cpu = jax.default_backend() == 'cpu'
+  in_sequence = config.mapper == 'map' or (config.mapper != 'vmap' and on_cpu and not config.chunk)
+  return mappers.one_by_one() if in_sequence else mappers.vectorised(config.chunk)
+
+
+def devices(config: ConfigDict) -> tuple[Callable, Sharding]:
+  """Returns a map from one device's mapper to that of all, and where arrays live."""
+  if config.mapper in ('map', 'vmap') or len(jax.devices()) == 1:
+    return lambda one: one, SingleDeviceSharding(jax.devices()[0])
+  mesh = jax.make_mesh((len(jax.devices()),), ('clients',), axis_types=(AxisType.Auto,))
+  return partial(mappers.sharded, mesh), NamedSharding(mesh, PartitionSpec())
 
 
 def algorithm(config: ConfigDict, net: Model, lift: mappers.Mapper) -> Algorithm:
@@ -189,14 +190,14 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
     raise InputError(f'got keep_best={config.keep_best}, stop.patience={config.stop.patience} with '
                      f'partition.validation={config.partition.validation}; expected validation '
                      'rows to select on')
-  lift, sharding = mapper(config)
+  spread, sharding = devices(config)
   net = model(config, data, federated)
   placed = jax.device_put(federated, sharding)
   return Experiment(
-      algorithm=algorithm(config, net, lift),
+      algorithm=algorithm(config, net, spread(mapper(config))),
       federation=placed,
-      evaluate=evaluator(net, federated, placed.examples, mapper=lift, batch=config.eval_batch,
-                         sharding=sharding),
+      evaluate=evaluator(net, federated, placed.examples, mapper=spread(mappers.one_by_one()),
+                         sharding=sharding, batch=config.eval_batch),
       seeds=tuple(range(config.seed, config.seed + config.seeds)),
       seed_map={'in_turn': in_turn, 'together': jax.vmap}[config.seed_map],
       sharding=sharding,

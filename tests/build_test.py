@@ -69,6 +69,16 @@ class BuildTest(parameterized.TestCase):
     steps = [o.update(gradient, o.init(params), params)[0] for o in (made, expected)]
     np.testing.assert_array_equal(steps[0]['w'], steps[1]['w'])
 
+  @parameterized.parameters(
+      ('auto', 4, 0), ('sharded', 4, 0), ('map', 1, 0), ('vmap', 1, 0), ('vmap', 1, 2),
+      ('auto', 4, 2))
+  def test_every_mapper_and_its_devices(self, name, count, chunk):
+    made = experiment(tiny(mapper=name, chunk=chunk))
+    self.assertLen(made.sharding.device_set, count)
+    state = made.algorithm.init(jax.random.key(0), made.federation)
+    text = str(jax.make_jaxpr(made.algorithm.round)(state, made.federation, jax.random.key(0)))
+    self.assertEqual('shard_map' in text, count > 1)
+
   def test_clipping_and_decay_come_before_the_step(self):
     made = build.optimizer(tiny(**{'local.clip': 1.0, 'local.weight_decay': 0.1, 'local.lr': 0.5}))
     params, gradient = {'w': jnp.array([2.0, 0.0])}, {'w': jnp.array([30.0, 40.0])}
