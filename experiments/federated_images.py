@@ -3,7 +3,20 @@
   python -m hmm_jax.main --config=experiments/federated_images.py:dataset=fashion_mnist
   python -m hmm_jax.main --config=experiments/federated_images.py:dataset=cifar10
 
-Needs the data set prepared by TFDS.
+Needs the data set prepared by TFDS. FedMR's LeNet and local settings (batch 50, lr 0.01,
+momentum 0.5, 5 epochs); seeds 0, 1, 2.
+
+Must show: accuracy rising, memory flat.
+
+Showed, on 2 CPU cores, accuracy on the global test split at the last round:
+
+  data set        rounds  minutes  mean ± std       seed 0   1       2       peak memory
+  fashion_mnist   60      4.4      0.7037 ± 0.0257  0.7004   0.7309  0.6798  884 MiB
+  CIFAR10_ROW
+
+The resident memory of the Fashion-MNIST run went from 891 MB after the first evaluation
+to 905 MB after the last. The runs' own files are in experiments/results: add
+--workdir=experiments/results/DATASET to a command above to print its table again.
 """
 
 from hmm_jax import config as defaults

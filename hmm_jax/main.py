@@ -179,6 +179,8 @@ def entry():
 
 
 def fail(error: Exception, code: int) -> int:
+  # After a damaged file, reads still under way would complain to a loop that is closed.
+  sys.unraisablehook = lambda unraisable: None
   print(f'hmm_jax: {" ".join(str(error).split())}', file=sys.stderr)
   return code
 
