@@ -53,8 +53,8 @@ class CheckpointTest(parameterized.TestCase):
     (half / '_CHECKPOINT_METADATA').write_bytes((whole / '_CHECKPOINT_METADATA').read_bytes())
     self.assertEqual(Checkpoints(self.folder).latest(), 1)
 
-  @LATE_READS
   @parameterized.parameters('truncated', 'garbage', 'missing')
+  @LATE_READS
   def test_a_damaged_one_is_refused(self, damage):
     Checkpoints(self.folder).save(1, tree(1))
     for path in pathlib.Path(self.folder, '1').rglob('d/*'):
@@ -67,12 +67,12 @@ class CheckpointTest(parameterized.TestCase):
     with self.assertRaisesRegex(InputError, 'got a damaged or foreign checkpoint'):
       Checkpoints(self.folder).restore(1, jax.eval_shape(tree))
 
-  @LATE_READS
   @parameterized.parameters(
       ({'params': {'w': (3, 51)}, 'round': ()},),
       ({'params': {'v': (3, 50)}, 'round': ()},),
       ({'params': {'w': (3, 50)}},),
   )
+  @LATE_READS
   def test_one_of_another_model_is_refused(self, shapes):
     Checkpoints(self.folder).save(1, tree(1))
     like = jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), shapes,
