@@ -11,6 +11,18 @@ workload's number. Models: cnn (conv 3x3-32, 3x3-64, dense 128; 545,098 paramete
 and mlp (3072-200-10). SGD at 0.05, clients weighted equally. One line comes out:
 first (with compilation), mean and min of the other rounds in seconds, the peak
 memory, the data's share of it, and the loss on client 0's rows at the end.
+
+Showed on 2 CPU cores, mean seconds a round of this and of pfl-research 0.6.0 (PyTorch
+2.13.0, 2 processes of 1 thread), five interleaved pairs, seeds 1 to 5 here:
+
+  A5 cnn  0.739 0.745 0.691 0.746 0.697  against  1.32 1.24 1.25 1.23 1.22  median ratio 0.57
+  B cnn   0.331 0.321 0.326 0.318 0.322  against  0.77 0.84 0.81 0.81 0.79  median ratio 0.40
+  B mlp   0.033 0.036 0.035 0.034 0.032  against  0.15 0.16 0.16 0.15 0.16  median ratio 0.22
+
+Losses after 6 rounds, mean ± std over seeds, against a plain PyTorch loop: B cnn 2.204 ±
+0.015 (seeds 10 to 13) and 2.229 ± 0.008 (4 seeds), B mlp 0.0539 ± 0.0024 (seeds 0 to 4)
+and 0.0533 ± 0.0013 (5 seeds). Of A5 the loss hangs on whether client 0 took part lately:
+1.89 to 2.29 over seeds 1 to 5, 2.24 for seed 0, against 2.26 for pfl-research's one seed.
 """
 
 import os
