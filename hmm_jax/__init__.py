@@ -3,3 +3,4 @@
 from hmm_jax import tree, types
 
 __all__ = ['tree', 'types']
+__version__ = '0.1.0'

@@ -2,12 +2,13 @@
 
 from importlib import metadata
 import resource
+import time
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from hmm_jax import tree
+from hmm_jax import __version__, tree
 from hmm_jax.checkpoint import Checkpoints
 from hmm_jax.log import Events, Screen, Workdir
 from hmm_jax.trainer import Experiment, Trainer
@@ -42,7 +43,7 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
     InputError: a file in the workdir is damaged.
     Diverged: a round turned non-finite; what was saved stays.
   """
-  primary = jax.process_index() == 0
+  start, primary = time.perf_counter(), jax.process_index() == 0
   trainer = Trainer(experiment)
   checkpoints = Checkpoints(workdir.file('checkpoints'), experiment.keep)
   (states, best), rows, done = _resume(experiment, trainer, checkpoints, workdir)
@@ -68,7 +69,9 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
       if _patience_ran_out(rows, experiment):
         break
 
-  summary = summarise(experiment, rows, trainer.compile_seconds)
+  summary = summarise(experiment, rows) | {
+      'wall_seconds': round(time.perf_counter() - start, 3),  # of this process
+      'compile_seconds': round(trainer.compile_seconds, 3)}
   if primary:
     workdir.write_json('summary.json', summary)
   return summary
@@ -149,7 +152,7 @@ def _headline(fresh, metrics, seconds):
   return f'{count / seconds:.2f} rounds/s  ' + '  '.join(f'{n} {v:.4f}' for n, v in values.items())
 
 
-def summarise(experiment: Experiment, rows: list[dict], compile_seconds: float) -> dict:
+def summarise(experiment: Experiment, rows: list[dict]) -> dict:
   """Returns last and validation-selected metrics, mean and std over seeds, and costs."""
   by_seed = [[row for row in rows if row['seed'] == seed] for seed in experiment.seeds]
   chosen = [r[int(np.argmax(_selected(r, r[0]['seed'])))] for r in by_seed
@@ -161,11 +164,11 @@ def summarise(experiment: Experiment, rows: list[dict], compile_seconds: float) 
       'last': _over_seeds([r[-1] for r in by_seed]),
       'selected_on_validation': _over_seeds(chosen) if chosen else None,
       'train_seconds': rows[-1]['seconds'],
-      'compile_seconds': round(compile_seconds, 3),
       'peak_memory_bytes': peak_memory(),
       'device': f'{len(jax.devices())} x {jax.devices()[0].device_kind}',
-      'versions': {name: metadata.version(name) for name in
-                   ('hmm_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')},
+      'versions': {'hmm_jax': __version__} | {
+          name: metadata.version(name) for name in
+          ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')},
   }
 
 

@@ -16,7 +16,7 @@ import hmm_jax
 PACKAGE = pathlib.Path(hmm_jax.__file__).parent
 
 FLOORS = {
-    'types': 0, 'tree': 0,
+    'types': 0, 'tree': 0, '__version__': 0,
     'data': 1, 'models': 1, 'merging': 1, 'metrics': 1,
     'client': 2,
     'algorithms': 3,
