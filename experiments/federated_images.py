@@ -15,8 +15,8 @@ Showed, on 2 CPU cores, accuracy on the global test split at the last round:
   cifar10         100     13.9     0.3356 ± 0.0440  0.3427   0.3756  0.2885  957 MiB
 
 selected on validation data: fashion_mnist 0.7090 ± 0.0191, cifar10 0.3934 ± 0.0118. The
-CIFAR-10 run shared the cores with other work. Under this skew, accuracy swings from round to
-round with the classes that happen to be in the cohort.
+CIFAR-10 run shared the cores with other work. Accuracy swings from evaluation to evaluation
+(metrics.csv).
 
 Resident memory, after an early evaluation and at the end: fashion_mnist 891 and 905 MB,
 cifar10 930 and 980 MB. The runs' own files are in experiments/results: add
@@ -25,7 +25,7 @@ cifar10 930 and 980 MB. The runs' own files are in experiments/results: add
 
 from hmm_jax import config as defaults
 
-ROUNDS = {'fashion_mnist': 60, 'cifar10': 100}  # Ten minutes on two cores.
+ROUNDS = {'fashion_mnist': 60, 'cifar10': 100}  # 5 to 15 minutes on two cores.
 
 
 def get_config(arguments: str = 'dataset=fashion_mnist'):

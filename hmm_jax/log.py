@@ -47,11 +47,14 @@ class Workdir:
     """Returns a file's content, None if it is absent; InputError if it is damaged."""
     try:
       with open(self.file(name)) as f:
-        return json.load(f)
+        content = json.load(f)
     except FileNotFoundError:
       return None
     except (OSError, ValueError) as error:
       raise InputError(f'got a damaged {self.file(name)}; expected JSON') from error
+    if not isinstance(content, dict) or 'rounds' not in content:
+      raise InputError(f'got a foreign {self.file(name)}; expected that of a run')
+    return content
 
   def write_json(self, name: str, content: dict):
     with self._replacing(name) as f:
@@ -62,12 +65,15 @@ class Workdir:
     """Returns the rows of metrics.csv; none if it is absent."""
     try:
       with open(self.file('metrics.csv'), newline='') as f:
-        return [{name: _number(value) for name, value in row.items()}
+        rows = [{name: _number(value) for name, value in row.items()}
                 for row in csv.DictReader(f)]
     except FileNotFoundError:
       return []
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
       raise InputError(f'got a damaged {self.file("metrics.csv")}; expected numbers') from error
+    if rows and not {'round', 'seed', 'seconds'} <= rows[0].keys():
+      raise InputError(f'got a foreign {self.file("metrics.csv")}; expected that of a run')
+    return rows
 
   def write_metrics(self, rows: list[dict]):
     with self._replacing('metrics.csv') as f:

@@ -62,7 +62,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   """
   compare(config, workdir)
   summary = workdir.read_json('summary.json')
-  if summary and summary['rounds_requested'] == config.rounds:
+  if summary and summary.get('rounds_requested') == config.rounds:
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
     return summary
 

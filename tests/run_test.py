@@ -147,7 +147,7 @@ class WorkdirTest(parameterized.TestCase):
     """Leaves what a run with the changed config would."""
     self.config.update_from_flattened_dict(changes)
     self.workdir.write_json('config.json', self.config.to_dict())
-    self.workdir.write_metrics([{'round': 10, 'seed': 0}])
+    self.workdir.write_metrics([{'round': 10, 'seed': 0, 'seconds': 1.0}])
     self.config = defaults.get_config()
 
   def test_a_new_folder_and_the_same_settings_are_fine(self):
@@ -187,6 +187,24 @@ class WorkdirTest(parameterized.TestCase):
       f.write('{"rounds": 1')
     with self.assertRaisesRegex(InputError, 'damaged .*config.json'):
       main.compare(self.config, self.workdir)
+
+  @parameterized.parameters('[1, 2]', '{"epochs": 3}', 'null')
+  def test_a_foreign_config_is_refused(self, content):
+    self.leave()
+    with open(self.workdir.file('config.json'), 'w') as f:
+      f.write(content)
+    with self.assertRaisesRegex(InputError, 'foreign .*config.json'):
+      main.compare(self.config, self.workdir)
+
+  @parameterized.parameters(
+      b'a,b\n1,2\n', b'round,seed,seconds\n1,2\n', b'round,seed,seconds\n1,2,3,4\n',
+      b'round,seed,seconds\n1,x,3\n', b'\xff\xfe\x00\x01')
+  def test_damaged_metrics_are_refused(self, content):
+    self.leave()
+    with open(self.workdir.file('metrics.csv'), 'wb') as f:
+      f.write(content)
+    with self.assertRaisesRegex(InputError, 'metrics.csv'):
+      self.workdir.read_metrics()
 
   @parameterized.parameters('/proc/nothing', __file__)
   def test_a_folder_that_cannot_be_written_is_refused(self, path):
