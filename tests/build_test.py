@@ -66,8 +66,11 @@ class BuildTest(parameterized.TestCase):
   def test_server_optimizers_get_the_settings_they_take(self, name, expected):
     made = build.server_optimizer(tiny(**{'fedopt.optimizer': name}))
     params, gradient = {'w': jnp.arange(3.0)}, {'w': jnp.array([1.0, -2.0, 0.5])}
-    steps = [o.update(gradient, o.init(params), params)[0] for o in (made, expected)]
-    np.testing.assert_array_equal(steps[0]['w'], steps[1]['w'])
+    steps = []
+    for optimizer in (made, expected):
+      _, state = optimizer.update(gradient, optimizer.init(params), params)
+      steps.append(optimizer.update(gradient, state, params)[0]['w'])  # Momentum shows now.
+    np.testing.assert_array_equal(*steps)
 
   @parameterized.parameters(
       ('auto', 4, 0), ('sharded', 4, 0), ('map', 1, 0), ('vmap', 1, 0), ('vmap', 1, 2),
