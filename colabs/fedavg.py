@@ -175,8 +175,9 @@ def train(config):
   experiment = build.experiment(config, data, federation)
   trainer, accuracy = Trainer(experiment), {}
   for states, r, _, _ in trainer.rounds(trainer.initial(), 0):
-    model = experiment.algorithm.views(tree.take(states, 0))  # of the first and only seed
-    accuracy[r] = experiment.evaluate(model)['global/test/accuracy']
+    first = tree.take(states, 0)  # the only seed
+    models = experiment.algorithm.views(first, experiment.federation)
+    accuracy[r] = experiment.evaluate(models)['global/test/accuracy']
   print(f'round {r}: test accuracy {accuracy[r]:.3f}')
   return accuracy
 

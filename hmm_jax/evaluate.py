@@ -2,12 +2,14 @@
 
 What a view is evaluated on follows from its name:
   clients   stacked: each client's own model on the client's own split
-  locals    stacked: every client's model on the global split (mean over clients)
+  locals    stacked: every client's model on the global split: mean over clients,
+            accuracy also of the worst, `locals_min`, and of the best, `locals_max`
   any other one model on the global split; `global` also on each client's own
             split where the algorithm has no `clients` view
 
 Metrics are named <view>/<split>/<metric>. A client mean is unweighted, over the
-clients that hold a row of the split.
+clients that hold a row of the split. Where there are `locals` and their `merged`
+model, mergeability/<split>/gap is the mean loss of the former less that of the latter.
 """
 
 from collections.abc import Callable
@@ -21,7 +23,7 @@ import numpy as np
 import optax
 
 from hmm_jax.client import local, mappers
-from hmm_jax.types import Clients, Examples, Federation, Model
+from hmm_jax.types import Array, Clients, Examples, Federation, Model, PyTree
 
 STACKED = ('clients', 'locals')
 
@@ -48,7 +50,7 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
   @partial(jax.jit, out_shardings=sharding)
   def score(variables, examples, rows):
     """Scores one model on rows [T]: per-row correctness and loss."""
-    return _score_rows(model, mapper, variables, examples, rows, batch)
+    return score_rows(model, mapper, variables, examples, rows, batch)
 
   @partial(jax.jit, out_shardings=sharding)
   def score_clients(stacked, examples, clients):
@@ -59,9 +61,11 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
   @partial(jax.jit, out_shardings=sharding)
   def score_locals(stacked, examples, rows):
     """Scores K models on rows [T]: means [K]."""
-    one_model = lambda variables: [x.mean() for x in _score_rows(
-        model, mappers.one_by_one(), variables, examples, rows, batch)]
-    return lax.map(one_model, stacked)
+    def work(shared, variables):
+      scores = score_rows(model, mappers.one_by_one(), variables, *shared, batch)
+      return [x.mean() for x in scores]
+
+    return mapper.each(work, (examples, rows), stacked)
 
   def one_model(name, views, split_name, split):
     rows = needed[split_name]
@@ -81,8 +85,10 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
     if name == 'locals':
       if not len(split.rows):
         return {}
-      means = score_locals(views[name], examples, split.rows)
-      return _named(name, split_name, *(np.asarray(x).mean() for x in means))
+      correct, loss = map(np.asarray, score_locals(views[name], examples, split.rows))
+      return _named(name, split_name, correct.mean(), loss.mean()) | {
+          f'{name}_min/{split_name}/accuracy': float(correct.min()),
+          f'{name}_max/{split_name}/accuracy': float(correct.max())}
     sums = map(np.asarray, score_clients(views[name], examples, split.clients))
     held = np.asarray(split.clients.size)
     if not held.any():
@@ -96,6 +102,9 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
         if len(needed[split_name]):
           score_view = stacked_models if name in STACKED else one_model
           metrics |= score_view(name, views, split_name, split)
+      if {f'locals/{split_name}/loss', f'merged/{split_name}/loss'} <= metrics.keys():
+        metrics[f'mergeability/{split_name}/gap'] = (
+            metrics[f'locals/{split_name}/loss'] - metrics[f'merged/{split_name}/loss'])
     return metrics
 
   return evaluate
@@ -115,8 +124,9 @@ def _score_batch(model, variables, batch):
   return (logits.argmax(-1) == batch.y).astype(jnp.float32), loss
 
 
-def _score_rows(model, mapper, variables, examples, rows, batch):
-  """Maps over batches of rows [T]: correctness and loss, [T] each."""
+def score_rows(model: Model, mapper: mappers.Mapper, variables: PyTree, examples: Examples,
+               rows: Array, batch: int) -> list[Array]:
+  """Scores one model by mapping over batches of rows [T]: correctness and loss, [T] each."""
   width = min(batch, len(rows))
   batches = jnp.pad(rows, (0, -len(rows) % width)).reshape(-1, width)
 

@@ -13,6 +13,9 @@ from rich.table import Table
 
 from hmm_jax.types import InputError
 
+# Columns of metrics.csv that are not measurements.
+BOOKKEEPING = ('round', 'seed', 'seconds', 'bytes_up', 'bytes_down')
+
 
 class Workdir:
   """The folder of one run: config.json, metrics.csv, summary.json, plots, checkpoints.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hmm_jax import __version__, tree
+from hmm_jax import __version__
 from hmm_jax.checkpoint import Checkpoints
 from hmm_jax.log import Events, Screen, Workdir
 from hmm_jax.trainer import Experiment, Trainer
@@ -28,7 +28,8 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
   """Trains, evaluates and saves until `experiment.rounds`, resuming what is there.
 
   Each evaluation writes metrics.csv before the checkpoint, so that a kill in
-  between loses nothing: rows beyond the checkpoint are dropped and made again.
+  between loses nothing: rows beyond the checkpoint are dropped and made again. Where
+  the algorithm finishes, the last round has two rows a seed: before and after.
 
   Args:
     experiment: from `build`.
@@ -55,11 +56,13 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
 
   with screen.progress(done, experiment.rounds) as report:
     for states, number, metrics, seconds in chunks:
-      if number == experiment.rounds:
-        states = trainer.finish(states)
-      fresh = _evaluate(experiment, states, number, metrics, seconds, rows)
+      fresh = _evaluate(experiment, trainer, states, number, metrics, seconds, rows)
       best = _keep_best(experiment, states, best, rows, fresh)
       rows = rows + fresh
+      if number == experiment.rounds and experiment.algorithm.finish:
+        states, fresh = _finish(experiment, trainer, states, rows)
+        best = _keep_best(experiment, states, best, rows, fresh)
+        rows = rows + fresh
       if primary:
         workdir.write_metrics(rows)
       checkpoints.save(number, Progress(states, best))
@@ -98,21 +101,32 @@ def _host_copy(states):
   return jax.tree.map(np.array, states)
 
 
-def _evaluate(experiment, states, done, metrics, seconds, rows):
-  """Returns the new rows of metrics.csv, one a seed."""
+def _finish(experiment, trainer, states, rows):
+  """Finishes, and evaluates once more: a second row of the last round for each seed."""
+  states, metrics = trainer.finish(states)
+  metrics = {name: values[:, None] for name, values in metrics.items()}
+  return states, _evaluate(
+      experiment, trainer, states, experiment.rounds, metrics, 0.0, rows)
+
+
+def _evaluate(experiment, trainer, states, done, metrics, seconds, rows):
+  """Returns the new rows of metrics.csv, one a seed; what is not measured now stays."""
   last = {row['seed']: row for row in rows[-len(experiment.seeds):]}
   traffic = experiment.algorithm.traffic
   fresh = []
   for s, seed in enumerate(experiment.seeds):
-    before = last.get(seed, {'seconds': 0.0, 'bytes_up': 0, 'bytes_down': 0})
-    row = {'round': done, 'seed': seed, 'seconds': round(before['seconds'] + seconds, 4)}
+    before = last.get(seed, {'round': 0, 'seed': seed, 'seconds': 0.0, 'bytes_up': 0,
+                             'bytes_down': 0})
+    row = before | {
+        'round': done, 'seed': seed, 'seconds': round(before['seconds'] + seconds, 4)}
     for way, size in (('up', traffic.up), ('down', traffic.down)):
       messages = float(metrics[f'messages_{way}'][s].sum(dtype=np.float64))
       row[f'bytes_{way}'] = before[f'bytes_{way}'] + round(messages * size)
     hidden = {'cohort', 'messages_up', 'messages_down'}
     row |= {name: float(values[s].mean(dtype=np.float64))
             for name, values in metrics.items() if name not in hidden}
-    fresh.append(row | experiment.evaluate(experiment.algorithm.views(tree.take(states, s))))
+    row |= {name: float(value) for name, value in trainer.gauges(states, s).items()}
+    fresh.append(row | experiment.evaluate(trainer.views(states, s)))
   return fresh
 
 
@@ -157,11 +171,13 @@ def summarise(experiment: Experiment, rows: list[dict]) -> dict:
   by_seed = [[row for row in rows if row['seed'] == seed] for seed in experiment.seeds]
   chosen = [r[int(np.argmax(_selected(r, r[0]['seed'])))] for r in by_seed
             if _selected(r, r[0]['seed'])]
+  finished = experiment.algorithm.finish and rows[-1]['round'] == experiment.rounds
   return {
       'rounds': rows[-1]['round'],
       'rounds_requested': experiment.rounds,
       'seeds': list(experiment.seeds),
       'last': _over_seeds([r[-1] for r in by_seed]),
+      'before_finish': _over_seeds([r[-2] for r in by_seed]) if finished else None,
       'selected_on_validation': _over_seeds(chosen) if chosen else None,
       'train_seconds': rows[-1]['seconds'],
       'peak_memory_bytes': peak_memory(),

@@ -97,6 +97,8 @@ class Trainer:
     self._init_keys, self._roots, self._finish_keys = jax.jit(
         keys, out_shardings=experiment.sharding)(jnp.array(experiment.seeds))
     self._init = experiment.seed_map(experiment.algorithm.init, in_axes=(0, None))
+    self._views = jax.jit(experiment.algorithm.views, out_shardings=experiment.sharding)
+    self._gauges = jax.jit(experiment.algorithm.gauges, out_shardings=experiment.sharding)
     self.shapes = jax.eval_shape(self._init, self._init_keys, experiment.federation)
     self.compile_seconds = 0.0
     self._compiled = None
@@ -144,13 +146,20 @@ class Trainer:
       done += count
       yield states, done, _first(metrics, count), seconds
 
-  def finish(self, states: PyTree) -> PyTree:
-    """Applies what the algorithm does once, after the last round."""
-    if self._experiment.algorithm.finish is None:
-      return states
+  def finish(self, states: PyTree) -> tuple[PyTree, dict]:
+    """Does what the algorithm does once, after the last round: (states, metrics [seeds])."""
     finish = self._experiment.seed_map(self._experiment.algorithm.finish, in_axes=(0, None, 0))
-    return jax.jit(finish, out_shardings=self._experiment.sharding)(
+    states, metrics = jax.jit(finish, out_shardings=self._experiment.sharding)(
         states, self._experiment.federation, self._finish_keys)
+    return states, jax.tree.map(np.asarray, metrics)
+
+  def views(self, states: PyTree, s: int) -> dict:
+    """Makes the models of one seed that are worth evaluating."""
+    return self._views(tree.take(states, s), self._experiment.federation)
+
+  def gauges(self, states: PyTree, s: int) -> dict:
+    """Reads off what else one seed's state has to report."""
+    return self._gauges(tree.take(states, s))
 
 
 def _first(metrics, count: int):

@@ -17,13 +17,13 @@ def mix(matrix: Array, stacked: PyTree) -> PyTree:
     stacked: leaves [K, ...].
 
   Returns:
-    Leaves [M, ...] (or [...] for a row), computed in float32 at least and cast
-    back to each leaf's dtype.
+    Leaves [M, ...] (or [...] for a row), computed in float32 at least, whatever the
+    accelerator's default for products is, and cast back to each leaf's dtype.
   """
 
   def leaf(x):
-    out = jnp.tensordot(matrix, x.astype(jnp.promote_types(x.dtype, jnp.float32)), axes=1)
-    return out.astype(x.dtype)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.tensordot(matrix, wide, axes=1, precision='highest').astype(x.dtype)
 
   return jax.tree.map(leaf, stacked)
 
@@ -73,7 +73,7 @@ def zeros(tree: PyTree) -> PyTree:
 def dot(a: PyTree, b: PyTree) -> Array:
   """Inner product over all leaves, a float32 scalar."""
   products = jax.tree.map(
-      lambda x, y: jnp.vdot(x, y, preferred_element_type=jnp.float32), a, b)
+      lambda x, y: jnp.vdot(x, y, precision='highest', preferred_element_type=jnp.float32), a, b)
   return sum(jax.tree.leaves(products), jnp.float32(0))
 
 
@@ -82,7 +82,7 @@ def gram(stacked: PyTree) -> Array:
 
   def leaf(x):
     flat = x.reshape(x.shape[0], -1)
-    return jnp.matmul(flat, flat.T, preferred_element_type=jnp.float32)
+    return jnp.matmul(flat, flat.T, precision='highest', preferred_element_type=jnp.float32)
 
   return sum(jax.tree.leaves(jax.tree.map(leaf, stacked)))
 

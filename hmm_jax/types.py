@@ -90,20 +90,23 @@ class Dataset(NamedTuple):
 class Model(NamedTuple):
   """A network as pure functions; flax stays behind it.
 
-  init:     (key) -> variables
-  apply:    (variables, x, *, train=False, mask=None, key=None)
-            -> (logits [B, C] float32, variables). `mask` [B] bool: masked rows
-            count nowhere, BatchNorm included. `key` drives dropout and
-            augmentation; None switches both off.
-  features: (variables, x, *, train=False, mask=None, key=None) -> [B, F], the
-            input of the classifier head.
-  groups:   (variables) -> a tree of the same structure whose leaves are module
-            paths such as 'trunk/Conv_0' or 'head': what "layer" and "head" mean.
+  init:       (key) -> variables
+  apply:      (variables, x, *, train=False, mask=None, key=None)
+              -> (logits [B, C] float32, variables). `mask` [B] bool: masked rows
+              count nowhere, BatchNorm included. `key` drives dropout and
+              augmentation; None switches both off.
+  features:   (variables, x, *, train=False, mask=None, key=None) -> [B, F], the
+              input of the classifier head.
+  statistics: (variables, x) -> what the batch's own statistics would make of
+              `variables` less 'params': mean and variance at each BatchNorm.
+  groups:     (variables) -> a tree of the same structure whose leaves are module
+              paths such as 'trunk/Conv_0' or 'head': what "layer" and "head" mean.
   """
 
   init: Callable
   apply: Callable
   features: Callable
+  statistics: Callable
   groups: Callable
 
 
@@ -131,11 +134,17 @@ class Algorithm(NamedTuple):
   round:   (state, federation, key) -> (state, metrics): scannable, one compile.
            metrics holds float32 scalars ('train/loss', 'messages_up',
            'messages_down', ...) and 'cohort', a Cohort.
-  views:   (state) -> {'global': variables, 'clients': stacked, ...}, the models
-           worth evaluating (`evaluate` says on what), made only when evaluated.
+  views:   (state, federation) -> {'global': variables, 'clients': stacked, ...},
+           the models worth evaluating (`evaluate` says on what), made only then.
   traffic: Traffic of one message.
-  finish:  (state, federation, key) -> state, once, after the last round; a run
-           that has finished cannot be extended. None: nothing to do.
+  gauges:  (state) -> {name: float32 scalar}, what else to report at an evaluation,
+           such as a sum since the start.
+  finish:  (state, federation, key) -> (state, metrics with the messages sent), once,
+           after the last round; a run that has finished cannot be extended. None:
+           nothing to do.
+  length:  the rounds a run must have, where a schedule reads it: such a run can't
+           be extended either. None: any.
+  facts:   (what, figures) pairs worth showing before the first round.
 
   A state has a field `round`, the number of rounds done.
   """
@@ -144,7 +153,10 @@ class Algorithm(NamedTuple):
   round: Callable
   views: Callable
   traffic: Traffic
+  gauges: Callable = lambda state: {}
   finish: Callable | None = None
+  length: int | None = None
+  facts: tuple = ()
 
 
 class Batch(NamedTuple):

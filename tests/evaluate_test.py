@@ -69,9 +69,15 @@ def on_own_rows(federation, choose):
 
 def on_all_rows(view, variables):
   """Returns a view's metrics on the global rows, a mean over a list of models."""
-  return {name: value for part in ('validation', 'test')
-          for name, value in named(view, part, [
-              score(v, getattr(SPLITS, part).rows) for v in variables]).items()}
+  expected = {}
+  for part in ('validation', 'test'):
+    scores = [score(v, getattr(SPLITS, part).rows) for v in variables]
+    expected |= named(view, part, scores)
+    if view == 'locals':
+      accuracy = [correct for correct, _ in scores]
+      expected |= {f'locals_min/{part}/accuracy': min(accuracy),
+                   f'locals_max/{part}/accuracy': max(accuracy)}
+  return expected
 
 
 class EvaluateTest(parameterized.TestCase):
@@ -93,6 +99,18 @@ class EvaluateTest(parameterized.TestCase):
   def test_locals_on_the_global_rows(self, batch):
     expected = on_all_rows('locals', tree.unstack(models()))
     toys.assert_close(evaluate({'locals': models()}, batch=batch), expected)
+
+  @parameterized.parameters('map', 'sharded-map')
+  def test_mergeability_is_what_merging_takes_off_the_loss(self, lift):
+    merged = tree.mix(np.full(5, 0.2, np.float32), models())
+    expected = on_all_rows('locals', tree.unstack(models())) | on_all_rows('merged', [merged])
+    gaps = {f'mergeability/{part}/gap':
+            expected[f'locals/{part}/loss'] - expected[f'merged/{part}/loss']
+            for part in ('validation', 'test')}
+    self.assertGreater(min(map(abs, gaps.values())), 0.01)
+    views = {'merged': merged, 'locals': models()}
+    toys.assert_close(evaluate(views, lift=lift), expected | gaps)
+    self.assertEqual(evaluate({'merged': merged}).keys(), on_all_rows('merged', [merged]).keys())
 
   @parameterized.parameters('map', 'vmap-2', 'sharded-map')
   def test_all_views_together(self, lift):

@@ -12,8 +12,9 @@ import pytest
 
 from hmm_jax import config as defaults
 from hmm_jax import main
+from hmm_jax.checkpoint import Checkpoints
 from hmm_jax.log import Screen, Workdir
-from hmm_jax.run import run
+from hmm_jax.run import Progress, run
 from hmm_jax.trainer import Diverged, Experiment, Trainer, in_turn
 from hmm_jax.types import Algorithm, Cohort, InputError, Traffic
 
@@ -41,7 +42,7 @@ def counting(blow_up=10**6, finish=None):
 
   return Algorithm(
       init=lambda key, federation: State(jnp.int32(0), jnp.float32(0)), round=play,
-      views=lambda state: {'global': state.value}, traffic=Traffic(up=10, down=100),
+      views=lambda state, _: {'global': state.value}, traffic=Traffic(up=10, down=100),
       finish=finish)
 
 
@@ -106,11 +107,65 @@ class RunTest(parameterized.TestCase):
              if path.is_file()}
     self.assertEqual(before, after)
 
-  def test_finish_is_applied_once_before_the_last_evaluation(self):
-    finish = lambda state, federation, key: state._replace(value=state.value + 100)
-    self.run_it(counting(finish=finish))
-    values = [row['global/validation/accuracy'] for row in self.workdir.read_metrics()]
-    self.assertEqual(values, [2, 2, 4, 4, 105, 105])
+  def test_finish_is_applied_once_between_two_evaluations_of_the_last_round(self):
+    def finish(state, federation, key):
+      return state._replace(value=state.value + 100), {
+          'messages_up': jnp.float32(30), 'messages_down': jnp.float32(3)}
+
+    summary = self.run_it(counting(finish=finish))
+    rows = self.workdir.read_metrics()
+    self.assertEqual([row['global/validation/accuracy'] for row in rows[::2]], [2, 4, 5, 105])
+    self.assertEqual([row['round'] for row in rows[::2]], [2, 4, 5, 5])
+    self.assertEqual([row['train/loss'] for row in rows[::2]], [1.5, 3.5, 5.0, 5.0])
+    self.assertEqual([row['bytes_up'] for row in rows[::2]], [40, 80, 100, 400])
+    self.assertEqual([row['bytes_down'] for row in rows[::2]], [200, 400, 500, 800])
+    self.assertEqual(summary['last']['global/validation/accuracy']['mean'], 105)
+    self.assertEqual(summary['before_finish']['global/validation/accuracy']['mean'], 5)
+    # Once means once: neither a second look nor what is on disk repeats it.
+    self.assertEqual(self.run_it(counting(finish=finish))['last'], summary['last'])
+    self.assertEqual(self.workdir.read_metrics(), rows)
+
+  def test_a_run_that_stops_early_does_not_finish(self):
+    finish = lambda state, federation, key: (state._replace(value=state.value + 100), {
+        'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)})
+    shrinking = counting(finish=finish)._replace(views=lambda state, _: {'global': -state.value})
+    summary = self.run_it(shrinking, rounds=100, patience=3)
+    self.assertEqual((summary['rounds'], summary['before_finish']), (8, None))
+    self.assertEqual(summary['last']['global/validation/accuracy']['mean'], -8)
+
+  @parameterized.parameters((100, 105), (-100, 5))
+  def test_the_finished_model_is_selected_if_it_is_best(self, gain, best):
+    finish = lambda state, federation, key: (state._replace(value=state.value + gain), {
+        'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)})
+    summary = self.run_it(counting(finish=finish), keep_best=True)
+    chosen = summary['selected_on_validation']['global/validation/accuracy']['mean']
+    self.assertEqual(chosen, best)
+    kept = Checkpoints(self.workdir.file('checkpoints'), 2)
+    trainer = Trainer(experiment(counting()))
+    saved = kept.restore(5, Progress(trainer.shapes, trainer.shapes))
+    self.assertEqual(saved.best.value.tolist(), [best] * 2)
+    self.assertEqual(saved.states.value.tolist(), [5 + gain] * 2)
+
+  def test_gauges_are_read_at_every_evaluation(self):
+    finish = lambda state, federation, key: (state._replace(value=state.value + 100), {
+        'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)})
+    self.run_it(counting(finish=finish)._replace(
+        gauges=lambda state: {'height': 2 * state.value}))
+    self.assertEqual([row['height'] for row in self.workdir.read_metrics()[::2]],
+                     [4, 8, 10, 210])
+
+  def test_a_run_from_before_a_column_goes_on(self):
+    self.run_it(counting())
+    self.run_it(counting()._replace(gauges=lambda state: {'height': state.value}), rounds=6)
+    rows = self.workdir.read_metrics()
+    self.assertEqual([row['round'] for row in rows[::2]], [2, 4, 5, 6])
+    self.assertEqual(rows[-1]['height'], 6)
+
+  def test_views_see_the_federation(self):
+    made = experiment(counting()._replace(views=lambda state, data: {'global': state.value + data}))
+    run(made._replace(federation=jnp.float32(0.5)), {}, self.workdir, Screen(silent=True))
+    values = [row['global/validation/accuracy'] for row in self.workdir.read_metrics()[::2]]
+    self.assertEqual(values, [2.5, 4.5, 5.5])
 
   def test_a_bad_round_freezes_the_state_before_it(self):
     trainer = Trainer(experiment(counting(blow_up=4), eval_every=5))
@@ -124,13 +179,13 @@ class RunTest(parameterized.TestCase):
     self.assertTrue(os.path.isdir(self.workdir.file('checkpoints', '2')))
 
   def test_patience_counts_evaluations_without_improvement(self):
-    shrinking = counting()._replace(views=lambda state: {'global': -state.value})
+    shrinking = counting()._replace(views=lambda state, _: {'global': -state.value})
     summary = self.run_it(shrinking, rounds=100, patience=3)
     self.assertEqual(summary['rounds'], 8)
     self.assertEqual(self.run_it(shrinking, rounds=100, patience=3)['rounds'], 8)
 
   def test_the_selected_round_is_the_best_on_validation(self):
-    shrinking = counting()._replace(views=lambda state: {'global': -state.value})
+    shrinking = counting()._replace(views=lambda state, _: {'global': -state.value})
     summary = self.run_it(shrinking, keep_best=True)
     self.assertEqual(summary['selected_on_validation']['round']['mean'], 2)
 
@@ -169,6 +224,69 @@ class WorkdirTest(parameterized.TestCase):
     self.workdir.write_json('config.json', self.config.to_dict())  # All that it got to.
     summary = main.train(self.config, self.workdir, Screen(silent=True))
     self.assertEqual(summary['rounds'], 2)
+
+  def test_what_is_shown_beside_a_run_may_change(self):
+    self.leave()
+    self.config.update_from_flattened_dict({
+        'name': 'mine', 'references': 'iid', 'variants': ('hot local.lr=1.0',)})
+    main.compare(self.config, self.workdir)
+
+  def age(self, *keys):
+    """Makes the config look as if it were from before these keys."""
+    saved = self.workdir.read_json('config.json')
+    for key in keys:
+      del saved[key]
+    saved['local'] = {k: v for k, v in saved['local'].items() if k != 'label_smoothing'}
+    self.workdir.write_json('config.json', saved)
+
+  def test_a_key_that_is_newer_than_the_run_has_had_its_default(self):
+    self.leave()
+    self.age('gossip', 'variants')
+    main.compare(self.config, self.workdir)
+    finished = {'rounds': 10, 'rounds_requested': 100}
+    self.workdir.write_json('summary.json', finished)
+    self.assertEqual(main.train(self.config, self.workdir, Screen(silent=True)), finished)
+    for key, value in (('local.label_smoothing', 0.1), ('gossip.degree', 3)):
+      self.config = defaults.get_config()
+      self.config.update_from_flattened_dict({key: value})
+      with self.assertRaisesRegex(InputError, f'got {key}={value} in .* made with {key}='):
+        main.compare(self.config, self.workdir)
+
+  @parameterized.parameters(
+      # The last row is of round 10. Rounds then and now:
+      (100, 100, {'length': 100}, None),
+      (100, 200, {}, None),
+      (100, 200, {'finish': True}, None),  # It was stopped before it finished.
+      (100, 200, {'length': 200}, 'its schedule reads its length'),
+      (10, 20, {'length': 20}, 'its schedule reads its length'),
+      (10, 20, {'finish': True}, 'it has finished'),
+      (10, 20, {'finish': True, 'length': 20}, 'its schedule reads its length'),
+      (10, 10, {'finish': True}, None),
+      (10, 20, {}, None))
+  def test_more_rounds_than_were_read_or_finished_are_refused(self, was, now, has, expected):
+    main.check_extension(self.config, self.workdir, counting()._replace(**has))  # A new run.
+    self.leave(rounds=was)
+    self.config.rounds = now
+    algorithm = counting()._replace(**has)
+    if expected is None:
+      main.check_extension(self.config, self.workdir, algorithm)
+    else:
+      with self.assertRaisesRegex(InputError, f'got rounds={now} for a run of {was}; {expected}'):
+        main.check_extension(self.config, self.workdir, algorithm)
+
+  def test_a_config_without_results_has_no_length(self):
+    self.workdir.write_json('config.json', {**self.config.to_dict(), 'rounds': 10})
+    main.compare(self.config, self.workdir)
+    main.check_extension(self.config, self.workdir, counting()._replace(length=100))
+
+  def test_a_finished_run_of_gossip_is_not_extended(self):
+    self.leave(algorithm='gossip', rounds=10, dataset='synthetic')
+    before = pathlib.Path(self.workdir.file('config.json')).read_bytes()
+    self.config.update_from_flattened_dict({
+        'algorithm': 'gossip', 'rounds': 20, 'dataset': 'synthetic'})
+    with self.assertRaisesRegex(InputError, 'it has finished'):
+      main.train(self.config, self.workdir, Screen(silent=True))
+    self.assertEqual(pathlib.Path(self.workdir.file('config.json')).read_bytes(), before)
 
   @parameterized.parameters(
       ('local.lr', 0.5), ('rounds', 200), ('mlp.hidden', (7,)), ('partition.seed', 4))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from hmm_jax import tree
 from hmm_jax.client import mappers
 from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Clients, Local, Model, PyTree, Traffic
+from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
 
 
 class CentralisedState(NamedTuple):
@@ -31,22 +31,10 @@ def centralised(model: Model, local: Local, *, mapper: mappers.Mapper) -> Algori
 
   def round(state, federation, key):
     stacked, _, cohort = train(
-        state.variables, federation.examples, pool(federation.clients), (), key)
+        state.variables, federation.examples, participate.pool(federation.clients), (), key)
     silent = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
     return (CentralisedState(state.round + 1, tree.take(stacked, 0)),
             {**participate.round_metrics(cohort), **silent})
 
-  return Algorithm(init, round, views=lambda state: {'global': state.variables},
+  return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=0, down=0))
-
-
-def pool(clients: Clients) -> Clients:
-  """Merges all clients into one, whose id is 0: index [1, K N].
-
-  Rows are sorted, so it does not matter who held which.
-  """
-  valid = jnp.arange(clients.index.shape[1])[None] < clients.size[:, None]
-  padding = jnp.iinfo(jnp.int32).max
-  index = jnp.sort(jnp.where(valid, clients.index, padding).ravel())
-  index = jnp.where(index == padding, 0, index)
-  return Clients(jnp.zeros(1, jnp.int32), index[None], clients.size.sum()[None])

@@ -49,5 +49,5 @@ def fedavg(model: Model, local: Local, *, mapper: mappers.Mapper, participation:
     metrics = participate.round_metrics(cohort)
     return FedAvgState(state.round + 1, tree.take(mixed, 0)), metrics
 
-  return Algorithm(init, round, views=lambda state: {'global': state.variables},
+  return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=size, down=size))

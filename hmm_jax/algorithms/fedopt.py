@@ -64,5 +64,5 @@ def fedopt(model: Model, local: Local, *, server: optax.GradientTransformation,
     return (FedOptState(state.round + 1, variables, server_state),
             participate.round_metrics(cohort))
 
-  return Algorithm(init, round, views=lambda state: {'global': state.variables},
+  return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=size, down=size))

@@ -41,7 +41,8 @@ def local(model: Model, local: Local, *, mapper: mappers.Mapper,
     return (LocalState(state.round + 1, stacked),
             {**participate.round_metrics(cohort), **silent})
 
-  def views(state):
+  def views(state, federation):
+    del federation
     return {'clients': state.stacked, 'locals': state.stacked}
 
   return Algorithm(init, round, views=views, traffic=Traffic(up=0, down=0))

@@ -79,5 +79,5 @@ def scaffold(model: Model, local: Local, *, lr: float, mapper: mappers.Mapper,
         tree.add(state.control, tree.scale(share, change)),
         tree.put(state.controls, positions, controls)), participate.round_metrics(cohort)
 
-  return Algorithm(init, round, views=lambda state: {'global': state.variables},
+  return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=message, down=message))

@@ -1,5 +1,7 @@
 """Local training of ONE client; `mappers` lifts it over all of them."""
 
+from collections.abc import Callable
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -15,7 +17,8 @@ def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch
 
   An epoch visits the client's own rows once, in a new order; its last batch is
   padded and masked, never wrapped around, so that ragged clients are exact. The
-  loop runs the client's own number of steps: a padded step does not exist.
+  loop runs the client's own number of steps: a padded step does not exist. `extra`
+  goes to the loss, and comes back as it was.
 
   Args:
     loss: what to minimise.
@@ -27,6 +30,33 @@ def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch
   Raises:
     InputError: a setting is out of range.
   """
+  train = _minibatch_steps(loss, optimizer, batch, epochs, steps)
+
+  def local(start, examples, client, extra, key):
+    fresh = optimizer.init(start['params'])
+    variables, _, report = train(start, fresh, examples, client, extra, key)
+    return variables, extra, report
+
+  return local
+
+
+def continued_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch: int,
+                       epochs: int = 1, steps: int = 0) -> Local:
+  """Trains like `local_training`, but `extra` is the optimiser state, which lives on.
+
+  The loss is given () in its place. Arguments and errors are those of `local_training`.
+  """
+  train = _minibatch_steps(loss, optimizer, batch, epochs, steps)
+
+  def local(start, examples, client, opt_state, key):
+    return train(start, opt_state, examples, client, (), key)
+
+  return local
+
+
+def _minibatch_steps(loss: Loss, optimizer: optax.GradientTransformation, batch: int,
+                     epochs: int, steps: int) -> Callable:
+  """Returns (start, opt_state, examples, client, extra, key) -> (variables, opt_state, Cohort)."""
   if batch < 1:
     raise InputError(f'got local.batch={batch}; expected at least 1')
   if steps < 0 or (steps == 0 and epochs < 1):
@@ -41,7 +71,7 @@ def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch
     updates, opt_state = optimizer.update(gradient, opt_state, params)
     return {**variables, 'params': optax.apply_updates(params, updates)}, opt_state, value
 
-  def local(start, examples, client, extra, key):
+  def train(start, opt_state, examples, client, extra, key):
     width = min(batch, client.index.shape[0])
     per_epoch = -(-client.size // width)
     total = jnp.where(client.size > 0, steps, 0) if steps else epochs * per_epoch
@@ -61,14 +91,14 @@ def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch
       return lax.fori_loop(0, jnp.minimum(per_epoch, total - e * per_epoch), step, carry)
 
     passes = -(-total // jnp.maximum(per_epoch, 1))
-    variables, _, loss_sum, seen = lax.fori_loop(
-        0, passes, epoch, (start, optimizer.init(start['params']), jnp.float32(0), jnp.int32(0)))
+    variables, opt_state, loss_sum, seen = lax.fori_loop(
+        0, passes, epoch, (start, opt_state, jnp.float32(0), jnp.int32(0)))
     mean_loss = loss_sum / jnp.maximum(seen, 1)
     # A norm is one fast pass; it is finite only if every entry is.
     finite = jnp.isfinite(mean_loss) & jnp.isfinite(tree.dot(variables, variables))
-    return variables, extra, Cohort(client.id, mean_loss, finite, client.size, total)
+    return variables, opt_state, Cohort(client.id, mean_loss, finite, client.size, total)
 
-  return local
+  return train
 
 
 def shuffle(key: Key, client: Clients, multiple: int) -> Array:

@@ -13,8 +13,17 @@ def masked_mean(values: Array, mask: Array) -> Array:
   return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def cross_entropy(model: Model) -> Loss:
-  """Returns the mean cross-entropy over the valid rows of a batch."""
+def cross_entropy(model: Model, *, smoothing: float = 0.0) -> Loss:
+  """Returns the mean cross-entropy over the valid rows of a batch.
+
+  Args:
+    model: the network.
+    smoothing: share of the label that is spread evenly over all classes; the loss
+      that is reported is without it.
+
+  Reference (smoothing): Szegedy, Vanhoucke, Ioffe, Shlens, Wojna. Rethinking the
+    Inception Architecture for Computer Vision. CVPR 2016. arXiv:1512.00567, section 7.
+  """
 
   def loss(params, statistics, batch, start, extra, key):
     del start, extra
@@ -22,7 +31,10 @@ def cross_entropy(model: Model) -> Loss:
         {'params': params, **statistics}, batch.x, train=True, mask=batch.mask, key=key)
     rows = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
     value = masked_mean(rows, batch.mask)
-    return value, (variables, value)
+    if not smoothing:
+      return value, (variables, value)
+    even = masked_mean(-jax.nn.log_softmax(logits).mean(-1), batch.mask)
+    return (1 - smoothing) * value + smoothing * even, (variables, value)
 
   return loss
 

@@ -29,6 +29,18 @@ def sample(clients: Clients, count: int, key: Key) -> tuple[Array, Clients]:
   return positions, tree.take(clients, positions)
 
 
+def pool(clients: Clients) -> Clients:
+  """Merges all clients into one, whose id is 0: index [1, K N].
+
+  Rows are sorted, so it does not matter who held which.
+  """
+  valid = jnp.arange(clients.index.shape[1])[None] < clients.size[:, None]
+  padding = jnp.iinfo(jnp.int32).max
+  index = jnp.sort(jnp.where(valid, clients.index, padding).ravel())
+  index = jnp.where(index == padding, 0, index)
+  return Clients(jnp.zeros(1, jnp.int32), index[None], clients.size.sum()[None])
+
+
 def by_size(clients: Clients) -> Array:
   """Weighs clients by their rows: n_i / sum n, [m]; equally if nobody has any."""
   total = clients.size.sum()

@@ -65,7 +65,14 @@ def classifier(
   def features(variables, x, *, train=False, mask=None, key=None):
     return run(Classifier.features, variables, x, train, mask, key)[0]
 
-  return Model(init=init, apply=apply, features=features, groups=groups)
+  def statistics(variables, x):
+    # One training step of running statistics that began at zero holds a known share
+    # of the batch's own.
+    running = {name: value for name, value in variables.items() if name != 'params'}
+    _, updated = apply({**variables, **tree.zeros(running)}, x, train=True)
+    return {name: tree.scale(1 / (1 - layers.MOMENTUM), updated[name]) for name in running}
+
+  return Model(init=init, apply=apply, features=features, statistics=statistics, groups=groups)
 
 
 def _example(input_shape, dtype):
@@ -109,7 +116,11 @@ def preprocessed(
       return function(variables, x, train=train, mask=mask, key=key)
     return wrapped
 
-  return model._replace(apply=wrap(model.apply), features=wrap(model.features))
+  def statistics(variables, x):
+    return model.statistics(variables, normalise(x))
+
+  return model._replace(
+      apply=wrap(model.apply), features=wrap(model.features), statistics=statistics)
 
 
 def check_choice(key: str, value: str, choices: Collection[str]) -> None:

@@ -17,6 +17,7 @@ from hmm_jax.models.convolution import convolution
 from hmm_jax.types import Array, Key
 
 NORMS = ('batch', 'group', 'layer', 'none')
+MOMENTUM = 0.9  # of the running statistics of BatchNorm
 
 
 def kaiming(key: Key, shape: Sequence[int], dtype: jnp.dtype) -> Array:
@@ -82,7 +83,7 @@ def normalise(x: Array, norm: str, *, train: bool, mask: Array | None) -> Array:
       if mask is not None:
         mask = mask.reshape(-1, *[1] * (x.ndim - 1))
       layer = nn.BatchNorm(
-          use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=x.dtype)
+          use_running_average=not train, momentum=MOMENTUM, epsilon=1e-5, dtype=x.dtype)
       return layer(x, mask=mask)
     case 'group':
       return nn.GroupNorm(math.gcd(32, x.shape[-1] // 2), epsilon=1e-5, dtype=x.dtype)(x)

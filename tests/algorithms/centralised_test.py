@@ -1,13 +1,11 @@
 """Tests of training on all rows pooled."""
 
-from absl.testing import absltest, parameterized
-import jax
+from absl.testing import absltest
 import numpy as np
 import optax
 from reference import fedavg as reference
 from reference import toys
 
-from hmm_jax import tree
 from hmm_jax.algorithms import centralised
 from hmm_jax.client import losses, mappers
 from hmm_jax.client.local import local_training
@@ -24,10 +22,10 @@ def play(federation, *, batch, rounds):
   program = toys.jit(algorithm.round)
   for r in range(rounds):
     state, metrics = program(state, federation, toys.key(r))
-  return algorithm.views(state)['global'], metrics
+  return algorithm.views(state, federation)['global'], metrics
 
 
-class CentralisedTest(parameterized.TestCase):
+class CentralisedTest(absltest.TestCase):
 
   def test_equals_gradient_descent_on_the_pooled_rows(self):
     variables, metrics = play(FEDERATION, batch=99, rounds=2)
@@ -47,19 +45,6 @@ class CentralisedTest(parameterized.TestCase):
     pooled = np.sort(np.concatenate(toys.rows(FEDERATION.clients)))
     other = FEDERATION._replace(clients=toys.clients(np.split(pooled, [1, 9, 12, 13])))
     toys.assert_close(play(FEDERATION, batch=4, rounds=1)[0], play(other, batch=4, rounds=1)[0])
-
-  @parameterized.parameters(((6, 3, 0, 8, 1),), ((5,),), ((0, 0),), ((2, 2, 2),))
-  def test_pool_holds_every_row_once(self, sizes):
-    clients = toys.federation(sizes, spare=3).clients
-    pooled = centralised.pool(jax.tree.map(jax.numpy.asarray, clients))
-    self.assertEqual(pooled.size.tolist(), [sum(sizes)])
-    own = np.asarray(pooled.index)[0, :sum(sizes)]
-    np.testing.assert_array_equal(np.sort(own), np.sort(np.concatenate(toys.rows(clients))))
-
-  def test_pool_keeps_repeated_rows(self):
-    clients = jax.tree.map(jax.numpy.asarray, toys.clients([[4, 4, 1], [1]]))
-    pooled = centralised.pool(clients)
-    self.assertEqual(sorted(tree.take(pooled, 0).index[:4].tolist()), [1, 1, 4, 4])
 
 
 if __name__ == '__main__':

@@ -28,7 +28,7 @@ def play(algorithm, federation, rounds=ROUNDS):
   for r in range(rounds):
     state, report = program(state, federation, toys.key(r))
     metrics.append(report)
-  return algorithm.views(state)['global'], metrics
+  return algorithm.views(state, federation)['global'], metrics
 
 
 def start():

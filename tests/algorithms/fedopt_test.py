@@ -32,7 +32,7 @@ def play(algorithm, rounds):
   program = toys.jit(algorithm.round)
   for r in range(rounds):
     state, _ = program(state, FEDERATION, toys.key(r))
-  return algorithm.views(state)['global']
+  return algorithm.views(state, FEDERATION)['global']
 
 
 class FedOptTest(parameterized.TestCase):

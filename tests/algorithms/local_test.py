@@ -27,7 +27,7 @@ def play(participation, rounds):
   for r in range(rounds):
     state, report = program(state, FEDERATION, toys.key(r))
     metrics.append(report)
-  return algorithm.views(state), metrics
+  return algorithm.views(state, FEDERATION), metrics
 
 
 def alone(k, rounds):

@@ -60,11 +60,11 @@ def row_order(k, epochs=2, batch=3):
   return batches
 
 
-def by_hand(k, rule):
+def by_hand(k, rule, batches=None):
   """Runs softmax regression with an optimiser `rule`: (params, gradient, memory, step)."""
   x, y = TABLES[k]
   params, memory = toys.twin(toys.start(toys.linear)), {}
-  for step, rows in enumerate(row_order(k), 1):
+  for step, rows in enumerate(batches or row_order(k), 1):
     gradient = softmax_regression.gradient(params, x[rows], y[rows])
     params, memory = rule(params, gradient, memory, step)
   return params
@@ -160,6 +160,59 @@ class LocalTrainingTest(parameterized.TestCase):
   def test_refuses_settings_out_of_range(self, **settings):
     with self.assertRaisesRegex(InputError, 'got local.*expected'):
       training(**settings)
+
+
+class ContinuedTrainingTest(parameterized.TestCase):
+
+  def work(self, optimizer, loss=LOSS, **settings):
+    return toys.jit(local.continued_training(loss, OPTIMIZERS[optimizer], **settings))
+
+  @parameterized.parameters(momentum, adamw)
+  def test_goes_on_where_it_stopped(self, rule):
+    one = (FEDERATION.examples, toys.one(FEDERATION, 0))
+    once, start = self.work(rule.__name__, batch=99), toys.start(toys.linear)
+    fresh = OPTIMIZERS[rule.__name__].init(start['params'])
+    first, state, _ = once(start, *one, fresh, toys.key(1))
+    second, _, report = once(first, *one, state, toys.key(2))
+    expected = by_hand(0, rule, [list(range(7))] * 2)
+    toys.assert_close(second['params']['head'], expected, rtol=1e-4)
+    self.assertEqual(report.steps, 1)
+    # `local_training` forgets.
+    anew, _, _ = work(toys.linear, rule.__name__, batch=99, epochs=1)(
+        first, *one, (), toys.key(2))
+    toys.assert_close(anew, once(first, *one, fresh, toys.key(2))[0])
+    toys.assert_far(anew, second)
+
+  def test_without_a_memory_it_is_local_training(self):
+    continued = self.work('sgd', batch=3, epochs=2)
+    for k in (0, 2):
+      variables, _, report = train(work(toys.linear), k)
+      state = OPTIMIZERS['sgd'].init(variables['params'])
+      toys.assert_close(train(continued, k, extra=state), (variables, state, report), rtol=0,
+                        atol=0)
+
+  def test_a_client_without_rows_keeps_its_optimizer(self):
+    state = OPTIMIZERS['adamw'].init(toys.start(toys.linear)['params'])
+    state = jax.tree.map(lambda x: x + 1, state)
+    variables, kept, _ = train(self.work('adamw', batch=3), 2, extra=state)
+    toys.assert_close((variables, kept), (toys.start(toys.linear), state), rtol=0, atol=0)
+
+  def test_the_loss_gets_the_start_and_nothing_else(self):
+    seen = []
+
+    def loss(params, statistics, batch, start, extra, key):
+      seen.append(extra)
+      return losses.proximal(LOSS, 0.5)(params, statistics, batch, start, extra, key)
+
+    state = OPTIMIZERS['sgd'].init(toys.start(toys.linear)['params'])
+    variables, _, _ = train(self.work('sgd', loss, batch=3, epochs=2), 0, extra=state)
+    toys.assert_close(variables['params']['head'], by_hand(0, proximal))
+    self.assertEqual(set(seen), {()})
+
+  @parameterized.parameters({'batch': 0}, {'batch': 3, 'epochs': 0}, {'batch': 3, 'steps': -1})
+  def test_refuses_settings_out_of_range(self, **settings):
+    with self.assertRaisesRegex(InputError, 'got local.*expected'):
+      self.work('sgd', **settings)
 
 
 class RaggedTest(parameterized.TestCase):

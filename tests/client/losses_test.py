@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +32,7 @@ def model(seed):
   return jax.tree.map(np.asarray, toys.jit(toys.linear().init)(toys.key(seed)))
 
 
-class LossesTest(absltest.TestCase):
+class LossesTest(parameterized.TestCase):
 
   def test_masked_mean(self):
     values = jnp.array([1.0, np.nan, 4.0])
@@ -46,6 +46,19 @@ class LossesTest(absltest.TestCase):
     toys.assert_close(value, softmax_regression.losses(params, X[MASK], Y[MASK]).mean())
     toys.assert_close(report, value)
     toys.assert_close(gradient['head'], softmax_regression.gradient(params, X[MASK], Y[MASK]))
+
+  @parameterized.parameters(0.0, 0.1, 0.6)
+  def test_smoothed_labels_by_hand(self, smoothing):
+    variables = model(0)
+    value, report, gradient = grad(
+        losses.cross_entropy(toys.linear(), smoothing=smoothing), variables['params'])
+    params, x, y = toys.twin(variables), X[MASK].astype(np.float64), Y[MASK]
+    target = (1 - smoothing) * np.eye(3)[y] + smoothing / 3
+    chance = softmax_regression.probabilities(params, x)
+    toys.assert_close(value, -(target * np.log(chance)).sum(axis=1).mean())
+    toys.assert_close(report, softmax_regression.losses(params, x, y).mean())
+    toys.assert_close(gradient['head'], {
+        'kernel': x.T @ (chance - target) / len(y), 'bias': (chance - target).mean(axis=0)})
 
   def test_a_fully_masked_batch_has_no_loss_and_no_gradient(self):
     value, report, gradient = grad(

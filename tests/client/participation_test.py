@@ -59,6 +59,22 @@ class SampleTest(parameterized.TestCase):
       participation.sample(CLIENTS, count, toys.key(0))
 
 
+class PoolTest(parameterized.TestCase):
+
+  @parameterized.parameters(((6, 3, 0, 8, 1),), ((5,),), ((0, 0),), ((2, 2, 2),))
+  def test_holds_every_row_once(self, sizes):
+    clients = toys.federation(sizes, spare=3).clients
+    pooled = participation.pool(jax.tree.map(jnp.asarray, clients))
+    self.assertEqual(pooled.size.tolist(), [sum(sizes)])
+    own = np.asarray(pooled.index)[0, :sum(sizes)]
+    np.testing.assert_array_equal(np.sort(own), np.sort(np.concatenate(toys.rows(clients))))
+
+  def test_keeps_repeated_rows(self):
+    clients = jax.tree.map(jnp.asarray, toys.clients([[4, 4, 1], [1]]))
+    pooled = participation.pool(clients)
+    self.assertEqual(sorted(tree.take(pooled, 0).index[:4].tolist()), [1, 1, 4, 4])
+
+
 class WeightsTest(absltest.TestCase):
 
   def test_by_size(self):

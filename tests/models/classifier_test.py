@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from reference import toys
 
 from hmm_jax import tree
 from hmm_jax.models import layers
@@ -146,6 +147,30 @@ class ClassifierTest(parameterized.TestCase):
     np.testing.assert_allclose(stem['mean'], 0.1 * convolved.mean((0, 1, 2)), atol=1e-5)
     np.testing.assert_allclose(stem['var'], 0.9 + 0.1 * convolved.var((0, 1, 2)), atol=1e-5)
 
+  def test_statistics_are_those_of_the_batch(self):
+    x, model = np.random.default_rng(0).normal(2, 3, (7, 4)), toys.norm()
+    variables = toys.start(toys.norm)
+    expected = {'batch_stats': {'trunk': {'BatchNorm_0': {
+        'mean': x.mean(axis=0), 'var': x.var(axis=0)}}}}
+    toys.assert_close(model.statistics(variables, np.float32(x)), expected)
+    moved = {**variables, 'batch_stats': jax.tree.map(lambda v: v + 5, variables['batch_stats'])}
+    toys.assert_close(model.statistics(moved, np.float32(x)), expected)
+
+  def test_statistics_of_a_deep_network_are_those_of_training(self):
+    model, variables = _model('batch_norm'), _variables('batch_norm')
+    got = jax.jit(model.statistics)(variables, _images(3))
+    _, after = jax.jit(lambda v, x: model.apply(v, x, train=True))(variables, _images(3))
+    self.assertEqual(got.keys(), {'batch_stats'})
+    # Training keeps nine tenths of what was there: mean 0, variance 1.
+    kept = {'mean': 0.0, 'var': 0.9}
+    for layer in ('BatchNorm_0', 'BatchNorm_1'):
+      for name, value in got['batch_stats']['trunk'][layer].items():
+        np.testing.assert_allclose(
+            kept[name] + 0.1 * value, after['batch_stats']['trunk'][layer][name], atol=1e-5)
+
+  def test_without_batch_norm_there_are_no_statistics(self):
+    self.assertEqual(_model('softmax').statistics(_variables('softmax'), _images(3)), {})
+
   def test_stacked_clients_equal_one_by_one(self):
     model = _model('batch_norm')
     stacked = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 2))
@@ -201,6 +226,14 @@ class PreprocessedTest(parameterized.TestCase):
       _assert_trees_close(
           jax.jit(getattr(model, name))(variables, raw),
           jax.jit(getattr(plain, name))(variables, x))
+
+  def test_statistics_of_normalised_inputs_without_augmentation(self):
+    x = np.random.default_rng(0).integers(0, 256, (7, 4), np.uint8)
+    model = preprocessed(toys.norm(), normalise=lambda x: x / jnp.float32(255) - 0.5,
+                         augment=lambda key, x: 255 - x)
+    expected = x / 255 - 0.5
+    toys.assert_close(model.statistics(toys.start(toys.norm), x)['batch_stats'], {
+        'trunk': {'BatchNorm_0': {'mean': expected.mean(axis=0), 'var': expected.var(axis=0)}}})
 
   def test_augments_in_training_given_a_key(self):
     raw = np.random.default_rng(0).integers(0, 256, (2, *_SHAPE), np.uint8)

@@ -1,0 +1,1 @@
+"""Merge operators on stacked models, and what a merged model needs afterwards."""

@@ -1,0 +1,63 @@
+"""Tests of what is measured of stacked models and of mixing matrices."""
+
+from absl.testing import absltest, parameterized
+import jax.numpy as jnp
+import numpy as np
+from reference import toys
+
+from hmm_jax import metrics
+
+
+class ConsensusTest(parameterized.TestCase):
+
+  def test_is_the_mean_squared_distance_to_the_mean(self):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(3, 1, (6, 2, 3)), rng.normal(size=(6, 4))
+    stacked = {'a': np.float32(a), 'b': {'c': np.float32(b)}}
+    flat = np.concatenate([a.reshape(6, -1), b], axis=1)
+    expected = sum(((model - flat.mean(axis=0)) ** 2).sum() for model in flat) / 6
+    got = toys.jit(metrics.consensus)(stacked)
+    self.assertEqual((got.shape, got.dtype), ((), np.float32))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+  def test_equal_models_agree(self):
+    self.assertEqual(metrics.consensus({'a': jnp.full((4, 3), 0.5)}), 0)
+
+
+class MessagesTest(parameterized.TestCase):
+
+  def count(self, matrix):
+    """Returns what each agent sends and receives, as lists."""
+    sent, received = toys.jit(metrics.messages)(np.float32(matrix))
+    self.assertEqual({sent.dtype, received.dtype}, {np.dtype(np.float32)})
+    return sent.tolist(), received.tolist()
+
+  def test_entries_off_the_diagonal_are_models(self):
+    # Row i is what agent i makes of the models: 0 hears of 1 and 2, 2 of 1, the others of none.
+    matrix = [[0.2, 0.3, 0.5, 0], [0, 1, 0, 0], [0, 0.9, 0.1, 0], [0, 0, 0, 1]]
+    self.assertEqual(self.count(matrix), ([0, 2, 1, 0], [2, 0, 1, 0]))
+
+  def test_negative_weights_and_empty_diagonals_count(self):
+    self.assertEqual(self.count([[0, 1, 0], [-0.5, 1.5, 0], [0, 0, 1]]), ([1, 1, 0], [1, 1, 0]))
+
+  def test_silence_is_free(self):
+    self.assertEqual(self.count(np.eye(3)), ([0, 0, 0], [0, 0, 0]))
+
+  @parameterized.parameters(2, 3, 7, 32)
+  def test_the_average_is_an_allreduce(self, agents):
+    expected = 2 * (agents - 1) / agents
+    self.assertAlmostEqual(metrics.allreduce(agents), expected)
+    for counts in self.count(np.full((agents, agents), 1 / agents)):
+      np.testing.assert_allclose(counts, expected, rtol=1e-6)
+
+  def test_another_dense_matrix_is_not(self):
+    matrix = np.full((4, 4), 0.2) + 0.2 * np.eye(4)
+    self.assertEqual(self.count(matrix), ([3] * 4, [3] * 4))
+    self.assertEqual(self.count(np.full((4, 4), 0.5)), ([3] * 4, [3] * 4))
+    almost = np.full((4, 4), 0.25)
+    almost[0, :2] += 0.01, -0.01
+    self.assertEqual(self.count(almost), ([3] * 4, [3] * 4))
+
+
+if __name__ == '__main__':
+  absltest.main()
