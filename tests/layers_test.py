@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(hmm_jax.__file__).parent
 
 FLOORS = {
     'types': 0, 'tree': 0, '__version__': 0,
-    'data': 1, 'models': 1, 'merging': 1, 'metrics': 1,
+    'data': 1, 'models': 1, 'merging': 1, 'graphs': 1, 'metrics': 1,
     'client': 2,
     'algorithms': 3,
     'run': 4, 'trainer': 4, 'checkpoint': 4, 'log': 4, 'evaluate': 4, 'devices': 4, 'landscape': 4,
@@ -34,6 +34,7 @@ DOORS = {
     'orbax': ('checkpoint',),
     'tensorflow_datasets': ('data/tfds',),
     'matplotlib': ('plots',),
+    'networkx': ('graphs/undirected',),
     'ml_collections': ('config', 'build', 'main'),
     'tensorflow': (),
     'torch': (),

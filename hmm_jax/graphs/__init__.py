@@ -1,0 +1,1 @@
+"""Graphs of who may talk to whom, as NumPy arrays."""
