@@ -11,17 +11,20 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-from hmm_jax.algorithms import centralised, fedavg, fedopt, local, scaffold
+from hmm_jax.algorithms import centralised, fedavg, fedopt, gossip, local, scaffold, topology
+from hmm_jax.algorithms.schedule import schedule
 from hmm_jax.client import local as client_local
 from hmm_jax.client import losses, mappers
 from hmm_jax.client import participation as participate
 from hmm_jax.config import suggestion
 from hmm_jax.data import augment, clients, normalise, npz, offline, partition, tfds
 from hmm_jax.evaluate import evaluator
+from hmm_jax.merging import calibrate
 from hmm_jax.models import classifier, cnn, mlp, resnet, vgg
 from hmm_jax.trainer import Experiment, in_turn
 from hmm_jax.types import Algorithm, Dataset, Federation, InputError, Local, Loss, Model
 
+EVERYBODY = ('gossip', 'centralised')  # Algorithms in which all clients train in every round.
 WEIGHTS = {'size': participate.by_size, 'uniform': participate.uniform}
 
 
@@ -57,7 +60,7 @@ def federation(config: ConfigDict, data: Dataset) -> Federation:
       divide=clients.split_then_deal if overlapping else clients.deal_then_split,
       validation=settings.validation, test=settings.test, seed=settings.seed)
   total = len(made.clients.id)
-  if config.participation > total:
+  if config.participation > total and config.algorithm not in EVERYBODY:
     raise InputError(f'got participation={config.participation}; expected 0 (all) to {total}, '
                      'the number of clients')
   return made
@@ -94,6 +97,8 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
   """Makes a client's optimiser: clipping, then weight decay, then the step."""
   settings = config.local
   parts = [optax.clip_by_global_norm(settings.clip)] if settings.clip else []
+  if settings.clip_value:
+    parts.append(optax.clip(settings.clip_value))
   if settings.optimizer == 'adamw':
     return optax.chain(*parts, optax.adamw(settings.lr, weight_decay=settings.weight_decay))
   if settings.weight_decay:
@@ -114,9 +119,10 @@ def server_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   return factory(**{name: value for name, value in settings.items() if name in takes})
 
 
-def training(config: ConfigDict, loss: Loss) -> Local:
+def training(config: ConfigDict, loss: Loss,
+             make: Callable = client_local.local_training) -> Local:
   """Makes one client's training from the `local` settings."""
-  return client_local.local_training(
+  return make(
       loss, optimizer(config), batch=config.local.batch, epochs=config.local.epochs,
       steps=config.local.steps)
 
@@ -140,9 +146,62 @@ def devices(config: ConfigDict) -> tuple[Callable, Sharding]:
   return partial(mappers.sharded, mesh), NamedSharding(mesh, PartitionSpec())
 
 
-def algorithm(config: ConfigDict, net: Model, lift: mappers.Mapper) -> Algorithm:
+def gossiping(config: ConfigDict, net: Model, loss: Loss, lift: mappers.Mapper,
+              federated: Federation) -> Algorithm:
+  """Makes gossip with its topology, schedule and final merge.
+
+  Raises:
+    InputError: one of them is impossible, or there is no data to recalibrate on.
+  """
+  settings, agents = config.gossip, len(federated.clients.id)
+  graph = partial(topology.topology, agents=agents, weights=settings.weights,
+                  degree=settings.degree, edge_probability=settings.edge_probability,
+                  seed=settings.graph_seed)
+  talk = graph(settings.topology)
+  sources = {
+      'train': lambda f: (participate.pool(f.clients).index[0], f.clients.size.sum()),
+      'validation': lambda f: (f.validation.rows, len(f.validation.rows)),
+  }
+  talk_when = schedule(
+      settings.schedule, rate=settings.rate, rounds=config.rounds, max_rate=talk.max_rate)
+  recalibrated = settings.merged_statistics == 'recalibrated'
+  if recalibrated and settings.merge_data == 'validation' and not len(federated.validation.rows):
+    raise InputError(f'got gossip.merge_data=validation with partition.validation='
+                     f'{config.partition.validation}; expected rows to recalibrate the merged '
+                     'model on, or gossip.merged_statistics=averaged')
+  made = gossip.gossip(
+      net, training(config, loss, client_local.continued_training), topology=talk,
+      schedule=talk_when, mapper=lift, init_private=optimizer(config).init,
+      begin={'same': gossip.same_start, 'different': gossip.different_starts}[settings.start],
+      share={'mixed': gossip.everything, 'kept': gossip.parameters}[settings.statistics],
+      final=final_merge(settings.final_merge, graph),
+      calibrate=calibrate.calibration(
+          net, sources[settings.merge_data], batches=settings.merge_batches,
+          batch=config.local.batch) if recalibrated else lambda variables, _: variables)
+  return made._replace(facts=tuple(topology.describe(talk, settings.rate)))
+
+
+def final_merge(name: str, graph: Callable) -> tuple[topology.Topology, int] | None:
+  """Reads gossip.final_merge: a topology and its number of rounds, or None.
+
+  Raises:
+    InputError: it can't be read.
+  """
+  if name == 'none':
+    return None
+  if name == 'uniform':
+    return graph('complete'), 1
+  kind, _, count = name.rpartition(':')
+  if not kind or not count.isdecimal() or int(count) < 1:
+    raise InputError(f'got gossip.final_merge={name}; expected none, uniform or TOPOLOGY:ROUNDS '
+                     'such as exponential:5')
+  return graph(kind), int(count)
+
+
+def algorithm(config: ConfigDict, net: Model, lift: mappers.Mapper,
+              federated: Federation) -> Algorithm:
   """Makes the named algorithm."""
-  plain = losses.cross_entropy(net)
+  plain = losses.cross_entropy(net, smoothing=config.local.label_smoothing)
   loss = losses.proximal(plain, config.local.prox) if config.local.prox else plain
   settings = dict(mapper=lift, participation=config.participation)
   return {
@@ -157,6 +216,7 @@ def algorithm(config: ConfigDict, net: Model, lift: mappers.Mapper) -> Algorithm
       'scaffold': lambda: scaffold.scaffold(
           net, training(config, losses.corrected(loss)), lr=config.local.lr,
           server_lr=config.scaffold.server_lr, **settings),
+      'gossip': lambda: gossiping(config, net, loss, lift, federated),
       'local': lambda: local.local(net, training(config, loss), **settings),
       'centralised': lambda: centralised.centralised(net, training(config, loss), mapper=lift),
   }[config.algorithm]()
@@ -173,6 +233,9 @@ def check_algorithm(config: ConfigDict):
     raise InputError(f'got local.optimizer={step.optimizer}, local.momentum={step.momentum} with '
                      'algorithm=scaffold; expected sgd without momentum, for which its control '
                      'variates are defined')
+  if step.label_smoothing >= 1:
+    raise InputError(f'got local.label_smoothing={step.label_smoothing}; expected a share of the '
+                     'label below 1')
   if config.algorithm == 'fedprox' and step.prox:
     raise InputError(f'got local.prox={step.prox} with algorithm=fedprox; expected 0, since '
                      f'fedprox.mu={config.fedprox.mu} is its proximal term')
@@ -194,7 +257,7 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
   net = model(config, data, federated)
   placed = jax.device_put(federated, sharding)
   return Experiment(
-      algorithm=algorithm(config, net, spread(mapper(config))),
+      algorithm=algorithm(config, net, spread(mapper(config)), federated),
       federation=placed,
       evaluate=evaluator(net, federated, placed.examples, mapper=spread(mappers.one_by_one()),
                          sharding=sharding, batch=config.eval_batch),

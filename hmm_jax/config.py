@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
 
   # What is trained.
-  config.algorithm = 'fedavg'  # fedavg fedprox fedopt scaffold local centralised
+  config.name = ''  # of the run in tables and of its folder; '': the algorithm's
+  config.algorithm = 'fedavg'  # fedavg fedprox fedopt scaffold gossip local centralised
   config.dataset = 'digits'  # digits, synthetic, npz:PATH, or a prepared TFDS set's name
   config.data_dir = ''  # of TFDS; '' is its default, ~/tensorflow_datasets
   config.model = 'mlp'  # mlp cnn resnet vgg16
@@ -29,7 +30,7 @@ def get_config() -> ConfigDict:
 
   # How long, and how often.
   config.clients = 20  # 0: as many as the data has natural clients
-  config.participation = 10  # clients a round; 0: all
+  config.participation = 10  # clients a round; 0: all (gossip, centralised: always all)
   config.rounds = 100
   config.eval_every = 10  # rounds between evaluations and checkpoints
   config.eval_batch = 512
@@ -43,6 +44,8 @@ def get_config() -> ConfigDict:
   config.keep = 2  # checkpoints
   config.tensorboard = False  # event files in workdir/events
   config.references = ''  # also run, for comparison: any of iid,linear,local
+  # Also run, each with settings of its own: 'NAME key=value key=value'.
+  config.variants = ()
 
   # Where it runs. Results do not depend on it, up to float rounding.
   config.mapper = 'auto'  # auto map vmap sharded
@@ -70,6 +73,8 @@ def get_config() -> ConfigDict:
       'momentum': 0.0,
       'weight_decay': 0.0,
       'clip': 0.0,  # global gradient norm; 0: no clipping
+      'clip_value': 0.0,  # of each entry of the gradient; 0: no clipping
+      'label_smoothing': 0.0,
       'prox': 0.0,  # pull towards the round's start; 0: none
   })
 
@@ -86,6 +91,26 @@ def get_config() -> ConfigDict:
       'weights': 'size',
   })
   config.scaffold = ConfigDict({'server_lr': 1.0})
+  config.gossip = ConfigDict({
+      # pull matching; ring torus hypercube star complete erdos_renyi regular edges:PATH;
+      # exponential one_peer_exponential base
+      'topology': 'pull',
+      'weights': 'metropolis',  # metropolis laplacian uniform, on an undirected graph
+      'degree': 4,  # of a regular graph; k of base, the Base-(k+1) graph
+      'edge_probability': 0.3,  # erdos_renyi
+      'graph_seed': 0,  # erdos_renyi regular
+      # How likely an agent (pull matching), or everybody at once, talks in a round.
+      'rate': 0.2,
+      # Pieces over that rate: constant:R linear:A:B cosine:A:B dense, each with @FROM:TO,
+      # such as 'constant:1@150:' (a switch at round 150) or 'dense@80:90,dense@180:190'.
+      'schedule': '',
+      'start': 'different',  # different same: the agents' initial models
+      'statistics': 'mixed',  # mixed kept: BatchNorm's, while gossiping
+      'final_merge': 'uniform',  # none uniform TOPOLOGY:ROUNDS
+      'merged_statistics': 'recalibrated',  # recalibrated averaged
+      'merge_data': 'train',  # train validation: all agents' rows, to recalibrate on
+      'merge_batches': 32,  # of so many random rows each as local.batch
+  })
 
   # Each model's own.
   config.mlp = ConfigDict({'hidden': (128,)})  # () is a linear model
@@ -98,7 +123,8 @@ def get_config() -> ConfigDict:
 
 
 CHOICES = {
-    'algorithm': ('fedavg', 'fedprox', 'fedopt', 'scaffold', 'local', 'centralised'),
+    'algorithm': (
+        'fedavg', 'fedprox', 'fedopt', 'scaffold', 'gossip', 'local', 'centralised'),
     'model': ('mlp', 'cnn', 'resnet', 'vgg16'),
     'normalise': ('standard', 'none'),
     'augment': ('none', 'crop_flip'),
@@ -111,15 +137,21 @@ CHOICES = {
     'fedavg.weights': ('size', 'uniform'),
     'fedprox.weights': ('size', 'uniform'),
     'fedopt.weights': ('size', 'uniform'),
+    'gossip.start': ('different', 'same'),
+    'gossip.statistics': ('mixed', 'kept'),
+    'gossip.merged_statistics': ('recalibrated', 'averaged'),
+    'gossip.merge_data': ('train', 'validation'),
 }
 
 AT_LEAST_ONE = ('rounds', 'eval_every', 'eval_batch', 'seeds', 'keep', 'local.batch',
-                'partition.min_size', 'synthetic.rows', 'synthetic.classes')
+                'partition.min_size', 'gossip.merge_batches', 'synthetic.rows',
+                'synthetic.classes')
 NOT_NEGATIVE = (
     'clients', 'participation', 'chunk', 'seed', 'stop.patience',
     'partition.size', 'partition.seed', 'synthetic.seed',
     'local.epochs', 'local.steps', 'local.momentum', 'local.weight_decay', 'local.clip',
-    'local.prox', 'fedprox.mu', 'fedopt.momentum', 'fedopt.eps')
+    'local.clip_value', 'local.label_smoothing', 'local.prox', 'fedprox.mu', 'fedopt.momentum',
+    'fedopt.eps', 'gossip.graph_seed')
 POSITIVE = ('local.lr', 'fedopt.lr', 'scaffold.server_lr', 'partition.alpha')
 
 
@@ -129,10 +161,19 @@ def complete(config: ConfigDict) -> ConfigDict:
   Raises:
     InputError: a key that does not exist, or a value of another type.
   """
-  full, keys = get_config(), tuple(flat(get_config()))
-  for key, value in flat(config).items():
+  return updated(get_config(), flat(config), 'the config file')
+
+
+def updated(config: ConfigDict, changes: Mapping[str, Any], source: str) -> ConfigDict:
+  """Returns a copy with other values: {'local.lr': 0.1, ...}, out of what `source` names.
+
+  Raises:
+    InputError: a key that does not exist, or a value of another type.
+  """
+  full, keys = config.copy_and_resolve_references(), tuple(flat(config))
+  for key, value in changes.items():
     if key not in keys:
-      raise InputError(f'got {key} in the config file; expected a key of hmm_jax/config.py'
+      raise InputError(f'got {key} in {source}; expected a key of hmm_jax/config.py'
                        + suggestion(key, keys))
     try:
       full.update_from_flattened_dict({key: value})

@@ -4,6 +4,7 @@ Run it again with the same settings to resume, or to see the summary of a finish
 run. Bad input is one line on stderr and exit code 2; a diverged run exits with 1.
 """
 
+import ast
 from collections.abc import Sequence
 import os
 import sys
@@ -16,13 +17,15 @@ from ml_collections import ConfigDict, config_flags
 from hmm_jax import build, devices, plots
 from hmm_jax import config as defaults
 from hmm_jax.data.clients import describe, label_counts
-from hmm_jax.log import Screen, Workdir
+from hmm_jax.log import BOOKKEEPING, Screen, Workdir
 from hmm_jax.run import run
 from hmm_jax.trainer import Diverged
-from hmm_jax.types import InputError
+from hmm_jax.types import Algorithm, InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default runs/NAME.')
 
+# Keys that say what is shown beside a run, and change nothing in it.
+COSMETIC = {'name', 'references', 'variants'}
 # What `references` may name: the same run with one thing changed.
 REFERENCES = {
     'iid': {'partition.kind': 'iid'},
@@ -40,18 +43,46 @@ def main(argv: Sequence[str]):
   devices.prepare(mapper=config.mapper, cohort=config.participation or config.clients)
   screen = Screen(silent=jax.process_index() > 0)
   workdir = Workdir(WORKDIR.value or default_workdir(config))
-  names = [name for name in config.references.split(',') if name]
-  for name in names:
+  others = comparisons(config)
+
+  summaries = {config.name or config.algorithm: train(config, workdir, screen)}
+  for name, changed in others.items():
+    summaries[name] = train(changed, Workdir(workdir.file('references', name)), screen)
+  show(summaries, screen)
+
+
+def comparisons(config: ConfigDict) -> dict[str, ConfigDict]:
+  """Returns the configs of the runs to compare with, by name.
+
+  Raises:
+    InputError: an unknown reference, or a variant that can't be read or is out of range.
+  """
+  others = {}
+  for name in filter(None, config.references.split(',')):
     if name not in REFERENCES:
       raise InputError(f'got references={name}; expected names among {", ".join(REFERENCES)}'
                        + defaults.suggestion(name, tuple(REFERENCES)))
+    others[name] = REFERENCES[name]
+  for text in config.variants:
+    name, *changes = text.split() or ['']
+    if not name or not all('=' in change for change in changes):
+      raise InputError(f'got {text!r} in variants; expected NAME key=value key=value')
+    pairs = (change.split('=', 1) for change in changes)
+    others[name] = {key: literal(value) for key, value in pairs}
+  alone = {'name': '', 'references': '', 'variants': ()}
+  others = {name: defaults.updated(config, changes | alone, name)
+            for name, changes in others.items()}
+  for other in others.values():
+    defaults.check(other)
+  return others
 
-  summaries = {config.algorithm: train(config, workdir, screen)}
-  for name in names:
-    changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict({'references': '', **REFERENCES[name]})
-    summaries[name] = train(changed, Workdir(workdir.file('references', name)), screen)
-  show(summaries, screen)
+
+def literal(text: str):
+  """Reads a value as Python does, or as text."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
 
 
 def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
@@ -69,11 +100,9 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   data = build.dataset(config)
   federation = build.federation(config, data)
   experiment = build.experiment(config, data, federation)
-  if summary and experiment.algorithm.finish:
-    raise InputError(f'got rounds={config.rounds} on a finished run of {summary["rounds"]}; '
-                     f'algorithm={config.algorithm} read its length, expected another --workdir')
+  check_extension(config, workdir, experiment.algorithm)
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
-               describe(federation, data.classes))
+               [*describe(federation, data.classes), *experiment.algorithm.facts])
   counts = label_counts(federation, data.classes)
   del data, federation  # The devices have what they need.
 
@@ -82,6 +111,22 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
     plots.partition(counts, workdir.file('plots', 'partition.png'))
     plots.learning_curves(workdir.read_metrics(), workdir.file('plots'))
   return summary
+
+
+def check_extension(config: ConfigDict, workdir: Workdir, algorithm: Algorithm):
+  """Checks that nothing has read the length of a run that is to have more rounds now.
+
+  Raises:
+    InputError: a schedule reads it, or the algorithm has finished.
+  """
+  saved = workdir.read_json('config.json')
+  if saved is None or saved['rounds'] == config.rounds:
+    return
+  rows = workdir.read_metrics()
+  if algorithm.length or (algorithm.finish and rows and rows[-1]['round'] == saved['rounds']):
+    why = 'its schedule reads its length' if algorithm.length else 'it has finished'
+    raise InputError(f'got rounds={config.rounds} for a run of {saved["rounds"]}; {why}, expected '
+                     'the same number or another --workdir')
 
 
 def compare(config: ConfigDict, workdir: Workdir):
@@ -98,8 +143,10 @@ def compare(config: ConfigDict, workdir: Workdir):
       raise InputError(f'got workdir={workdir.path} with {results[0]} but no config.json; '
                        'expected a new folder or one of a run')
     return
-  before, now = defaults.flat(saved), defaults.flat(config)
-  for key in sorted(before.keys() | now.keys()):
+  # A key that is newer than the run has had its default.
+  before = defaults.flat(defaults.get_config()) | defaults.flat(saved)
+  now = defaults.flat(config)
+  for key in sorted((before.keys() | now.keys()) - COSMETIC):
     was, wanted = (as_json(values.get(key)) for values in (before, now))
     if was != wanted and not (key == 'rounds' and wanted > was):
       raise InputError(f'got {key}={wanted} in {workdir.path}, made with {key}={was}; expected '
@@ -107,26 +154,32 @@ def compare(config: ConfigDict, workdir: Workdir):
 
 
 def show(summaries: dict[str, dict], screen: Screen):
-  """Prints all metrics of the first run, and the test accuracy of every run and seed."""
+  """Prints all metrics of the first run, and the test accuracies of every run and seed."""
   name, summary = next(iter(summaries.items()))
-  last, chosen = summary['last'], summary['selected_on_validation'] or {}
   now = f'round {summary["rounds"]}'
-  screen.table(f'{name}, mean ± std over seeds', ['metric', now, 'selected on validation'],
-               [[metric, spread(value), spread(chosen[metric]) if metric in chosen else '']
-                for metric, value in last.items() if '/' in metric])
+  columns = {now: summary['last'], f'{now}, before the finish': summary.get('before_finish'),
+             'selected on validation': summary['selected_on_validation']}
+  columns = {title: values for title, values in columns.items() if values}
+  screen.table(f'{name}, mean ± std over seeds', ['metric', *columns],
+               [[metric, *(spread(values[metric]) for values in columns.values())]
+                for metric in summary['last'] if metric not in BOOKKEEPING])
   screen.table('accuracy on the global test split',
-               ['run', now, *(f'seed {seed}' for seed in summary['seeds'])],
-               [[name, spread(test_accuracy(s)), *(f'{v:.4f}' for v in test_accuracy(s)['seeds'])]
-                for name, s in summaries.items()])
+               ['run', 'model', now, *(f'seed {seed}' for seed in summary['seeds'])],
+               [[name, model, spread(value), *(f'{v:.4f}' for v in value['seeds'])]
+                for name, s in summaries.items() for model, value in test_accuracies(s).items()])
   screen.say(f'trained {summary["train_seconds"]:.1f} s, compiled '
              f'{summary["compile_seconds"]:.1f} s, peak memory '
              f'{summary["peak_memory_bytes"] / 2**20:.0f} MiB, {summary["device"]}')
 
 
-def test_accuracy(summary: dict) -> dict:
-  """Returns the accuracy on the global test split, of the global or of every local model."""
-  last = summary['last']
-  return last.get('global/test/accuracy') or last['locals/test/accuracy']
+def test_accuracies(summary: dict) -> dict[str, dict]:
+  """Returns the accuracies on the global test split by model, before the finish as well."""
+  found = {}
+  for when, values in (('', summary['last']), (', before', summary.get('before_finish') or {})):
+    for view in ('global', 'merged', 'locals'):
+      if f'{view}/test/accuracy' in values:
+        found[view + when] = values[f'{view}/test/accuracy']
+  return found
 
 
 def spread(value: dict) -> str:
@@ -139,7 +192,7 @@ def as_json(value):
 
 def default_workdir(config: ConfigDict) -> str:
   data = os.path.basename(config.dataset.removeprefix('npz:')).removesuffix('.npz')
-  return os.path.join('runs', f'{config.algorithm}-{data}')
+  return os.path.join('runs', f'{config.name or config.algorithm}-{data}')
 
 
 def parse(argv: Sequence[str]) -> list[str]:

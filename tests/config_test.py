@@ -39,6 +39,15 @@ class ConfigTest(parameterized.TestCase):
       ('local.lr', 0.0, 'above 0'),
       ('partition.alpha', 0.0, 'above 0'),
       ('partition.alpha', -1.0, 'above 0'),
+      ('local.clip_value', -1.0, '0 or more'),
+      ('local.label_smoothing', -0.1, '0 or more'),
+      ('gossip.start', 'diferent', 'did you mean different'),
+      ('gossip.statistics', 'keep', 'expected one of mixed, kept'),
+      ('gossip.merged_statistics', 'none', 'expected one of recalibrated, averaged'),
+      ('gossip.merge_data', 'test', 'expected one of train, validation'),
+      ('gossip.merge_batches', 0, 'at least 1'),
+      ('gossip.graph_seed', -1, '0 or more'),
+      ('gossip.rate', float('nan'), 'finite'),
   )
   def test_a_bad_value_is_named_with_what_was_expected(self, key, value, expected):
     with self.assertRaisesRegex(InputError, f'got {key}={value}.*{expected}'):
@@ -47,6 +56,24 @@ class ConfigTest(parameterized.TestCase):
   def test_a_config_file_may_name_only_some_keys(self):
     full = defaults.complete(ConfigDict({'rounds': 7, 'local': {'lr': 0.2}}))
     self.assertEqual((full.rounds, full.local.lr, full.local.batch), (7, 0.2, 20))
+
+  def test_changes_make_a_copy(self):
+    config = changed(rounds=7)
+    other = defaults.updated(config, {'local.lr': 1, 'mlp.hidden': (3, 4)}, 'the test')
+    self.assertEqual((other.rounds, other.local.lr, other.mlp.hidden), (7, 1.0, (3, 4)))
+    self.assertIsInstance(other.local.lr, float)
+    self.assertEqual((config.local.lr, config.mlp.hidden), (0.05, (128,)))
+
+  @parameterized.parameters(
+      ('gossip.rat', 0.1, 'got gossip.rat in the test; .*did you mean gossip.rate'),
+      ('gossip', 3, 'got gossip in the test; expected a key'),
+      ('rounds', 2.5, 'got rounds=2.5; expected a value like 100'),
+      ('local.lr', 'high', "got local.lr='high'; expected a value like 0.05"),
+      ('mlp.hidden', 'wide', "got mlp.hidden='wide'; expected a value like "),
+      ('name', 3, "got name=3; expected a value like ''"))
+  def test_a_change_that_does_not_fit_is_refused(self, key, value, expected):
+    with self.assertRaisesRegex(InputError, expected):
+      defaults.updated(defaults.get_config(), {key: value}, 'the test')
 
   def test_a_config_file_with_an_unknown_key_is_refused(self):
     with self.assertRaisesRegex(InputError, 'got local.lrr.*did you mean local.lr'):

@@ -11,9 +11,10 @@ import optax
 from reference import toys
 
 from hmm_jax import tree
-from hmm_jax.algorithms import centralised, fedavg, fedopt, local, scaffold
+from hmm_jax.algorithms import centralised, fedavg, fedopt, gossip, local, scaffold, topology
+from hmm_jax.algorithms.schedule import schedule
 from hmm_jax.client import losses, participation
-from hmm_jax.client.local import local_training
+from hmm_jax.client.local import continued_training, local_training
 from hmm_jax.evaluate import STACKED
 from hmm_jax.types import Algorithm, Cohort, Federation, PyTree, Traffic
 
@@ -28,6 +29,16 @@ K = len(toys.SIZES)
 
 def training(loss=CROSS_ENTROPY):
   return local_training(loss, optax.sgd(LR), batch=4, epochs=2)
+
+
+def gossiping(graph, **on):
+  """Returns gossip from different starts; optimisers with momentum live on."""
+  optimizer, complete = optax.sgd(LR, momentum=0.5), topology.topology('complete', K)
+  return gossip.gossip(
+      NET, continued_training(CROSS_ENTROPY, optimizer, batch=4, epochs=2),
+      topology=topology.topology(graph, K), schedule=schedule('', rate=0.8, rounds=ROUNDS),
+      init_private=optimizer.init, begin=gossip.different_starts, share=gossip.everything,
+      final=(complete, 1), calibrate=lambda variables, _: variables, **on)
 
 
 class Case(NamedTuple):
@@ -67,6 +78,13 @@ def clients_differ(name: str):
       toys.assert_far(model, other, least=0.01)
 
 
+def clients_approach(name: str):
+  """A mark: after two rounds clients are nearer to each other than at first, but not one."""
+  start, end = (sum(leaf.var(axis=0).sum() for leaf in jax.tree.leaves(moment.views['clients']))
+                for moment in (play(name)[0], play(name)[2]))
+  assert 0.01 < end / start < 0.7, f'got a spread of {end} from {start}'
+
+
 TABLE = {
     'fedavg': Case(lambda **on: fedavg.fedavg(NET, training(), **on), far_from('uniform')),
     'uniform': Case(lambda **on: fedavg.fedavg(
@@ -77,6 +95,8 @@ TABLE = {
         NET, training(), server=optax.adam(0.1, b2=0.99, eps=1e-3), **on), far_from('fedavg')),
     'scaffold': Case(lambda **on: scaffold.scaffold(
         NET, training(losses.corrected(CROSS_ENTROPY)), lr=LR, **on), far_from('uniform')),
+    'gossip': Case(lambda **on: gossiping('ring', **on), clients_approach, samples=False),
+    'matching': Case(lambda **on: gossiping('matching', **on), clients_approach, samples=False),
     'local': Case(lambda **on: local.local(NET, training(), **on), clients_differ),
     'centralised': Case(lambda **on: centralised.centralised(
         NET, training(), **on), far_from('fedavg'), samples=False),
@@ -117,10 +137,10 @@ def rounds(name: str, cohort: int, count: int, *, lift: str = 'map', seed: int =
   # Where `build` puts them: what a round returns lies on every device it ran on.
   state, federation = jax.device_put(
       (algorithm.init(toys.key(seed), federation), federation), toys.sharding(lift))
-  moments = [Moment(state, algorithm.views(state), None)]
+  moments = [Moment(state, algorithm.views(state, federation), None)]
   for r in range(count):
     state, metrics = program(name, cohort, lift)[0](state, federation, round_key(seed, r))
-    moments.append(Moment(state, algorithm.views(state), metrics))
+    moments.append(Moment(state, algorithm.views(state, federation), metrics))
   return [jax.tree.map(np.asarray, moment) for moment in moments]
 
 
@@ -195,8 +215,9 @@ class LawsTest(parameterized.TestCase):
     self.assertEqual(state.round.dtype, np.int32)
     self.assertEqual([moment.state.round for moment in play(name, cohort)], [*range(ROUNDS + 1)])
     if algorithm.finish:
-      last = jax.eval_shape(algorithm.finish, state, FEDERATION, toys.key(0))
+      last, metrics = jax.eval_shape(algorithm.finish, state, FEDERATION, toys.key(0))
       self.assertEqual(last, state)
+      self.assertContainsSubset({'messages_up', 'messages_down'}, metrics)
 
   @parameterized.parameters(*ALL)
   def test_follows_clients_when_their_rows_are_permuted(self, name, cohort):
@@ -223,7 +244,7 @@ class LawsTest(parameterized.TestCase):
   def test_views_are_models(self, name, cohort):
     algorithm = make(name, cohort)
     state = jax.eval_shape(algorithm.init, toys.key(0), FEDERATION)
-    views = jax.eval_shape(algorithm.views, state)
+    views = jax.eval_shape(algorithm.views, state, FEDERATION)
     self.assertNotEmpty(views)
     model = jax.eval_shape(NET.init, toys.key(0))
     stack = jax.eval_shape(lambda m: tree.repeat(m, K), model)

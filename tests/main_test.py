@@ -14,6 +14,10 @@ import time
 from absl.testing import absltest, parameterized
 import numpy as np
 
+from hmm_jax import config as defaults
+from hmm_jax import main
+from hmm_jax.types import InputError
+
 QUICK = ('--cpu_devices=2', '--config.local.epochs=1', '--config.mlp.hidden=(16,)')
 
 
@@ -115,17 +119,54 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(code, 0)
     rng, kills = random.Random(0), 0
     while kills < 10:
-      process = start(f'--workdir={self.path("killed")}', *flags)
-      self.assertTrue(self.wait_for_rows(process))
-      time.sleep(rng.uniform(0, 0.12))  # The writes of a round take about 40 ms.
-      process.send_signal(signal.SIGKILL)
-      process.communicate()
+      self.kill_after_some_rows(time_left=rng.uniform(0, 0.12), flags=flags)
       kills += 1
     rows = len(metrics(self.path('killed')))
     self.assertLess(rows, 120)  # Otherwise nothing was left to interrupt.
     code, _, err = command(f'--workdir={self.path("killed")}', *flags)
     self.assertEqual((code, err), (0, ''))
     self.assertEqual(metrics(self.path('killed')), metrics(self.path('whole')))
+
+  def test_gossip_finishes_with_one_model(self):
+    flags = ('--config.algorithm=gossip', '--config.rounds=12', '--config.eval_every=1',
+             '--config.seeds=2', '--config.partition.validation=0.0',
+             '--config.gossip.topology=matching',
+             '--config.gossip.schedule=dense@3:4')
+    self.kill_after_some_rows(time_left=0, flags=flags)
+    self.assertLess(len(metrics(self.path('killed'))), 24)  # Otherwise nothing was left.
+    for name in ('killed', 'whole'):
+      code, out, err = command(f'--workdir={self.path(name)}', *flags)
+      self.assertEqual((code, err), (0, ''))
+      self.assertIn('round 12, before the finish', out)
+    rows = metrics(self.path('killed'))
+    self.assertEqual(rows, metrics(self.path('whole')))
+
+    self.assertEqual([(r['round'], r['seed']) for r in rows],
+                     [(str(r), s) for r in (*range(1, 13), 12) for s in '01'])
+    for name in ('merged/test/loss', 'consensus', 'bytes_up'):
+      self.assertNotEqual(rows[-4][name], rows[-3][name])  # The seeds have runs of their own.
+    model = 4 * (64 * 16 + 16 + 16 * 10 + 10)
+    for before, after in zip(rows[-4:-2], rows[-2:]):
+      for metric in ('accuracy', 'loss'):
+        self.assertAlmostEqual(float(after[f'locals/test/{metric}']),
+                               float(after[f'merged/test/{metric}']), places=5)
+      self.assertLess(float(before['locals/test/accuracy']),
+                      float(after['locals/test/accuracy']))
+      self.assertGreater(float(before['consensus']), 0.1)
+      self.assertLess(float(after['consensus']), 1e-6)
+      for way, name in (('up', 'sent'), ('down', 'received')):
+        self.assertEqual(int(after[f'bytes_{way}']) - int(before[f'bytes_{way}']), 2 * 19 * model)
+        self.assertAlmostEqual(
+            20 * float(after[f'agent_{name}/bytes']) / int(after[f'bytes_{way}']), 1, places=5)
+      self.assertAlmostEqual(
+          float(after['expected/share_of_allreduce']), (11 * 0.2 + 2 * 1.9) / (12 * 1.9), places=5)
+
+  def kill_after_some_rows(self, *, time_left, flags):
+    process = start(f'--workdir={self.path("killed")}', *flags)
+    self.assertTrue(self.wait_for_rows(process))
+    time.sleep(time_left)  # The writes of a round take about 40 ms.
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
 
   def wait_for_rows(self, process):
     """Waits until a started run has written a new metrics.csv."""
@@ -149,15 +190,128 @@ class BadInputTest(parameterized.TestCase):
       ('--config.participation=21', '0 (all) to 20'),
       ('--config=/nowhere.py', 'nowhere.py'),
       ('stray', 'stray'),
+      (('--config.algorithm=gossip', '--config.gossip.rate=1.5'), 'got gossip.rate=1.5; expected'),
+      (('--config.algorithm=gossip', '--config.gossip.schedule=dense@90:101'), "'dense@90:101'"),
+      ("--config.variants=('low local.lrr=0.1',)", 'got local.lrr in low'),
   )
-  def test_is_one_line_and_code_2(self, flag, expected):
+  def test_is_one_line_and_code_2(self, flags, expected):
     with tempfile.TemporaryDirectory() as folder:
       workdir = os.path.join(folder, 'run')
-      code, _, err = command(f'--workdir={workdir}', flag)
+      flags = (flags,) if isinstance(flags, str) else flags
+      code, _, err = command(f'--workdir={workdir}', *flags)
       self.assertEqual(code, 2)
       self.assertRegex(err, r'^hmm_jax: .*\n$')
       self.assertIn(expected, err)
       self.assertFalse(os.path.exists(workdir))
+
+
+def changed(**values):
+  config = defaults.get_config()
+  config.update_from_flattened_dict(values)
+  return config
+
+
+class ComparisonsTest(parameterized.TestCase):
+
+  def test_references_and_variants_change_what_they_name(self):
+    config = changed(
+        references='linear,local', name='mine', rounds=7, variants=(
+            'hot local.lr=0.5 mlp.hidden=(7,)', 'file dataset=npz:a=b.npz keep_best=True',
+            'rare algorithm=gossip gossip.rate=0 gossip.schedule=dense@2:3'))
+    others = main.comparisons(config)
+    self.assertEqual(list(others), ['linear', 'local', 'hot', 'file', 'rare'])
+    expected = {
+        'linear': {'model': 'mlp', 'mlp.hidden': ()},
+        'local': {'algorithm': 'local'},
+        'hot': {'local.lr': 0.5, 'mlp.hidden': (7,)},
+        'file': {'dataset': 'npz:a=b.npz', 'keep_best': True},
+        'rare': {'algorithm': 'gossip', 'gossip.rate': 0.0, 'gossip.schedule': 'dense@2:3'},
+    }
+    plain = defaults.flat(changed(rounds=7))
+    for name, other in others.items():
+      self.assertEqual(defaults.flat(other), plain | expected[name], name)
+    self.assertEqual((config.name, config.references), ('mine', 'linear,local'))
+
+  def test_there_may_be_none(self):
+    self.assertEqual(main.comparisons(changed()), {})
+
+  @parameterized.parameters(
+      ({'references': 'lokal'}, 'got references=lokal; .*did you mean local'),
+      ({'variants': ('',)}, "got '' in variants; expected NAME key=value"),
+      ({'variants': ('low local.lr',)}, "got 'low local.lr' in variants; expected NAME key=value"),
+      ({'variants': ('low local.lr = 1',)}, 'in variants; expected NAME key=value'),
+      ({'variants': ('low local.lrr=1',)}, 'got local.lrr in low; .*did you mean local.lr'),
+      ({'variants': ('low local.lr=-1',)}, 'got local.lr=-1.0; expected a number above 0'),
+      ({'variants': ('low local.lr=nan',)}, "got local.lr='nan'; expected a value like 0.05"),
+      ({'variants': ('low algorithm=fedavgg',)}, 'did you mean fedavg'),
+      ({'variants': ('low rounds=2.5',)}, 'got rounds=2.5; expected a value like 100'),
+      ({'variants': ('low rounds=many',)}, "got rounds='many'; expected a value like 100"),
+      ({'variants': ('good rounds=3', 'low rounds=0')}, 'got rounds=0; expected at least 1'),
+      ({'variants': ('local.lr=0.5',)}, "got 'local.lr=0.5' in variants; expected NAME key=value"),
+      ({'variants': ('a rounds=3', 'a rounds=4')}, 'variants'),
+      ({'variants': ('fedavg rounds=3',)}, 'variants'),
+  )
+  def test_bad_ones_are_one_line(self, values, expected):
+    with self.assertRaisesRegex(InputError, expected) as caught:
+      main.comparisons(changed(**values))
+    self.assertNotIn('\n', str(caught.exception))
+
+
+class Paper:
+  """A screen that remembers its tables, {title: rows with the header first}."""
+
+  def __init__(self):
+    self.tables = {}
+
+  def say(self, text):
+    pass
+
+  def table(self, title, header, rows):
+    self.tables[title] = [header, *rows]
+
+
+def measured(**means):
+  """Returns what a summary says of metrics, whose seeds are 0.1 above and below the mean."""
+  return {name.replace('__', '/'): {'mean': mean, 'std': 0.1, 'seeds': [mean - 0.1, mean + 0.1]}
+          for name, mean in means.items()}
+
+
+class ShowTest(absltest.TestCase):
+
+  def test_models_before_and_after_the_finish(self):
+    summary = {
+        'last': measured(merged__test__accuracy=0.9, locals__test__accuracy=0.8),
+        'before_finish': measured(merged__test__accuracy=0.7, locals__test__accuracy=0.2)}
+    found = {name: value['mean'] for name, value in main.test_accuracies(summary).items()}
+    self.assertEqual(found, {'merged': 0.9, 'locals': 0.8, 'merged, before': 0.7,
+                             'locals, before': 0.2})
+    for summary in ({'last': measured(global__test__accuracy=0.5)},
+                    {'last': measured(global__test__accuracy=0.5), 'before_finish': None}):
+      self.assertEqual(main.test_accuracies(summary), {'global': summary['last'][
+          'global/test/accuracy']})
+
+  def test_tables(self):
+    costs = {'rounds': 4, 'seeds': [5, 6], 'train_seconds': 1.0, 'compile_seconds': 1.0,
+             'peak_memory_bytes': 1, 'device': 'one'}
+    gossip = {**costs, 'selected_on_validation': None,
+              'before_finish': measured(round=4, consensus=2, merged__test__accuracy=0.7),
+              'last': measured(round=4, consensus=1, merged__test__accuracy=0.9)}
+    other = {**costs, 'selected_on_validation': measured(global__test__accuracy=0.4),
+             'last': measured(global__test__accuracy=0.5)}
+    paper = Paper()
+    main.show({'talk': gossip, 'mean': other}, paper)
+    self.assertEqual(paper.tables['talk, mean ± std over seeds'], [
+        ['metric', 'round 4', 'round 4, before the finish'],
+        ['consensus', '1.0000 ± 0.1000', '2.0000 ± 0.1000'],
+        ['merged/test/accuracy', '0.9000 ± 0.1000', '0.7000 ± 0.1000']])
+    self.assertEqual(paper.tables['accuracy on the global test split'], [
+        ['run', 'model', 'round 4', 'seed 5', 'seed 6'],
+        ['talk', 'merged', '0.9000 ± 0.1000', '0.8000', '1.0000'],
+        ['talk', 'merged, before', '0.7000 ± 0.1000', '0.6000', '0.8000'],
+        ['mean', 'global', '0.5000 ± 0.1000', '0.4000', '0.6000']])
+    main.show({'mean': other}, paper)
+    self.assertEqual(paper.tables['mean, mean ± std over seeds'][0],
+                     ['metric', 'round 4', 'selected on validation'])
 
 
 def tearDownModule():

@@ -1,0 +1,450 @@
+"""Tests of gossip against its pseudo-code, what it contains, and counts by hand."""
+
+from functools import cache
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from reference import gossip as reference
+from reference import softmax_regression, toys, two_layer
+
+from hmm_jax import tree
+from hmm_jax.algorithms import fedavg, gossip, local, topology
+from hmm_jax.algorithms.schedule import schedule
+from hmm_jax.client import losses, mappers, participation
+from hmm_jax.client.local import continued_training, local_training
+from hmm_jax.merging import calibrate
+from hmm_jax.types import Cohort
+
+LR, BETA = 0.3, 0.8
+FEDERATION = toys.federation()
+PLACES = (3, 1, 4, 0, 2)  # The ranks of toys.IDS[:5].
+OPTIMIZERS = {
+    'sgd': optax.sgd(LR),
+    'momentum': optax.sgd(LR, momentum=BETA),
+    'adamw': optax.adamw(LR, weight_decay=0.1),
+}
+GRADIENTS = {toys.linear: softmax_regression.gradient, toys.perceptron: two_layer.gradient}
+MODEL_BYTES = 4 * (4 * 3 + 3)
+
+
+def rest(start, examples, client, extra, key):
+  """Local work that changes nothing."""
+  del examples, key
+  return start, extra, Cohort(client.id, jnp.float32(1), jnp.bool_(True), client.size,
+                              jnp.int32(0))
+
+
+def averaged(variables, federation):
+  """Leaves the averaged statistics alone."""
+  del federation
+  return variables
+
+
+@cache
+def make(graph='ring', network=toys.linear, *, agents=5, optimizer=None, batch=99, epochs=1,
+         rate=1.0, text='', begin=gossip.different_starts, share=gossip.everything, final=None,
+         fix=averaged):
+  """Returns gossip; agents rest unless they have an optimiser."""
+  work = continued_training(losses.cross_entropy(network()), OPTIMIZERS[optimizer], batch=batch,
+                            epochs=epochs) if optimizer else rest
+  graph = topology.topology(graph, agents)
+  return gossip.gossip(
+      network(), work, topology=graph,
+      schedule=schedule(text, rate=rate, rounds=300, max_rate=graph.max_rate),
+      mapper=mappers.one_by_one(),
+      init_private=OPTIMIZERS[optimizer].init if optimizer else lambda params: (),
+      begin=begin, share=share, calibrate=fix,
+      final=final and (topology.topology(final[0], agents), final[1]))
+
+
+@cache
+def by_itself(**settings):
+  """Returns local training by SGD."""
+  train = local_training(losses.cross_entropy(toys.linear()), OPTIMIZERS['sgd'], **settings)
+  return local.local(toys.linear(), train, mapper=mappers.one_by_one())
+
+
+compiled = cache(toys.jit)
+
+
+def crowd(agents, ids=None):
+  """Returns a federation of so many agents, whose ids are in no order."""
+  ids = ids or tuple(np.random.default_rng(0).permutation(3 * agents)[:agents])
+  return FEDERATION._replace(clients=toys.clients([[0]] * agents, ids=ids))
+
+
+def play(algorithm, rounds, *, federation=FEDERATION, seed=0):
+  """Returns the states after 0, 1, ... rounds and the metrics of each round."""
+  states, metrics = [compiled(algorithm.init)(toys.key(seed), federation)], []
+  for r in range(rounds):
+    state, report = compiled(algorithm.round)(states[-1], federation, toys.key(seed + r))
+    states.append(state)
+    metrics.append(report)
+  return states, metrics
+
+
+def close(algorithm, state, federation=FEDERATION):
+  """Returns the state after the final merge and its metrics."""
+  return compiled(algorithm.finish)(state, federation, toys.key(99))
+
+
+def flat(stacked):
+  """Returns the parameters of each agent in one row, [K, P] float64."""
+  leaves = jax.tree.leaves(stacked['params'])
+  return np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1) for x in leaves], axis=1)
+
+
+def matrix(before, after):
+  """Finds what mixed the models of one state into those of another, [K, K]."""
+  found = flat(after.stacked) @ np.linalg.pinv(flat(before.stacked))
+  return np.where(np.abs(found) < 1e-4, 0, found)
+
+
+def apart(stacked):
+  """Returns the agents' mean squared distance to their mean."""
+  models = flat(stacked)
+  return ((models - models.mean(axis=0)) ** 2).sum() / len(models)
+
+
+def off_diagonal(matrix):
+  return (matrix != 0) & ~np.eye(len(matrix), dtype=bool)
+
+
+def twins(stacked):
+  return [toys.twin(model) for model in tree.unstack(stacked)]
+
+
+class RoundTest(parameterized.TestCase):
+
+  @parameterized.parameters(toys.linear, toys.perceptron)
+  def test_equals_the_pseudo_code(self, network):
+    states, _ = play(make(network=network, optimizer='momentum', epochs=2), 3)
+    models, velocities = reference.gossip(
+        twins(states[0].stacked), toys.tables(FEDERATION), [reference.ring(PLACES)] * 3, steps=2,
+        lr=LR, beta=BETA, gradient=GRADIENTS[network])
+    kept = states[-1].private[0].trace
+    for got, wanted in ((twins(states[-1].stacked), models),
+                        (twins({'params': kept}), velocities)):
+      for k in range(5):
+        toys.assert_close(got[k], wanted[k], rtol=1e-5, atol=1e-5)
+
+  def test_reports_the_mean_loss_of_the_rows(self):
+    states, metrics = play(make(optimizer='momentum', epochs=2), 1)
+    start, rows = twins(states[0].stacked), toys.tables(FEDERATION)
+    seen = []
+    for model, (x, y) in zip(start, rows, strict=True):
+      still = {name: np.zeros_like(value) for name, value in model.items()}
+      after, _ = reference.momentum_steps(model, still, x, y, 1, lr=LR, beta=BETA,
+                                          gradient=softmax_regression.gradient)
+      seen += [softmax_regression.losses(m, x, y) for m in (model, after)]
+    toys.assert_close(metrics[0]['train/loss'], np.concatenate(seen).mean())
+    self.assertEqual(metrics[0]['cohort'].id.tolist(), list(toys.IDS[:5]))
+
+  @parameterized.parameters('momentum', 'adamw')
+  def test_the_optimizer_lives_on_from_round_to_round(self, optimizer):
+    two, _ = play(make(optimizer=optimizer, rate=0.0), 2)
+    one, _ = play(make(optimizer=optimizer, rate=0.0, epochs=2), 1)
+    toys.assert_close(two[-1].stacked, one[-1].stacked, rtol=1e-5, atol=1e-5)
+    # Whoever forgets it ends elsewhere.
+    forgetful, _ = play(make(optimizer=optimizer, rate=0.0), 1)
+    fresh = compiled(make(optimizer=optimizer, rate=0.0).round)(
+        forgetful[1]._replace(private=forgetful[0].private), FEDERATION, toys.key(1))[0]
+    toys.assert_far(fresh.stacked, two[-1].stacked, least=0.01)
+
+  def test_a_complete_graph_is_fedavg_with_equal_weights(self):
+    settings = {'batch': 4, 'epochs': 2}
+    states, metrics = play(make('complete', optimizer='sgd', begin=gossip.same_start, **settings),
+                           3)
+    average = fedavg.fedavg(
+        toys.linear(), local_training(losses.cross_entropy(toys.linear()), OPTIMIZERS['sgd'],
+                                      **settings),
+        mapper=mappers.one_by_one(), weigh=participation.uniform)
+    expected, reports = play(average, 3)
+    for got, wanted in zip(states, expected, strict=True):
+      toys.assert_close(got.stacked, tree.repeat(wanted.variables, 5), rtol=1e-6, atol=1e-6)
+    for got, wanted in zip(metrics, reports, strict=True):
+      toys.assert_close(got['train/loss'], wanted['train/loss'])
+
+  @parameterized.parameters('ring', 'matching')
+  def test_silence_is_training_alone(self, graph):
+    settings = {'batch': 4, 'epochs': 2}
+    algorithm = make(graph, optimizer='sgd', rate=0.0, begin=gossip.same_start, **settings)
+    (states, metrics), (expected, _) = play(algorithm, 3), play(by_itself(**settings), 3)
+    toys.assert_close(states[-1].stacked, expected[-1].stacked, rtol=0, atol=0)
+    self.assertEqual([float(m['messages_up']) for m in metrics], [0, 0, 0])
+
+    own = toys.rows(FEDERATION.clients)[3]
+    x = FEDERATION.examples.x.at[own].add(1)
+    other = FEDERATION._replace(examples=FEDERATION.examples._replace(x=x))
+    moved = play(algorithm, 3, federation=other)[0][-1]
+    others = np.array([0, 1, 2, 4])
+    toys.assert_close(tree.take(moved.stacked, others), tree.take(states[-1].stacked, others),
+                      rtol=0, atol=0)
+    toys.assert_far(tree.take(moved.stacked, 3), tree.take(states[-1].stacked, 3), least=0.01)
+
+  def test_the_place_of_an_agent_is_the_rank_of_its_id(self):
+    # These ranks are not their own inverse.
+    places, federation = (2, 3, 0, 4, 1), crowd(5, ids=(5, 8, 1, 9, 3))
+    states, _ = play(make('star'), 1, federation=federation)
+    expected, hub = 0.8 * np.eye(5), 2
+    expected[hub] = expected[:, hub] = 0.2
+    np.testing.assert_allclose(matrix(*states), expected, atol=1e-5)
+    states, _ = play(make('one_peer_exponential'), 3, federation=federation)
+    for r, hop in enumerate((1, 2, 4)):
+      peers = [[float((b - a) % 5 == hop) for b in places] for a in places]
+      np.testing.assert_allclose(
+          matrix(*states[r:r + 2]), (np.eye(5) + peers) / 2, atol=1e-4)
+
+  def test_every_round_draws_anew(self):
+    algorithm, federation = make('matching', agents=8), crowd(8)
+    start = play(algorithm, 0, federation=federation)[0][0]
+    drawn = [matrix(start, compiled(algorithm.round)(start, federation, toys.key(r))[0])
+             for r in (0, 0, 1, 2)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    self.assertGreater(max(np.abs(w - drawn[0]).max() for w in drawn[2:]), 0.4)
+
+  @parameterized.parameters(
+      ('matching', 0.5), ('ring', 1.0), ('exponential', 1.0), ('one_peer_exponential', 1.0),
+      ('base', 1.0), ('pull', 0.5))
+  def test_the_mean_stays_but_for_pull(self, graph, rate):
+    algorithm = make(graph, rate=rate, final=('complete', 1))
+    states, _ = play(algorithm, 4)
+    before, after = (flat(states[r].stacked).mean(axis=0) for r in (0, -1))
+    self.assertLess(apart(states[-1].stacked), 0.8 * apart(states[0].stacked))
+    if graph == 'pull':
+      self.assertGreater(np.abs(after - before).max(), 0.01)
+    else:
+      np.testing.assert_allclose(after, before, rtol=0, atol=1e-6)
+    merged, _ = close(algorithm, states[-1])
+    np.testing.assert_allclose(flat(merged.stacked), np.tile(after, (5, 1)), rtol=0, atol=1e-6)
+
+  def test_a_dense_window_averages_everybody(self):
+    states, metrics = play(make(rate=0.0, optimizer='sgd', text='dense@2:4'), 5)
+    spread = [apart(state.stacked) for state in states[1:]]
+    self.assertLess(max(spread[2], spread[3]), 1e-10)
+    self.assertGreater(min(spread[0], spread[1], spread[4]), 0.01)
+    np.testing.assert_allclose([m['messages_up'] for m in metrics], [0, 0, 8, 8, 0], rtol=1e-6)
+    np.testing.assert_allclose([m['expected/contraction'] for m in metrics], [0, 0, 1, 1, 0])
+    np.testing.assert_allclose(
+        [m['realised/contraction'] for m in metrics], [0, 0, 1, 1, 0], atol=1e-6)
+    self.assertAlmostEqual(float(states[-1].expected), 3.2, places=5)
+
+  def test_the_schedule_sets_the_rate(self):
+    states, metrics = play(make(rate=0.0, text='constant:1@1:3'), 4)
+    self.assertEqual([float(m['messages_up']) for m in metrics], [0, 10, 10, 0])
+    np.testing.assert_allclose(np.diff([s.expected for s in states]), [0, 2, 2, 0])
+
+  def test_contraction_is_of_what_training_left(self):
+    states, metrics = play(make('pull', rate=0.5), 4)
+    spread = [apart(state.stacked) for state in states]
+    for r, report in enumerate(metrics):
+      np.testing.assert_allclose(
+          report['realised/contraction'], 1 - spread[r + 1] / spread[r], rtol=1e-4, atol=1e-5)
+      np.testing.assert_allclose(
+          report['expected/contraction'], topology.topology('pull', 5).contraction(0.5), rtol=1e-6)
+    # Not of the round as a whole: here training moves the agents apart, mixing does nothing.
+    _, metrics = play(make(rate=0.0, optimizer='sgd', text='dense@2:4'), 1)
+    self.assertEqual(metrics[0]['realised/contraction'], 0)
+    _, metrics = play(make('pull', agents=2, begin=gossip.same_start), 1, federation=crowd(2))
+    self.assertEqual(metrics[0]['realised/contraction'], 0)
+
+  def test_starts(self):
+    alike, _ = play(make(begin=gossip.same_start), 0)
+    model = toys.linear().init(toys.key(0))
+    toys.assert_close(alike[0].stacked, tree.repeat(model, 5))
+    unlike, _ = play(make(), 0)
+    for k, agent in enumerate(toys.IDS[:5]):
+      expected = toys.linear().init(jax.random.fold_in(toys.key(0), agent))
+      toys.assert_close(tree.take(unlike[0].stacked, k), expected)
+
+
+class FinishTest(parameterized.TestCase):
+
+  def test_a_uniform_merge_ends_with_one_model_and_an_allreduce(self):
+    algorithm = make('matching', agents=8, rate=0.5, final=('complete', 1))
+    states, _ = play(algorithm, 2, federation=crowd(8))
+    after, metrics = close(algorithm, states[-1], crowd(8))
+    mean = flat(states[-1].stacked).mean(axis=0)
+    np.testing.assert_allclose(flat(after.stacked), np.tile(mean, (8, 1)), rtol=0, atol=1e-6)
+    for name in ('sent', 'received'):
+      grown = getattr(after, name) - getattr(states[-1], name)
+      np.testing.assert_allclose(grown, np.full(8, 2 * 7 / 8), rtol=1e-6)
+    self.assertAlmostEqual(float(after.expected - states[-1].expected), 2 * 7 / 8, places=5)
+    self.assertEqual(metrics.keys(), {'messages_up', 'messages_down'})
+    np.testing.assert_allclose(list(metrics.values()), 2 * 7, rtol=1e-6)
+    self.assertEqual(after.round, 2)
+
+  def test_rounds_of_a_sequence(self):
+    for rounds, exact in ((3, True), (2, False)):
+      algorithm = make(agents=8, final=('one_peer_exponential', rounds))
+      states, _ = play(algorithm, 0, federation=crowd(8))
+      after, metrics = close(algorithm, states[0], crowd(8))
+      (self.assertLess if exact else self.assertGreater)(apart(after.stacked), 1e-6)
+      self.assertEqual(after.sent.tolist(), [rounds] * 8)
+      self.assertEqual(float(after.expected), rounds)
+      self.assertEqual([float(m) for m in metrics.values()], [8 * rounds] * 2)
+
+  def test_every_round_draws_anew_at_rate_one(self):
+    algorithm = make(agents=8, rate=0.0, final=('matching', 2))
+    states, _ = play(algorithm, 0, federation=crowd(8))
+    after, _ = close(algorithm, states[0], crowd(8))
+    # Twice the same matching would leave one partner each.
+    self.assertGreater(off_diagonal(matrix(states[0], after)).sum(axis=1).max(), 1)
+    self.assertEqual(after.sent.tolist(), [2] * 8)
+
+  def test_places_follow_ids(self):
+    algorithm, federation = make('star', final=('ring', 1)), crowd(5, ids=(5, 8, 1, 9, 3))
+    states, _ = play(algorithm, 0, federation=federation)
+    after, _ = close(algorithm, states[0], federation)
+    np.testing.assert_allclose(
+        matrix(states[0], after), reference.ring((2, 3, 0, 4, 1)), atol=1e-5)
+
+  def test_there_may_be_none(self):
+    self.assertIsNone(make().finish)
+
+  @parameterized.parameters(('', None), ('linear:0:1', 300))
+  def test_says_whether_the_length_is_read(self, text, expected):
+    self.assertEqual(make(text=text).length, expected)
+
+
+class LedgerTest(parameterized.TestCase):
+
+  @parameterized.product(graph=('matching', 'pull'), agents=(16, 32))
+  def test_costs_of_a_run_are_those_expected(self, graph, agents):
+    algorithm = make(graph, agents=agents, rate=0.2, final=('complete', 1))
+    federation = crowd(agents)
+
+    def run(key):
+      state = algorithm.init(key, federation)
+      keys = jax.random.split(key, 300)
+      state, metrics = jax.lax.scan(
+          lambda state, k: algorithm.round(state, federation, k), state, keys)
+      state, last = algorithm.finish(state, federation, key)
+      return state, metrics, last, algorithm.gauges(state)
+
+    state, metrics, last, gauges = toys.jit(run)(toys.key(0))
+    every, final = 300 * 2 * (agents - 1) / agents, 2 * (agents - 1) / agents
+    share = (0.2 * 300 + final) / every
+    np.testing.assert_allclose(gauges['expected/share_of_allreduce'], share, rtol=1e-4)
+    self.assertAlmostEqual(share, {16: 0.110, 32: 0.1066}[agents], places=4)
+
+    # A pair exchanges two models at once, a pull is one.
+    alike = 2 if graph == 'matching' else 1
+    draws = 300 * agents / alike
+    error = alike * np.sqrt(draws * 0.2 * 0.8) / agents / every
+    self.assertLess(abs(gauges['realised/share_of_allreduce'] - share), 4 * error)
+    self.assertGreater(abs(gauges['realised/share_of_allreduce'] - share), 0)
+
+    for way, ledger in (('up', state.sent), ('down', state.received)):
+      total = metrics[f'messages_{way}'].sum() + last[f'messages_{way}']
+      np.testing.assert_allclose(total, ledger.sum(), rtol=1e-6)
+    np.testing.assert_allclose(state.sent.sum(), state.received.sum(), rtol=1e-6)
+    for way in ('sent', 'received'):
+      self.assertGreater(gauges[f'agent_{way}_max/bytes'], gauges[f'agent_{way}/bytes'])
+
+  def test_counts_by_hand(self):
+    algorithm = make('pull', rate=0.5)
+    states, metrics = play(algorithm, 4)
+    edges = [off_diagonal(matrix(*states[r:r + 2])) for r in range(4)]
+    sent, received = (sum(e.sum(axis=axis) for e in edges) for axis in (0, 1))
+    self.assertNotEqual(sent.tolist(), received.tolist())
+    self.assertEqual(states[-1].sent.tolist(), sent.tolist())
+    self.assertEqual(states[-1].received.tolist(), received.tolist())
+    self.assertEqual([float(m['messages_up']) for m in metrics], [e.sum() for e in edges])
+    self.assertEqual([float(m['messages_down']) for m in metrics], [e.sum() for e in edges])
+    gauges = {name: float(value) for name, value in algorithm.gauges(states[-1]).items()}
+    toys.assert_close(gauges, {
+        'consensus': apart(states[-1].stacked),
+        'agent_sent/bytes': sent.mean() * MODEL_BYTES,
+        'agent_sent_max/bytes': sent.max() * MODEL_BYTES,
+        'agent_received/bytes': received.mean() * MODEL_BYTES,
+        'agent_received_max/bytes': received.max() * MODEL_BYTES,
+        'realised/share_of_allreduce': sent.mean() / (4 * 1.6),
+        'expected/share_of_allreduce': 4 * 0.5 / (4 * 1.6)})
+    start = algorithm.gauges(states[0])
+    self.assertEqual(start['realised/share_of_allreduce'], 0)
+
+  @parameterized.parameters((gossip.everything, 4 * 31), (gossip.parameters, 4 * 23))
+  def test_a_message_is_what_is_shared(self, share, size):
+    # Kernel, bias, scale and shift of four inputs; mean and variance of each.
+    algorithm = make(network=toys.norm, share=share)
+    self.assertEqual(algorithm.traffic, (size, size))
+    states, _ = play(algorithm, 1)
+    gauges = algorithm.gauges(states[-1])
+    self.assertEqual({float(gauges[f'agent_{way}/bytes']) for way in
+                      ('sent', 'sent_max', 'received', 'received_max')}, {2 * size})
+
+
+def own_statistics():
+  """Returns running mean and variance [K, 4] after one full-batch step of each agent."""
+  x = [x for x, _ in toys.tables(FEDERATION)]
+  return {'mean': np.stack([0.1 * rows.mean(axis=0) for rows in x]),
+          'var': np.stack([0.9 + 0.1 * rows.var(axis=0) for rows in x])}
+
+
+def statistics(variables):
+  return variables['batch_stats']['trunk']['BatchNorm_0']
+
+
+def pooled(federation):
+  clients = participation.pool(federation.clients)
+  return clients.index[0], clients.size[0]
+
+
+recalibrated = calibrate.calibration(toys.norm(), pooled, batches=3, batch=4)
+
+
+def recalibrated_statistics():
+  """Returns mean and variance over the same random batches of training rows, in NumPy."""
+  rows = np.sort(np.concatenate(toys.rows(FEDERATION.clients)))
+  draws = rows[np.asarray(jax.random.randint(jax.random.key(0), (3, 4), 0, len(rows)))]
+  x = np.asarray(FEDERATION.examples.x, np.float64)[draws]
+  return {'mean': x.mean(axis=1).mean(axis=0), 'var': x.var(axis=1).mean(axis=0)}
+
+
+class StatisticsTest(parameterized.TestCase):
+
+  @parameterized.parameters(gossip.parameters, gossip.everything)
+  def test_are_mixed_or_kept(self, share):
+    states, _ = play(make('complete', toys.norm, optimizer='sgd', share=share), 1)
+    self.assertLess(apart(states[-1].stacked), 1e-10)
+    expected = own_statistics()
+    if share is gossip.everything:
+      expected = {name: np.tile(value.mean(axis=0), (5, 1)) for name, value in expected.items()}
+    toys.assert_close(statistics(states[-1].stacked), expected)
+
+  @parameterized.parameters(averaged, recalibrated)
+  def test_of_the_merged_model(self, fix):
+    algorithm = make('complete', toys.norm, optimizer='sgd', share=gossip.parameters,
+                     final=('complete', 1), fix=fix)
+    state = play(algorithm, 1)[0][-1]
+    views = compiled(algorithm.views)(state, FEDERATION)
+    self.assertEqual(views.keys(), {'clients', 'locals', 'merged'})
+    mean = {name: value.mean(axis=0) for name, value in own_statistics().items()}
+    expected = mean if fix is averaged else recalibrated_statistics()
+    toys.assert_close(statistics(views['merged']), expected)
+    toys.assert_close(views['merged']['params'], tree.take(state.stacked['params'], 2))
+    for view in ('clients', 'locals'):
+      toys.assert_close(views[view], state.stacked, rtol=0, atol=0)
+
+    after, _ = close(algorithm, state)
+    toys.assert_close(statistics(after.stacked), {
+        name: np.tile(value, (5, 1)) for name, value in expected.items()})
+
+  def test_a_merged_model_is_recalibrated_after_some_gossip_too(self):
+    algorithm = make(network=toys.norm, final=('ring', 1), fix=recalibrated)
+    state = play(algorithm, 0)[0][0]
+    after, _ = close(algorithm, state)
+    self.assertGreater(apart(after.stacked), 0.01)
+    toys.assert_close(statistics(after.stacked), {
+        name: np.tile(value, (5, 1)) for name, value in recalibrated_statistics().items()})
+    merged = compiled(algorithm.views)(state, FEDERATION)['merged']
+    np.testing.assert_allclose(
+        flat(tree.stack([merged]))[0], flat(state.stacked).mean(axis=0), rtol=0, atol=1e-6)
+
+
+if __name__ == '__main__':
+  absltest.main()
