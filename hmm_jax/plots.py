@@ -1,11 +1,15 @@
-"""Pictures of a run: learning curves with their spread, and the partition."""
+"""Pictures of a run: learning curves with their spread, the partition, loss landscapes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
+
+from hmm_jax.landscape import Interpolation, Surface
+from hmm_jax.log import BOOKKEEPING
 
 
 def partition(counts: np.ndarray, path: str):
@@ -28,11 +32,12 @@ def learning_curves(rows: Sequence[dict], folder: str):
     rows: of metrics.csv; the last part of a name, such as accuracy, is its kind.
     folder: gets a picture KIND.png for every kind.
   """
-  names = [name for name in rows[0] if '/' in name]
-  for kind in sorted({name.rsplit('/', 1)[1] for name in names}):
+  names = [name for name in rows[0] if name not in BOOKKEEPING]
+  kind_of = lambda name: name.rsplit('/', 1)[-1]
+  for kind in sorted({kind_of(name) for name in names}):
     figure = Figure(figsize=(6, 4), layout='constrained')
     axes = figure.subplots()
-    for name in (n for n in names if n.rsplit('/', 1)[1] == kind):
+    for name in (n for n in names if kind_of(n) == kind):
       rounds, mean, std = _over_seeds(rows, name)
       line, = axes.plot(rounds, mean, label=name)
       axes.fill_between(rounds, mean - std, mean + std, color=line.get_color(), alpha=0.2)
@@ -42,11 +47,50 @@ def learning_curves(rows: Sequence[dict], folder: str):
     _save(figure, os.path.join(folder, f'{kind}.png'))
 
 
+def interpolation(lines: Mapping[str, Interpolation], path: str):
+  """Draws loss and accuracy along lines between two models; the legend has the barriers."""
+  columns = -(-len(lines) // 18)
+  figure = Figure(figsize=(9 + 1.8 * columns, 4), layout='constrained')
+  left, right = figure.subplots(1, 2)
+  colours = colormaps['viridis'](np.linspace(0, 0.9, len(lines)))
+  for (name, line), colour in zip(lines.items(), colours):
+    left.plot(line.position, line.loss, color=colour, label=f'{name}: {line.barrier:.3f}')
+    right.plot(line.position, line.accuracy, color=colour)
+  for axes, kind in ((left, 'loss'), (right, 'accuracy')):
+    axes.set(xlabel='position between the two models', ylabel=kind)
+    axes.grid(alpha=0.3)
+  figure.legend(loc='outside right upper', fontsize='small', title='barrier', ncols=columns)
+  _save(figure, path)
+
+
+def landscape(surface: Surface, path: str, names: Sequence[str] | None = None):
+  """Draws the loss over a polygon of models as filled contours; the cross is their mean.
+
+  Args:
+    surface: of K models.
+    path: of the picture.
+    names: of the models; their positions if None.
+  """
+  figure = Figure(figsize=(6, 5), layout='constrained')
+  axes = figure.subplots()
+  filled = axes.tricontourf(*surface.points.T, surface.loss, levels=20, cmap='viridis')
+  figure.colorbar(filled, label='loss')
+  axes.plot(*surface.vertices.T, 'o', color='black', clip_on=False)
+  axes.plot(0, 0, 'x', color='red', label='uniform merge')
+  for name, corner in zip(names or range(len(surface.vertices)), surface.vertices):
+    axes.annotate(str(name), 1.2 * corner, ha='center', va='center')
+  axes.set(aspect='equal', xlim=(-1.35, 1.35), ylim=(-1.35, 1.35))
+  axes.set_axis_off()
+  axes.legend(loc='lower right', fontsize='small')
+  _save(figure, path)
+
+
 def _over_seeds(rows, name):
-  rounds = sorted({row['round'] for row in rows})
-  values = [np.array([row[name] for row in rows if row['round'] == r]) for r in rounds]
-  return rounds, np.array([v.mean() for v in values]), np.array(
-      [v.std(ddof=1) if len(v) > 1 else 0.0 for v in values])
+  """Returns rounds, mean and std over seeds of each evaluation; a round may have two."""
+  by_seed = [[row for row in rows if row['seed'] == seed] for seed in {r['seed'] for r in rows}]
+  values = np.array([[row[name] for row in own] for own in by_seed])
+  std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+  return [row['round'] for row in by_seed[0]], values.mean(axis=0), std
 
 
 def _save(figure, path):

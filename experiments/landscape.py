@@ -1,0 +1,119 @@
+"""The loss landscape between a run's clients: along lines, and over a polygon.
+
+  python experiments/landscape.py --workdir=RUN [--seed=0] [--models=6] [--rows=2000]
+      [--points=25] [--resolution=8] [--split=test] [--batches=20]
+
+Reads the newest checkpoint of RUN, which may be unfinished but not training just now, and
+takes the first `models` clients by position (our choice, as are their corners) of one
+training seed. Mixtures of their models are scored on at most `rows` rows of the split. In
+networks with BatchNorm every mixture, a model alone included, gets new statistics first:
+the mean over `batches` batches of config.local.batch training rows of all clients. Rows
+and batches are drawn once, with a fixed key.
+
+Out come the loss barrier of every pair, and the loss of each model and of their mean; RUN
+gets plots/interpolation.png, plots/landscape.png and landscape.npz with every array.
+"""
+
+from functools import partial
+import itertools
+import sys
+
+from absl import app, flags
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from hmm_jax import build, devices, landscape, main, plots, tree
+from hmm_jax import config as defaults
+from hmm_jax.checkpoint import Checkpoints
+from hmm_jax.client import mappers
+from hmm_jax.log import Screen, Workdir
+from hmm_jax.merging.calibrate import recalibrate
+from hmm_jax.run import Progress
+from hmm_jax.trainer import Trainer
+from hmm_jax.types import InputError
+
+SEED = flags.DEFINE_integer('seed', None, 'Training seed; default the first of the run.')
+MODELS = flags.DEFINE_integer('models', 6, 'Clients, at least 3.')
+ROWS = flags.DEFINE_integer('rows', 2000, 'Rows to score on.', lower_bound=1)
+POINTS = flags.DEFINE_integer('points', 25, 'Points on a line.')
+RESOLUTION = flags.DEFINE_integer('resolution', 8, 'Rings about the centre of the polygon.')
+SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'Which rows.')
+BATCHES = flags.DEFINE_integer('batches', 20, 'For new statistics.', lower_bound=1)
+flags.mark_flag_as_required('workdir')  # Of main.
+
+
+def study(argv):
+  if len(argv) > 1:
+    raise InputError(f'got argument {argv[1]}; expected only --flags')
+  workdir = Workdir(main.WORKDIR.value)
+  settings = workdir.read_json('config.json')
+  config = defaults.complete(ConfigDict(settings or {}))
+  devices.prepare(mapper=config.mapper, cohort=0)
+  # Orbax makes the folder that it looks for.
+  checkpoints = 'checkpoints' in workdir.results() and Checkpoints(workdir.file('checkpoints'))
+  if not (settings and checkpoints and checkpoints.latest()):
+    raise InputError(f'got workdir={workdir.path}; expected the folder of a run with a checkpoint')
+  workdir.check_writable()
+  data = build.dataset(config)
+  federation = build.federation(config, data)
+  net, experiment = (f(config, data, federation) for f in (build.model, build.experiment))
+  stacked = restored(config, checkpoints, experiment)
+  rng, clients = np.random.default_rng(0), federation.clients
+  train = np.unique(np.concatenate([x[:size] for x, size in zip(clients.index, clients.size)]))
+  rows = train if SPLIT.value == 'train' else getattr(federation, SPLIT.value).rows
+  # No row comes twice while there are others.
+  batches = np.resize(rng.permutation(train), (BATCHES.value, config.local.batch))
+  scoring = {
+      'examples': experiment.federation.examples, 'rows': rng.permutation(rows)[:ROWS.value],
+      'mapper': build.devices(config)[0](mappers.one_by_one()), 'batch': config.eval_batch,
+      'calibrate': partial(recalibrate, net, rows=batches)}
+  surface = landscape.surface(net, stacked, resolution=RESOLUTION.value, **scoring)
+  members = dict(zip(clients.id[:MODELS.value].tolist(), tree.unstack(stacked)))
+  lines = {(i, j): landscape.interpolate(net, members[i], members[j], points=POINTS.value,
+                                         **scoring)
+           for i, j in itertools.combinations(members, 2)}
+  write(workdir, list(members), lines, surface)
+
+
+def restored(config, checkpoints, experiment):
+  """Returns the models of the chosen clients at the newest checkpoint, [K, ...]."""
+  seed = experiment.seeds[0] if SEED.value is None else SEED.value
+  if seed not in experiment.seeds:
+    raise InputError(f'got seed={seed}; expected one of {", ".join(map(str, experiment.seeds))}')
+  total = len(experiment.federation.clients.id)
+  if not 3 <= MODELS.value <= total:
+    raise InputError(f'got models={MODELS.value}; expected 3 to {total}, the number of clients')
+  trainer, done = Trainer(experiment), checkpoints.latest()
+  saved = checkpoints.restore(
+      done, Progress(trainer.shapes, trainer.shapes if config.keep_best else ()))
+  views = trainer.views(trainer.place(saved.states), experiment.seeds.index(seed))
+  stacked = views.get('locals', views.get('clients'))
+  if stacked is None:
+    raise InputError(f'got a run of {config.algorithm}; expected a model a client, as in local')
+  stacked = tree.take(stacked, np.arange(MODELS.value))
+  if all((x == x[:1]).all() for x in jax.tree.leaves(stacked)):
+    raise InputError(f'got identical models after round {done}; expected different ones, so '
+                     'without a final merge: the run needs gossip.final_merge=none')
+  return stacked
+
+
+def write(workdir, ids, lines, surface):
+  position, loss, accuracy, barrier = map(np.stack, zip(*lines.values()))
+  names, corners = [f'{i} - {j}' for i, j in lines], (surface.weights == 1).argmax(axis=0)
+  for title, labels, values in (
+      ('loss barrier', [*names, 'mean', 'max'], [*barrier, barrier.mean(), barrier.max()]),
+      ('loss', [*ids, 'mean model'], [*surface.loss[corners], surface.loss[0]])):
+    Screen().table(title, ['clients', title], [[n, f'{v:.4f}'] for n, v in zip(labels, values)])
+  plots.interpolation(dict(zip(names, lines.values())), workdir.file('plots/interpolation.png'))
+  plots.landscape(surface, workdir.file('plots/landscape.png'), [f'client {k}' for k in ids])
+  np.savez(workdir.file('landscape.npz'), clients=ids, pairs=list(lines), barrier=barrier,
+           line_position=position, line_loss=loss, line_accuracy=accuracy,
+           **{f'surface_{name}': values for name, values in surface._asdict().items()})
+
+
+if __name__ == '__main__':
+  try:
+    app.run(study, flags_parser=flags.FLAGS)
+  except (InputError, flags.Error) as error:
+    sys.exit(main.fail(error, 2))
