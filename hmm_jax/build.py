@@ -39,6 +39,12 @@ def dataset(config: ConfigDict) -> Dataset:
   return tfds.load(config.dataset, config.data_dir or None)
 
 
+def cohort(config: ConfigDict) -> int:
+  """Returns the clients of a round; 0 where that is not known yet."""
+  everybody = config.algorithm in EVERYBODY or not config.participation
+  return config.clients if everybody else config.participation
+
+
 def federation(config: ConfigDict, data: Dataset) -> Federation:
   """Deals the data set to clients; arrays stay on the host. Let go of `data` afterwards."""
   settings = config.partition
@@ -60,7 +66,7 @@ def federation(config: ConfigDict, data: Dataset) -> Federation:
       divide=clients.split_then_deal if overlapping else clients.deal_then_split,
       validation=settings.validation, test=settings.test, seed=settings.seed)
   total = len(made.clients.id)
-  if config.participation > total and config.algorithm not in EVERYBODY:
+  if cohort(config) > total:
     raise InputError(f'got participation={config.participation}; expected 0 (all) to {total}, '
                      'the number of clients')
   return made
@@ -195,7 +201,10 @@ def final_merge(name: str, graph: Callable) -> tuple[topology.Topology, int] | N
   if not kind or not count.isdecimal() or int(count) < 1:
     raise InputError(f'got gossip.final_merge={name}; expected none, uniform or TOPOLOGY:ROUNDS '
                      'such as exponential:5')
-  return graph(kind), int(count)
+  try:
+    return graph(kind), int(count)
+  except InputError as error:
+    raise InputError(f'got gossip.final_merge={name}: {error}') from error
 
 
 def algorithm(config: ConfigDict, net: Model, lift: mappers.Mapper,

@@ -68,7 +68,7 @@ class Workdir:
     """Returns the rows of metrics.csv; none if it is absent."""
     try:
       with open(self.file('metrics.csv'), newline='') as f:
-        rows = [{name: _number(value) for name, value in row.items()}
+        rows = [{name: _number(value) for name, value in row.items() if value != ''}
                 for row in csv.DictReader(f)]
     except FileNotFoundError:
       return []
@@ -79,8 +79,9 @@ class Workdir:
     return rows
 
   def write_metrics(self, rows: list[dict]):
+    """Writes a column for every metric; one that a row lacks stays empty."""
     with self._replacing('metrics.csv') as f:
-      writer = csv.DictWriter(f, list(rows[0]))
+      writer = csv.DictWriter(f, list(dict.fromkeys(name for row in rows for name in row)))
       writer.writeheader()
       writer.writerows(rows)
 

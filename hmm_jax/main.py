@@ -7,6 +7,7 @@ run. Bad input is one line on stderr and exit code 2; a diverged run exits with 
 import ast
 from collections.abc import Sequence
 import os
+import re
 import sys
 import traceback
 
@@ -24,6 +25,7 @@ from hmm_jax.types import Algorithm, InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default runs/NAME.')
 
+NAME = re.compile(r'\w[\w-]*')  # of a variant, and of its folder
 # Keys that say what is shown beside a run, and change nothing in it.
 COSMETIC = {'name', 'references', 'variants'}
 # What `references` may name: the same run with one thing changed.
@@ -40,7 +42,7 @@ def main(argv: Sequence[str]):
     raise InputError(f'got argument {argv[1]}; expected only --flags')
   config = defaults.complete(flags.FLAGS.config)
   defaults.check(config)
-  devices.prepare(mapper=config.mapper, cohort=config.participation or config.clients)
+  devices.prepare(mapper=config.mapper, cohort=build.cohort(config))
   screen = Screen(silent=jax.process_index() > 0)
   workdir = Workdir(WORKDIR.value or default_workdir(config))
   others = comparisons(config)
@@ -57,24 +59,38 @@ def comparisons(config: ConfigDict) -> dict[str, ConfigDict]:
   Raises:
     InputError: an unknown reference, or a variant that can't be read or is out of range.
   """
-  others = {}
+  others, first = {}, config.name or config.algorithm
   for name in filter(None, config.references.split(',')):
     if name not in REFERENCES:
       raise InputError(f'got references={name}; expected names among {", ".join(REFERENCES)}'
                        + defaults.suggestion(name, tuple(REFERENCES)))
     others[name] = REFERENCES[name]
-  for text in config.variants:
-    name, *changes = text.split() or ['']
-    if not name or not all('=' in change for change in changes):
-      raise InputError(f'got {text!r} in variants; expected NAME key=value key=value')
-    pairs = (change.split('=', 1) for change in changes)
-    others[name] = {key: literal(value) for key, value in pairs}
+  for name, changes in map(variant, config.variants):
+    if name in others:
+      raise InputError(f'got {name} twice among references and variants; expected other names')
+    others[name] = changes
+  if first in others:
+    raise InputError(f'got {first} among references or variants, which is the run itself; expected '
+                     'another name')
   alone = {'name': '', 'references': '', 'variants': ()}
   others = {name: defaults.updated(config, changes | alone, name)
             for name, changes in others.items()}
   for other in others.values():
     defaults.check(other)
   return others
+
+
+def variant(text: str) -> tuple[str, dict]:
+  """Reads 'NAME key=value key=value'.
+
+  Raises:
+    InputError: it can't be read.
+  """
+  name, *changes = str(text).split() or ['']
+  if not NAME.fullmatch(name) or not changes or not all('=' in c for c in changes):
+    raise InputError(f'got {text!r} in variants; expected NAME key=value key=value')
+  pairs = (change.split('=', 1) for change in changes)
+  return name, {key: literal(value) for key, value in pairs}
 
 
 def literal(text: str):
@@ -119,11 +135,10 @@ def check_extension(config: ConfigDict, workdir: Workdir, algorithm: Algorithm):
   Raises:
     InputError: a schedule reads it, or the algorithm has finished.
   """
-  saved = workdir.read_json('config.json')
-  if saved is None or saved['rounds'] == config.rounds:
+  saved, rows = workdir.read_json('config.json'), workdir.read_metrics()
+  if not rows or saved['rounds'] == config.rounds:
     return
-  rows = workdir.read_metrics()
-  if algorithm.length or (algorithm.finish and rows and rows[-1]['round'] == saved['rounds']):
+  if algorithm.length or (algorithm.finish and rows[-1]['round'] == saved['rounds']):
     why = 'its schedule reads its length' if algorithm.length else 'it has finished'
     raise InputError(f'got rounds={config.rounds} for a run of {saved["rounds"]}; {why}, expected '
                      'the same number or another --workdir')

@@ -32,7 +32,7 @@ def learning_curves(rows: Sequence[dict], folder: str):
     rows: of metrics.csv; the last part of a name, such as accuracy, is its kind.
     folder: gets a picture KIND.png for every kind.
   """
-  names = [name for name in rows[0] if name not in BOOKKEEPING]
+  names = [name for name in rows[0] if name not in BOOKKEEPING and all(name in r for r in rows)]
   kind_of = lambda name: name.rsplit('/', 1)[-1]
   for kind in sorted({kind_of(name) for name in names}):
     figure = Figure(figsize=(6, 4), layout='constrained')

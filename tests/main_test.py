@@ -27,7 +27,8 @@ CACHE = tempfile.TemporaryDirectory()
 
 def start(*flags):
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': CACHE.name,
-                 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+                 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+                 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
   return subprocess.Popen([sys.executable, '-m', 'hmm_jax.main', *flags, *QUICK],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           env=environment)
@@ -248,8 +249,10 @@ class ComparisonsTest(parameterized.TestCase):
       ({'variants': ('low rounds=many',)}, "got rounds='many'; expected a value like 100"),
       ({'variants': ('good rounds=3', 'low rounds=0')}, 'got rounds=0; expected at least 1'),
       ({'variants': ('local.lr=0.5',)}, "got 'local.lr=0.5' in variants; expected NAME key=value"),
-      ({'variants': ('a rounds=3', 'a rounds=4')}, 'variants'),
-      ({'variants': ('fedavg rounds=3',)}, 'variants'),
+      ({'variants': ('a rounds=3', 'a rounds=4')}, 'got a twice among references and variants'),
+      ({'variants': ('fedavg rounds=3',)}, 'got fedavg .*, which is the run itself'),
+      ({'variants': (3,)}, 'got 3 in variants; expected NAME key=value'),
+      ({'variants': ('../x rounds=3',)}, "got '../x rounds=3' in variants; expected NAME"),
   )
   def test_bad_ones_are_one_line(self, values, expected):
     with self.assertRaisesRegex(InputError, expected) as caught:

@@ -24,6 +24,20 @@ class ConsensusTest(parameterized.TestCase):
     self.assertEqual(metrics.consensus({'a': jnp.full((4, 3), 0.5)}), 0)
 
 
+class ContractionTest(absltest.TestCase):
+
+  def test_is_the_share_of_the_consensus_taken_away(self):
+    rng = np.random.default_rng(0)
+    before = {'a': np.float32(rng.normal(5, 1, (6, 3)))}
+    after = {'a': before['a'].mean(0, keepdims=True) + 0.5 * (before['a'] - before['a'].mean(0))}
+    np.testing.assert_allclose(toys.jit(metrics.contraction)(before, after), 0.75, rtol=1e-4)
+
+  def test_models_that_agree_have_nothing_to_lose(self):
+    for agents in (3, 5, 7):
+      same = {'a': np.tile(np.float32(np.random.default_rng(1).normal(size=(1, 50))), (agents, 1))}
+      self.assertEqual(toys.jit(metrics.contraction)(same, same), 0)
+
+
 class MessagesTest(parameterized.TestCase):
 
   def count(self, matrix):

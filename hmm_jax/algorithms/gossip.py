@@ -78,12 +78,10 @@ def gossip(model: Model, local: Local, *, topology: NamedTuple, schedule: NamedT
     after = state._replace(
         round=state.round + 1, stacked=mixed, private=private, sent=state.sent + sent,
         received=state.received + received, expected=state.expected + talk)
-    apart = metrics.consensus(trained['params'])
-    shrunk = 1 - metrics.consensus(mixed['params']) / jnp.where(apart > 0, apart, 1)
     return after, {
         **participate.round_metrics(cohort), 'messages_up': sent.sum(),
         'messages_down': received.sum(),
-        'realised/contraction': jnp.where(apart > 0, shrunk, 0),
+        'realised/contraction': metrics.contraction(trained['params'], mixed['params']),
         'expected/contraction': jnp.where(dense, 1, topology.contraction(rate))}
 
   def views(state, federation):
@@ -103,18 +101,24 @@ def gossip(model: Model, local: Local, *, topology: NamedTuple, schedule: NamedT
         'expected/share_of_allreduce': state.expected / every_round}
 
   def finish(state, federation, key):
-    before = state.sent, state.received
-    for step in range(final[1]):
-      matrix = final[0].matrix(step, jax.random.fold_in(key, step), 1.0)
+    graph, rounds = final
+    # Everything is merged, whatever was shared before.
+    cost = tree.nbytes(shapes) / message
+
+    def merge(step, state):
+      matrix = graph.matrix(step, jax.random.fold_in(key, step), 1.0)
       matrix = _by_id(matrix, federation.clients)
       sent, received = metrics.messages(matrix)
-      state = state._replace(
-          stacked=tree.mix(matrix, state.stacked), sent=state.sent + sent,
-          received=state.received + received, expected=state.expected + final[0].messages(1.0))
-    merged = mapper.each(lambda data, one: calibrate(one, data), federation, state.stacked)
-    return state._replace(stacked=merged), {
-        'messages_up': (state.sent - before[0]).sum(),
-        'messages_down': (state.received - before[1]).sum()}
+      return state._replace(
+          stacked=tree.mix(matrix, state.stacked), sent=state.sent + cost * sent,
+          received=state.received + cost * received,
+          expected=state.expected + cost * graph.messages(1.0))
+
+    after = jax.lax.fori_loop(0, rounds, merge, state)
+    merged = mapper.each(lambda data, one: calibrate(one, data), federation, after.stacked)
+    return after._replace(stacked=merged), {
+        'messages_up': (after.sent - state.sent).sum(),
+        'messages_down': (after.received - state.received).sum()}
 
   return Algorithm(init, round, views=views, traffic=Traffic(up=message, down=message),
                    gauges=gauges, finish=finish if final else None, length=schedule.length)

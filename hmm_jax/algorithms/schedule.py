@@ -79,13 +79,15 @@ def schedule(text: str, *, rate: float, rounds: int, max_rate: float = 1.0) -> S
 
 
 def _piece(text: str, rounds: int, max_rate: float) -> Piece:
-  name, *values = text.partition('@')[0].split(':')
-  window = re.fullmatch(r'(\d*):(\d*)', text.partition('@')[2] or ':')
+  shape, at, edges = text.partition('@')
+  name, *values = shape.split(':')
+  window = re.fullmatch(r'(\d*):(\d*)', edges if at else ':')
   try:
     values = tuple(map(float, values))
-  except ValueError:
-    values = ()
-  if name not in SHAPES or len(values) != SHAPES[name][0] or not window:
+    readable = window and len(values) == SHAPES[name][0]
+  except (ValueError, KeyError):
+    readable = False
+  if not readable:
     raise InputError(f'got {text!r} in gossip.schedule; expected constant:R, linear:A:B, '
                      'cosine:A:B or dense, each perhaps with @FROM:TO')
   for value in values:

@@ -78,7 +78,7 @@ def crowd(agents, ids=None):
 
 def play(algorithm, rounds, *, federation=FEDERATION, seed=0):
   """Returns the states after 0, 1, ... rounds and the metrics of each round."""
-  states, metrics = [compiled(algorithm.init)(toys.key(seed), federation)], []
+  states, metrics = [algorithm.init(toys.key(seed), federation)], []
   for r in range(rounds):
     state, report = compiled(algorithm.round)(states[-1], federation, toys.key(seed + r))
     states.append(state)

@@ -85,6 +85,7 @@ class ScheduleTest(parameterized.TestCase):
       ('linear:0', 0.2, "'linear:0' in gossip.schedule; expected constant"),
       ('constant', 0.2, "'constant' in gossip.schedule; expected constant"),
       ('constant:0:1', 0.2, "'constant:0:1' in gossip.schedule; expected constant"),
+      ('dense:x', 0.2, "'dense:x' in gossip.schedule; expected constant"),
       ('dense:1', 0.2, "'dense:1' in gossip.schedule; expected constant"),
       ('constant:x', 0.2, "'constant:x' in gossip.schedule; expected constant"),
       ('dense@', 0.2, "'dense@' in gossip.schedule; expected constant"),
