@@ -36,8 +36,10 @@ from hmm_jax.types import InputError
 SEED = flags.DEFINE_integer('seed', None, 'Training seed; default the first of the run.')
 MODELS = flags.DEFINE_integer('models', 6, 'Clients, at least 3.')
 ROWS = flags.DEFINE_integer('rows', 2000, 'Rows to score on.', lower_bound=1)
-POINTS = flags.DEFINE_integer('points', 25, 'Points on a line.')
-RESOLUTION = flags.DEFINE_integer('resolution', 8, 'Rings about the centre of the polygon.')
+POINTS = flags.DEFINE_integer(
+    'points', 25, 'Points on a line.', lower_bound=2, upper_bound=10_000)
+RESOLUTION = flags.DEFINE_integer(
+    'resolution', 8, 'Rings about the centre of the polygon.', lower_bound=1, upper_bound=200)
 SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'Which rows.')
 BATCHES = flags.DEFINE_integer('batches', 20, 'For new statistics.', lower_bound=1)
 flags.mark_flag_as_required('workdir')  # Of main.
@@ -49,6 +51,7 @@ def study(argv):
   workdir = Workdir(main.WORKDIR.value)
   settings = workdir.read_json('config.json')
   config = defaults.complete(ConfigDict(settings or {}))
+  defaults.check(config)
   devices.prepare(mapper=config.mapper, cohort=0)
   # Orbax makes the folder that it looks for.
   checkpoints = 'checkpoints' in workdir.results() and Checkpoints(workdir.file('checkpoints'))
@@ -62,6 +65,8 @@ def study(argv):
   rng, clients = np.random.default_rng(0), federation.clients
   train = np.unique(np.concatenate([x[:size] for x, size in zip(clients.index, clients.size)]))
   rows = train if SPLIT.value == 'train' else getattr(federation, SPLIT.value).rows
+  if not len(rows):
+    raise InputError(f'got split={SPLIT.value}, of which the run has no rows; expected another')
   # No row comes twice while there are others.
   batches = np.resize(rng.permutation(train), (BATCHES.value, config.local.batch))
   scoring = {

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from hmm_jax.trainer import Experiment, in_turn
 from hmm_jax.types import Algorithm, Dataset, Federation, InputError, Local, Loss, Model
 
 EVERYBODY = ('gossip', 'centralised')  # Algorithms in which all clients train in every round.
+MERGE_ROWS = 10**7  # The most that a merged model is recalibrated on.
 WEIGHTS = {'size': participate.by_size, 'uniform': participate.uniform}
 
 
@@ -171,6 +173,9 @@ def gossiping(config: ConfigDict, net: Model, loss: Loss, lift: mappers.Mapper,
   talk_when = schedule(
       settings.schedule, rate=settings.rate, rounds=config.rounds, max_rate=talk.max_rate)
   recalibrated = settings.merged_statistics == 'recalibrated'
+  if settings.merge_batches * config.local.batch > MERGE_ROWS:
+    raise InputError(f'got gossip.merge_batches={settings.merge_batches}; expected at most '
+                     f'{MERGE_ROWS // config.local.batch}, {MERGE_ROWS} rows')
   if recalibrated and settings.merge_data == 'validation' and not len(federated.validation.rows):
     raise InputError(f'got gossip.merge_data=validation with partition.validation='
                      f'{config.partition.validation}; expected rows to recalibrate the merged '
@@ -184,7 +189,8 @@ def gossiping(config: ConfigDict, net: Model, loss: Loss, lift: mappers.Mapper,
       calibrate=calibrate.calibration(
           net, sources[settings.merge_data], batches=settings.merge_batches,
           batch=config.local.batch) if recalibrated else lambda variables, _: variables)
-  return made._replace(facts=tuple(topology.describe(talk, settings.rate)))
+  over = [('schedule over that rate', settings.schedule)] if settings.schedule else []
+  return made._replace(facts=(*topology.describe(talk, settings.rate), *over))
 
 
 def final_merge(name: str, graph: Callable) -> tuple[topology.Topology, int] | None:
@@ -197,12 +203,12 @@ def final_merge(name: str, graph: Callable) -> tuple[topology.Topology, int] | N
     return None
   if name == 'uniform':
     return graph('complete'), 1
-  kind, _, count = name.rpartition(':')
-  if not kind or not count.isdecimal() or int(count) < 1:
+  found = re.fullmatch(r'(.+):0*([1-9]\d{0,3})', name)
+  if not found:
     raise InputError(f'got gossip.final_merge={name}; expected none, uniform or TOPOLOGY:ROUNDS '
-                     'such as exponential:5')
+                     'with 1 to 9999 rounds, such as exponential:5')
   try:
-    return graph(kind), int(count)
+    return graph(found[1]), int(found[2])
   except InputError as error:
     raise InputError(f'got gossip.final_merge={name}: {error}') from error
 

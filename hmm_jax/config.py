@@ -137,6 +137,7 @@ CHOICES = {
     'fedavg.weights': ('size', 'uniform'),
     'fedprox.weights': ('size', 'uniform'),
     'fedopt.weights': ('size', 'uniform'),
+    'gossip.weights': ('metropolis', 'laplacian', 'uniform'),
     'gossip.start': ('different', 'same'),
     'gossip.statistics': ('mixed', 'kept'),
     'gossip.merged_statistics': ('recalibrated', 'averaged'),
@@ -144,15 +145,16 @@ CHOICES = {
 }
 
 AT_LEAST_ONE = ('rounds', 'eval_every', 'eval_batch', 'seeds', 'keep', 'local.batch',
-                'partition.min_size', 'gossip.merge_batches', 'synthetic.rows',
+                'partition.min_size', 'gossip.degree', 'gossip.merge_batches', 'synthetic.rows',
                 'synthetic.classes')
 NOT_NEGATIVE = (
     'clients', 'participation', 'chunk', 'seed', 'stop.patience',
     'partition.size', 'partition.seed', 'synthetic.seed',
     'local.epochs', 'local.steps', 'local.momentum', 'local.weight_decay', 'local.clip',
     'local.clip_value', 'local.label_smoothing', 'local.prox', 'fedprox.mu', 'fedopt.momentum',
-    'fedopt.eps', 'gossip.graph_seed')
-POSITIVE = ('local.lr', 'fedopt.lr', 'scaffold.server_lr', 'partition.alpha')
+    'fedopt.eps')
+POSITIVE = ('local.lr', 'fedopt.lr', 'scaffold.server_lr', 'partition.alpha',
+            'gossip.edge_probability')
 
 
 def complete(config: ConfigDict) -> ConfigDict:
@@ -196,6 +198,8 @@ def check(config: ConfigDict):
     if values[key] not in names:
       raise InputError(f'got {key}={values[key]}; expected one of {", ".join(names)}'
                        + suggestion(values[key], names))
+  if values['seed'] + values['seeds'] > 2**31:
+    raise InputError(f'got seed={values["seed"]}; expected seeds below 2**31')
   for keys, good, wanted in (
       (AT_LEAST_ONE, lambda v: v >= 1, 'at least 1'),
       (NOT_NEGATIVE, lambda v: v >= 0, '0 or more'),

@@ -19,9 +19,9 @@ from hmm_jax import build, devices, plots
 from hmm_jax import config as defaults
 from hmm_jax.data.clients import describe, label_counts
 from hmm_jax.log import BOOKKEEPING, Screen, Workdir
-from hmm_jax.run import run
-from hmm_jax.trainer import Diverged
-from hmm_jax.types import Algorithm, InputError
+from hmm_jax.run import finished, run
+from hmm_jax.trainer import Diverged, Experiment
+from hmm_jax.types import Algorithm, Federation, InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default runs/NAME.')
 
@@ -45,11 +45,17 @@ def main(argv: Sequence[str]):
   devices.prepare(mapper=config.mapper, cohort=build.cohort(config))
   screen = Screen(silent=jax.process_index() > 0)
   workdir = Workdir(WORKDIR.value or default_workdir(config))
-  others = comparisons(config)
+  others = {name: (changed, Workdir(workdir.file('references', name)))
+            for name, changed in comparisons(config).items()}
+  for name, (changed, folder) in others.items():
+    try:
+      prepare(changed, folder)  # What is wrong with it shows before anything is trained.
+    except InputError as error:
+      raise InputError(f'{name}: {error}') from error
 
   summaries = {config.name or config.algorithm: train(config, workdir, screen)}
-  for name, changed in others.items():
-    summaries[name] = train(changed, Workdir(workdir.file('references', name)), screen)
+  for name, (changed, folder) in others.items():
+    summaries[name] = train(changed, folder, screen)
   show(summaries, screen)
 
 
@@ -107,26 +113,40 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   Raises:
     InputError: before anything is written.
   """
-  compare(config, workdir)
-  summary = workdir.read_json('summary.json')
-  if summary and summary.get('rounds_requested') == config.rounds:
+  made = prepare(config, workdir)
+  if made is None:
+    summary = workdir.read_json('summary.json')
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
     return summary
 
-  data = build.dataset(config)
-  federation = build.federation(config, data)
-  experiment = build.experiment(config, data, federation)
-  check_extension(config, workdir, experiment.algorithm)
+  experiment, federation, classes = made
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
-               [*describe(federation, data.classes), *experiment.algorithm.facts])
-  counts = label_counts(federation, data.classes)
-  del data, federation  # The devices have what they need.
+               [*describe(federation, classes), *experiment.algorithm.facts])
+  counts = label_counts(federation, classes)
+  del made, federation  # The devices have what they need.
 
   summary = run(experiment, config.to_dict(), workdir, screen)
   if jax.process_index() == 0:
     plots.partition(counts, workdir.file('plots', 'partition.png'))
     plots.learning_curves(workdir.read_metrics(), workdir.file('plots'))
   return summary
+
+
+def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federation, int] | None:
+  """Builds what a run needs: experiment, federation, classes; None if it is finished.
+
+  Raises:
+    InputError: the config, the data or the workdir does not suit.
+  """
+  compare(config, workdir)
+  summary = workdir.read_json('summary.json')
+  if summary and summary.get('rounds_requested') == config.rounds:
+    return None
+  data = build.dataset(config)
+  federation = build.federation(config, data)
+  experiment = build.experiment(config, data, federation)
+  check_extension(config, workdir, experiment.algorithm)
+  return experiment, federation, data.classes
 
 
 def check_extension(config: ConfigDict, workdir: Workdir, algorithm: Algorithm):
@@ -138,8 +158,8 @@ def check_extension(config: ConfigDict, workdir: Workdir, algorithm: Algorithm):
   saved, rows = workdir.read_json('config.json'), workdir.read_metrics()
   if not rows or saved['rounds'] == config.rounds:
     return
-  if algorithm.length or (algorithm.finish and rows[-1]['round'] == saved['rounds']):
-    why = 'its schedule reads its length' if algorithm.length else 'it has finished'
+  if algorithm.length or finished(rows):
+    why = 'its schedule reads its length' if algorithm.length else 'it has finished with a merge'
     raise InputError(f'got rounds={config.rounds} for a run of {saved["rounds"]}; {why}, expected '
                      'the same number or another --workdir')
 
@@ -228,7 +248,7 @@ def parse(argv: Sequence[str]) -> list[str]:
   except Exception as error:  # Whatever the file raises, or a value of the wrong type.
     text = str(error).strip()
     cause = text.splitlines()[-1] if 'Traceback' in text else f'{type(error).__name__}: {text}'
-    raise InputError(cause) from error
+    raise InputError(cause.removeprefix('hmm_jax.types.InputError: ')) from error
 
 
 def entry():

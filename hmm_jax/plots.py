@@ -76,7 +76,7 @@ def landscape(surface: Surface, path: str, names: Sequence[str] | None = None):
   filled = axes.tricontourf(*surface.points.T, surface.loss, levels=20, cmap='viridis')
   figure.colorbar(filled, label='loss')
   axes.plot(*surface.vertices.T, 'o', color='black', clip_on=False)
-  axes.plot(0, 0, 'x', color='red', label='uniform merge')
+  axes.plot(0, 0, 'x', color='red', label='mean of these models')
   for name, corner in zip(names or range(len(surface.vertices)), surface.vertices):
     axes.annotate(str(name), 1.2 * corner, ha='center', va='center')
   axes.set(aspect='equal', xlim=(-1.35, 1.35), ylim=(-1.35, 1.35))

@@ -48,7 +48,7 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
   trainer = Trainer(experiment)
   checkpoints = Checkpoints(workdir.file('checkpoints'), experiment.keep)
   (states, best), rows, done = _resume(experiment, trainer, checkpoints, workdir)
-  chunks = () if _patience_ran_out(rows, experiment) else trainer.rounds(states, done)
+  chunks = () if _over(rows, experiment) else trainer.rounds(states, done)
   del states  # Their buffers are the program's now.
   if primary:
     workdir.write_json('config.json', settings)
@@ -56,10 +56,12 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
 
   with screen.progress(done, experiment.rounds) as report:
     for states, number, metrics, seconds in chunks:
+      written = len(rows)
       fresh = _evaluate(experiment, trainer, states, number, metrics, seconds, rows)
       best = _keep_best(experiment, states, best, rows, fresh)
       rows = rows + fresh
-      if number == experiment.rounds and experiment.algorithm.finish:
+      stop = number == experiment.rounds or _patience_ran_out(rows, experiment)
+      if stop and experiment.algorithm.finish:
         states, fresh = _finish(experiment, trainer, states, rows)
         best = _keep_best(experiment, states, best, rows, fresh)
         rows = rows + fresh
@@ -67,9 +69,9 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
         workdir.write_metrics(rows)
       checkpoints.save(number, Progress(states, best))
       if events:
-        events.write(fresh)
+        events.write(rows[written:])
       report(number, _headline(fresh, metrics, seconds))
-      if _patience_ran_out(rows, experiment):
+      if stop:
         break
 
   summary = summarise(experiment, rows) | {
@@ -106,7 +108,7 @@ def _finish(experiment, trainer, states, rows):
   states, metrics = trainer.finish(states)
   metrics = {name: values[:, None] for name, values in metrics.items()}
   return states, _evaluate(
-      experiment, trainer, states, experiment.rounds, metrics, 0.0, rows)
+      experiment, trainer, states, rows[-1]['round'], metrics, 0.0, rows)
 
 
 def _evaluate(experiment, trainer, states, done, metrics, seconds, rows):
@@ -148,6 +150,16 @@ def _keep_best(experiment, states, best, rows, fresh):
   return jax.tree.map(choose, states, best)
 
 
+def finished(rows: list[dict]) -> bool:
+  """Says whether a run's algorithm has finished: the last round then has two rows a seed."""
+  last = [row['round'] for row in rows if row['seed'] == rows[-1]['seed']][-2:]
+  return len(last) == 2 and last[0] == last[1]
+
+
+def _over(rows, experiment) -> bool:
+  return finished(rows) or _patience_ran_out(rows, experiment)
+
+
 def _patience_ran_out(rows, experiment) -> bool:
   """Says whether no seed has improved on validation for so many evaluations."""
   if not experiment.patience or not rows:
@@ -171,13 +183,12 @@ def summarise(experiment: Experiment, rows: list[dict]) -> dict:
   by_seed = [[row for row in rows if row['seed'] == seed] for seed in experiment.seeds]
   chosen = [r[int(np.argmax(_selected(r, r[0]['seed'])))] for r in by_seed
             if _selected(r, r[0]['seed'])]
-  finished = experiment.algorithm.finish and rows[-1]['round'] == experiment.rounds
   return {
       'rounds': rows[-1]['round'],
       'rounds_requested': experiment.rounds,
       'seeds': list(experiment.seeds),
       'last': _over_seeds([r[-1] for r in by_seed]),
-      'before_finish': _over_seeds([r[-2] for r in by_seed]) if finished else None,
+      'before_finish': _over_seeds([r[-2] for r in by_seed]) if finished(rows) else None,
       'selected_on_validation': _over_seeds(chosen) if chosen else None,
       'train_seconds': rows[-1]['seconds'],
       'peak_memory_bytes': peak_memory(),

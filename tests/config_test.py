@@ -46,7 +46,10 @@ class ConfigTest(parameterized.TestCase):
       ('gossip.merged_statistics', 'none', 'expected one of recalibrated, averaged'),
       ('gossip.merge_data', 'test', 'expected one of train, validation'),
       ('gossip.merge_batches', 0, 'at least 1'),
-      ('gossip.graph_seed', -1, '0 or more'),
+      ('gossip.degree', 0, 'at least 1'),
+      ('gossip.edge_probability', 0.0, 'above 0'),
+      ('gossip.weights', 'metropolic', 'did you mean metropolis'),
+      ('seed', 2**31, 'expected seeds below'),
       ('gossip.rate', float('nan'), 'finite'),
   )
   def test_a_bad_value_is_named_with_what_was_expected(self, key, value, expected):

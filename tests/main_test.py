@@ -188,6 +188,7 @@ class BadInputTest(parameterized.TestCase):
       ('--config.rounds=0', 'at least 1'),
       ('--config.algorithm=fedavgg', 'did you mean fedavg'),
       ('--config.dataset=mnistt', 'mnist'),
+      ("--config.variants=('x algorithm=gossip gossip.final_merge=foo',)", 'x: got gossip.final'),
       ('--config.participation=21', '0 (all) to 20'),
       ('--config=/nowhere.py', 'nowhere.py'),
       ('stray', 'stray'),

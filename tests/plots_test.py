@@ -83,7 +83,8 @@ class PlotsTest(absltest.TestCase):
     corners, centre = axes.get_lines()
     np.testing.assert_array_equal(corners.get_xydata(), vertices)
     np.testing.assert_array_equal(centre.get_xydata(), [[0, 0]])
-    self.assertEqual([t.get_text() for t in axes.get_legend().get_texts()], ['uniform merge'])
+    self.assertEqual([text.get_text() for text in axes.get_legend().get_texts()],
+                     ['mean of these models'])
     names = [text.get_text() for text in self.drawn(plots.landscape, surface).axes[0].texts]
     self.assertEqual(names, ['0', '1', '2', '3', '4'])
 

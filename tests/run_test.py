@@ -125,14 +125,6 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(self.run_it(counting(finish=finish))['last'], summary['last'])
     self.assertEqual(self.workdir.read_metrics(), rows)
 
-  def test_a_run_that_stops_early_does_not_finish(self):
-    finish = lambda state, federation, key: (state._replace(value=state.value + 100), {
-        'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)})
-    shrinking = counting(finish=finish)._replace(views=lambda state, _: {'global': -state.value})
-    summary = self.run_it(shrinking, rounds=100, patience=3)
-    self.assertEqual((summary['rounds'], summary['before_finish']), (8, None))
-    self.assertEqual(summary['last']['global/validation/accuracy']['mean'], -8)
-
   @parameterized.parameters((100, 105), (-100, 5))
   def test_the_finished_model_is_selected_if_it_is_best(self, gain, best):
     finish = lambda state, federation, key: (state._replace(value=state.value + gain), {
@@ -145,6 +137,21 @@ class RunTest(parameterized.TestCase):
     saved = kept.restore(5, Progress(trainer.shapes, trainer.shapes))
     self.assertEqual(saved.best.value.tolist(), [best] * 2)
     self.assertEqual(saved.states.value.tolist(), [5 + gain] * 2)
+
+  def test_a_run_that_stops_early_finishes_too(self):
+    def finish(state, federation, key):
+      return state._replace(value=state.value + 100), {
+          'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
+
+    falling = counting(finish=finish)._replace(views=lambda state, _: {'global': -state.value})
+    summary = self.run_it(falling, rounds=20, patience=1)
+    rows = self.workdir.read_metrics()
+    self.assertEqual([row['round'] for row in rows[::2]], [2, 4, 4])
+    self.assertEqual(rows[-1]['global/validation/accuracy'], -104)
+    self.assertEqual(summary['before_finish']['global/validation/accuracy']['mean'], -4)
+    os.remove(self.workdir.file('summary.json'))  # As if killed before it was written.
+    self.run_it(falling, rounds=20, patience=1)
+    self.assertEqual(self.workdir.read_metrics(), rows)
 
   def test_gauges_are_read_at_every_evaluation(self):
     finish = lambda state, federation, key: (state._replace(value=state.value + 100), {
@@ -199,11 +206,11 @@ class WorkdirTest(parameterized.TestCase):
     self.workdir = Workdir(os.path.join(folder.name, 'run'))
     self.config = defaults.get_config()
 
-  def leave(self, **changes):
-    """Leaves what a run with the changed config would."""
+  def leave(self, *, evaluations=1, **changes):
+    """Leaves what a run with the changed config would, evaluated so often in round 10."""
     self.config.update_from_flattened_dict(changes)
     self.workdir.write_json('config.json', self.config.to_dict())
-    self.workdir.write_metrics([{'round': 10, 'seed': 0, 'seconds': 1.0}])
+    self.workdir.write_metrics([{'round': 10, 'seed': 0, 'seconds': 1.0}] * evaluations)
     self.config = defaults.get_config()
 
   def test_a_new_folder_and_the_same_settings_are_fine(self):
@@ -253,19 +260,21 @@ class WorkdirTest(parameterized.TestCase):
         main.compare(self.config, self.workdir)
 
   @parameterized.parameters(
-      # The last row is of round 10. Rounds then and now:
-      (100, 100, {'length': 100}, None),
-      (100, 200, {}, None),
-      (100, 200, {'finish': True}, None),  # It was stopped before it finished.
-      (100, 200, {'length': 200}, 'its schedule reads its length'),
-      (10, 20, {'length': 20}, 'its schedule reads its length'),
-      (10, 20, {'finish': True}, 'it has finished'),
-      (10, 20, {'finish': True, 'length': 20}, 'its schedule reads its length'),
-      (10, 10, {'finish': True}, None),
-      (10, 20, {}, None))
-  def test_more_rounds_than_were_read_or_finished_are_refused(self, was, now, has, expected):
+      # The last rows are of round 10. Rounds then and now:
+      (1, 100, 100, {'length': 100}, None),
+      (1, 100, 200, {}, None),
+      (1, 100, 200, {'finish': True}, None),  # It was stopped before it finished.
+      (2, 100, 200, {'finish': True}, 'it has finished with a merge'),  # Patience ran out.
+      (1, 100, 200, {'length': 200}, 'its schedule reads its length'),
+      (1, 10, 20, {'length': 20}, 'its schedule reads its length'),
+      (2, 10, 20, {'finish': True}, 'it has finished with a merge'),
+      (2, 10, 20, {'finish': True, 'length': 20}, 'its schedule reads its length'),
+      (2, 10, 10, {'finish': True}, None),
+      (1, 10, 20, {}, None))
+  def test_more_rounds_than_were_read_or_finished_are_refused(
+      self, evaluations, was, now, has, expected):
     main.check_extension(self.config, self.workdir, counting()._replace(**has))  # A new run.
-    self.leave(rounds=was)
+    self.leave(evaluations=evaluations, rounds=was)
     self.config.rounds = now
     algorithm = counting()._replace(**has)
     if expected is None:
@@ -280,7 +289,7 @@ class WorkdirTest(parameterized.TestCase):
     main.check_extension(self.config, self.workdir, counting()._replace(length=100))
 
   def test_a_finished_run_of_gossip_is_not_extended(self):
-    self.leave(algorithm='gossip', rounds=10, dataset='synthetic')
+    self.leave(evaluations=2, algorithm='gossip', rounds=10, dataset='synthetic')
     before = pathlib.Path(self.workdir.file('config.json')).read_bytes()
     self.config.update_from_flattened_dict({
         'algorithm': 'gossip', 'rounds': 20, 'dataset': 'synthetic'})

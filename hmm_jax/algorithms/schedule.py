@@ -79,9 +79,9 @@ def schedule(text: str, *, rate: float, rounds: int, max_rate: float = 1.0) -> S
 
 
 def _piece(text: str, rounds: int, max_rate: float) -> Piece:
-  shape, at, edges = text.partition('@')
+  shape, at, span = text.partition('@')
   name, *values = shape.split(':')
-  window = re.fullmatch(r'(\d*):(\d*)', edges if at else ':')
+  window = re.fullmatch(r'(\d{0,9}):(\d{0,9})', span if at else ':')
   try:
     values = tuple(map(float, values))
     readable = window and len(values) == SHAPES[name][0]
@@ -104,5 +104,5 @@ def _check_rate(what: str, value: float, max_rate: float):
   if not 0 <= value <= 1:
     raise InputError(f'got {what}={value}; expected a number from 0 to 1')
   if value > max_rate:
-    raise InputError(f'got {what}={value}; expected at most {max_rate:.6g}, all that the '
+    raise InputError(f'got {what}={value}; expected at most {max_rate}, all that the '
                      'topology can give')

@@ -109,7 +109,7 @@ def describe(graph: Topology, rate: float = 1.0) -> list[tuple[str, str]]:
 
 
 def _hops(agents):
-  """Returns who receives from the agent 1, 2, 4, ... further on."""
+  """Returns a matrix for each of 1, 2, 4, ... < K: row i has its one at i + that, modulo K."""
   return [np.roll(np.eye(agents), 2**j, axis=1) for j in range((agents - 1).bit_length())]
 
 

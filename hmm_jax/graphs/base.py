@@ -23,7 +23,8 @@ def base_graphs(agents: int, degree: int) -> np.ndarray:
   """
   if degree < 1:
     raise InputError(f'got gossip.degree={degree}; expected at least 1')
-  most, rough = degree + 1, _rough(agents, degree + 1)
+  most = min(degree + 1, agents)
+  rough = _rough(agents, most)
   smooth = agents // rough
   grouped = ([np.kron(np.eye(smooth), matrix) for matrix in _simple_base(rough, most)]
              + [np.kron(matrix, np.eye(rough)) for matrix in _hyper_hypercube(smooth, most)])

@@ -106,7 +106,7 @@ def _read_edges(settings):
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(f'{given}; expected a text file of edges, but {error}') from error
   for number, edge in enumerate(lines, start=1):
-    nodes = {int(node) for node in edge if node.isdecimal()} & set(graph)
+    nodes = {int(node) for node in edge if node.isdecimal() and len(node) < 10} & set(graph)
     if edge and (len(edge) != 2 or len(nodes) != 2):
       raise InputError(f'{given} with {" ".join(edge)!r} in line {number}; expected two different '
                        f'numbers from 0 to {settings.agents - 1}, clients - 1')

@@ -22,6 +22,10 @@ class BaseGraphsTest(parameterized.TestCase):
     # The paper's bound on the number of rounds.
     self.assertLessEqual(len(sequence), 2 * np.log(size) / np.log(degree + 1) + 2 + 1e-9)
 
+  def test_a_huge_degree_is_that_of_all(self):
+    for matrices in (base_graphs(7, 6), base_graphs(7, 10**12)):
+      np.testing.assert_array_equal(matrices, np.full((1, 7, 7), 1 / 7))
+
 
 if __name__ == '__main__':
   absltest.main()
