@@ -15,23 +15,23 @@ Showed, on 2 CPU cores, accuracy on the global test split at the last round, mea
 over seeds 0, 1, 2, which follow: of the agents' own models before the final merge, and
 of their uniform merge; bytes are those of an AllReduce every round, realised.
 
-  setting        run                    bytes   agents           merged           seeds of merged
-  main           sparse                  11.8 %  0.4024 ± 0.0339  0.6283 ± 0.0108  0.6259 0.6188 0.6401
-                 silent                   1.0 %  0.4344 ± 0.0029  0.1000 ± 0.0000  0.1000 0.1000 0.1000
-                 every_round            101.0 %  0.7739 ± 0.0092  the same         0.7824 0.7641 0.7751
-                 every_round_different  101.0 %  0.6807 ± 0.0220  the same         0.6985 0.6561 0.6874
-  windows        window_0                20.7 %  0.3835 ± 0.0238  0.6023 ± 0.0222  0.6215 0.5780 0.6075
-                 window_30               20.7 %  0.4074 ± 0.0298  0.6414 ± 0.0073  0.6382 0.6362 0.6498
-                 window_60               20.7 %  0.4140 ± 0.0370  0.6548 ± 0.0046  0.6496 0.6579 0.6570
-                 window_90               20.6 %  0.6829 ± 0.0221  the same         0.6924 0.6987 0.6577
-  topologies     pull_1                  54.3 %  0.4882 ± 0.0183  0.6541 ± 0.0155  0.6363 0.6614 0.6645
-                 matching                11.9 %  0.4165 ± 0.0114  0.6168 ± 0.0208  0.6397 0.5991 0.6116
-                 ring                   107.7 %  0.5189 ± 0.0139  0.6383 ± 0.0252  0.6432 0.6110 0.6607
-                 exponential            214.3 %  0.5622 ± 0.0244  0.6767 ± 0.0241  0.6996 0.6515 0.6790
-  finite_gossip  exponential_1           12.9 %  0.4024 ± 0.0339  0.5601 ± 0.0112  0.5598 0.5714 0.5491
-                 exponential_5           21.4 %  0.4024 ± 0.0339  0.6285 ± 0.0103  0.6261 0.6197 0.6399
-  init           sparse_same              11.8 %  0.4853 ± 0.0283  0.7440 ± 0.0121  0.7315 0.7449 0.7557
-                 silent_same              1.0 %  0.4360 ± 0.0007  0.4917 ± 0.1382  0.5092 0.3456 0.6204
+  setting       run                   bytes  agents           merged           merged, seed by seed
+  main          sparse                 11.8% 0.4024 ± 0.0339 0.6283 ± 0.0108 0.6259 0.6188 0.6401
+                silent                  1.0% 0.4344 ± 0.0029 0.1000 ± 0.0000 0.1000 0.1000 0.1000
+                every_round           101.0% 0.7739 ± 0.0092 the same         0.7824 0.7641 0.7751
+                every_round_different 101.0% 0.6807 ± 0.0220 the same         0.6985 0.6561 0.6874
+  windows       window_0               20.7% 0.3835 ± 0.0238 0.6023 ± 0.0222 0.6215 0.5780 0.6075
+                window_30              20.7% 0.4074 ± 0.0298 0.6414 ± 0.0073 0.6382 0.6362 0.6498
+                window_60              20.7% 0.4140 ± 0.0370 0.6548 ± 0.0046 0.6496 0.6579 0.6570
+                window_90              20.6% 0.6829 ± 0.0221 the same         0.6924 0.6987 0.6577
+  topologies    pull_1                 54.3% 0.4882 ± 0.0183 0.6541 ± 0.0155 0.6363 0.6614 0.6645
+                matching               11.9% 0.4165 ± 0.0114 0.6168 ± 0.0208 0.6397 0.5991 0.6116
+                ring                  107.7% 0.5189 ± 0.0139 0.6383 ± 0.0252 0.6432 0.6110 0.6607
+                exponential           214.3% 0.5622 ± 0.0244 0.6767 ± 0.0241 0.6996 0.6515 0.6790
+  finite_gossip exponential_1          12.9% 0.4024 ± 0.0339 0.5601 ± 0.0112 0.5598 0.5714 0.5491
+                exponential_5          21.4% 0.4024 ± 0.0339 0.6285 ± 0.0103 0.6261 0.6197 0.6399
+  init          sparse_same            11.8% 0.4853 ± 0.0283 0.7440 ± 0.0121 0.7315 0.7449 0.7557
+                silent_same             1.0% 0.4360 ± 0.0007 0.4917 ± 0.1382 0.5092 0.3456 0.6204
 
 (finite_gossip: merged is the agents' mean accuracy after so many rounds of gossip.) A run
 took 4 to 8 minutes for its three seeds, 14 the first, beside other work on the two cores.
