@@ -9,18 +9,15 @@ from hmm_jax.types import Array, PyTree
 
 def consensus(stacked: PyTree) -> Array:
   """Returns Xi^2, the agents' mean squared distance to their mean: a float32 scalar."""
-  apart = jax.tree.map(lambda x: x - x.mean(0, keepdims=True), stacked)
-  return tree.dot(apart, apart) / len(jax.tree.leaves(stacked)[0])
+  # Inner products are one fast pass; from a model of their own, they don't cancel.
+  apart = tree.gram(jax.tree.map(lambda x: x - x[:1], stacked))
+  return jnp.maximum(jnp.trace(apart) / len(apart) - apart.mean(), 0)
 
 
 def contraction(before: PyTree, after: PyTree) -> Array:
-  """Returns the share of Xi^2 that a mixing took away; 0 where models agreed before.
-
-  They agree if only rounding sets them apart.
-  """
+  """Returns the share of Xi^2 that a mixing took away; 0 where models agreed before."""
   apart = consensus(before)
-  size = tree.dot(before, before) / len(jax.tree.leaves(before)[0])
-  return jnp.where(apart > 1e-12 * size, 1 - consensus(after) / jnp.maximum(apart, 1e-30), 0)
+  return jnp.where(apart > 0, 1 - consensus(after) / jnp.where(apart > 0, apart, 1), 0)
 
 
 def allreduce(agents: int) -> float:
