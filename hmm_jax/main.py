@@ -4,10 +4,8 @@ Run it again with the same settings to resume, or to see the summary of a finish
 run. Bad input is one line on stderr and exit code 2; a diverged run exits with 1.
 """
 
-import ast
 from collections.abc import Sequence
 import os
-import re
 import sys
 import traceback
 
@@ -15,7 +13,7 @@ from absl import app, flags
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from hmm_jax import build, devices, plots
+from hmm_jax import build, devices, plots, variants
 from hmm_jax import config as defaults
 from hmm_jax.data.clients import describe, label_counts
 from hmm_jax.log import BOOKKEEPING, Screen, Workdir
@@ -25,15 +23,8 @@ from hmm_jax.types import Algorithm, Federation, InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default runs/NAME.')
 
-NAME = re.compile(r'\w[\w-]*')  # of a variant, and of its folder
 # Keys that say what is shown beside a run, and change nothing in it.
 COSMETIC = {'name', 'references', 'variants'}
-# What `references` may name: the same run with one thing changed.
-REFERENCES = {
-    'iid': {'partition.kind': 'iid'},
-    'linear': {'model': 'mlp', 'mlp.hidden': ()},
-    'local': {'algorithm': 'local'},
-}
 
 
 def main(argv: Sequence[str]):
@@ -46,7 +37,7 @@ def main(argv: Sequence[str]):
   screen = Screen(silent=jax.process_index() > 0)
   workdir = Workdir(WORKDIR.value or default_workdir(config))
   others = {name: (changed, Workdir(workdir.file('references', name)))
-            for name, changed in comparisons(config).items()}
+            for name, changed in variants.comparisons(config).items()}
   for name, (changed, folder) in others.items():
     try:
       prepare(changed, folder)  # What is wrong with it shows before anything is trained.
@@ -57,54 +48,6 @@ def main(argv: Sequence[str]):
   for name, (changed, folder) in others.items():
     summaries[name] = train(changed, folder, screen)
   show(summaries, screen)
-
-
-def comparisons(config: ConfigDict) -> dict[str, ConfigDict]:
-  """Returns the configs of the runs to compare with, by name.
-
-  Raises:
-    InputError: an unknown reference, or a variant that can't be read or is out of range.
-  """
-  others, first = {}, config.name or config.algorithm
-  for name in filter(None, config.references.split(',')):
-    if name not in REFERENCES:
-      raise InputError(f'got references={name}; expected names among {", ".join(REFERENCES)}'
-                       + defaults.suggestion(name, tuple(REFERENCES)))
-    others[name] = REFERENCES[name]
-  for name, changes in map(variant, config.variants):
-    if name in others:
-      raise InputError(f'got {name} twice among references and variants; expected other names')
-    others[name] = changes
-  if first in others:
-    raise InputError(f'got {first} among references or variants, which is the run itself; expected '
-                     'another name')
-  alone = {'name': '', 'references': '', 'variants': ()}
-  others = {name: defaults.updated(config, changes | alone, name)
-            for name, changes in others.items()}
-  for other in others.values():
-    defaults.check(other)
-  return others
-
-
-def variant(text: str) -> tuple[str, dict]:
-  """Reads 'NAME key=value key=value'.
-
-  Raises:
-    InputError: it can't be read.
-  """
-  name, *changes = str(text).split() or ['']
-  if not NAME.fullmatch(name) or not changes or not all('=' in c for c in changes):
-    raise InputError(f'got {text!r} in variants; expected NAME key=value key=value')
-  pairs = (change.split('=', 1) for change in changes)
-  return name, {key: literal(value) for key, value in pairs}
-
-
-def literal(text: str):
-  """Reads a value as Python does, or as text."""
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return text
 
 
 def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
@@ -196,7 +139,7 @@ def show(summaries: dict[str, dict], screen: Screen):
              'selected on validation': summary['selected_on_validation']}
   columns = {title: values for title, values in columns.items() if values}
   screen.table(f'{name}, mean ± std over seeds', ['metric', *columns],
-               [[metric, *(spread(values[metric]) for values in columns.values())]
+               [[metric, *(spread(v[metric]) if metric in v else '' for v in columns.values())]
                 for metric in summary['last'] if metric not in BOOKKEEPING])
   screen.table('accuracy on the global test split',
                ['run', 'model', now, *(f'seed {seed}' for seed in summary['seeds'])],

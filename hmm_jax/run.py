@@ -202,7 +202,7 @@ def summarise(experiment: Experiment, rows: list[dict]) -> dict:
 def _over_seeds(rows: list[dict]) -> dict:
   """Returns {metric: {mean, std, seeds: values}}; std is the sample's (0 for one seed)."""
   table = {}
-  for name in rows[0].keys() - {'seed'}:
+  for name in set.intersection(*map(set, rows)) - {'seed'}:
     values = [float(row[name]) for row in rows]
     std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     table[name] = {'mean': float(np.mean(values)), 'std': std, 'seeds': values}

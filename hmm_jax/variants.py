@@ -1,0 +1,65 @@
+"""The runs to compare a run with: references by name, and variants of its own settings."""
+
+import ast
+import re
+
+from ml_collections import ConfigDict
+
+from hmm_jax import config as defaults
+from hmm_jax.types import InputError
+
+NAME = re.compile(r'\w[\w-]*')  # of a variant, and of its folder
+# What `references` may name: the same run with one thing changed.
+REFERENCES = {
+    'iid': {'partition.kind': 'iid'},
+    'linear': {'model': 'mlp', 'mlp.hidden': ()},
+    'local': {'algorithm': 'local'},
+}
+
+
+def comparisons(config: ConfigDict) -> dict[str, ConfigDict]:
+  """Returns the configs of the runs to compare with, by name.
+
+  Raises:
+    InputError: an unknown reference, or a variant that can't be read or is out of range.
+  """
+  others, first = {}, config.name or config.algorithm
+  for name in filter(None, config.references.split(',')):
+    if name not in REFERENCES:
+      raise InputError(f'got references={name}; expected names among {", ".join(REFERENCES)}'
+                       + defaults.suggestion(name, tuple(REFERENCES)))
+    others[name] = REFERENCES[name]
+  for name, changes in map(_variant, config.variants):
+    if name in others:
+      raise InputError(f'got {name} twice among references and variants; expected other names')
+    others[name] = changes
+  if first in others:
+    raise InputError(f'got {first} among references or variants, which is the run itself; expected '
+                     'another name')
+  alone = {'name': '', 'references': '', 'variants': ()}
+  others = {name: defaults.updated(config, changes | alone, name)
+            for name, changes in others.items()}
+  for other in others.values():
+    defaults.check(other)
+  return others
+
+
+def _variant(text: str) -> tuple[str, dict]:
+  """Reads 'NAME key=value key=value'.
+
+  Raises:
+    InputError: it can't be read.
+  """
+  name, *changes = str(text).split() or ['']
+  if not NAME.fullmatch(name) or not changes or not all('=' in c for c in changes):
+    raise InputError(f'got {text!r} in variants; expected NAME key=value key=value')
+  pairs = (change.split('=', 1) for change in changes)
+  return name, {key: _literal(value) for key, value in pairs}
+
+
+def _literal(text: str):
+  """Reads a value as Python does, or as text."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
