@@ -85,6 +85,12 @@ class ScriptsTest(parameterized.TestCase):
 
 class LocalTest(parameterized.TestCase):
 
+  def setUp(self):
+    super().setUp()
+    # What a shell starts in the background ignores Ctrl-C, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    self.addCleanup(signal.signal, signal.SIGINT, before)
+
   def start(self, *words, **more):
     process = subprocess.Popen(
         [str(LAUNCH / 'local.sh'), *words], cwd=FOLDER.name, env=environment(**more), text=True,
