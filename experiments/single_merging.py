@@ -34,7 +34,7 @@ of their uniform merge; bytes are those of an AllReduce every round, realised.
                 silent_same             1.0% 0.4360 ± 0.0007 0.4917 ± 0.1382 0.5092 0.3456 0.6204
 
 (finite_gossip: merged is the agents' mean accuracy after so many rounds of gossip.) A run
-took 4 to 8 minutes for its three seeds, 14 the first, beside other work on the two cores.
+took 3 to 8 minutes for its three seeds, 14 the first, beside other work on the two cores.
 
 The paper's claims, and what came of them:
 
