@@ -88,6 +88,8 @@ class BuildTest(parameterized.TestCase):
       ({'gossip.final_merge': 'ring:'}, 'gossip.final_merge=ring:; expected'),
       ({'gossip.final_merge': ':2'}, 'gossip.final_merge=:2; expected'),
       ({'gossip.final_merge': 'rnig:2'}, 'rnig'),
+      ({'gossip.final_merge': 'ring:10000'}, 'with 1 to 9999 rounds'),
+      ({'gossip.merge_batches': 10**9}, 'gossip.merge_batches=1000000000; expected at most 500000'),
       ({'gossip.merge_data': 'validation', 'partition.validation': 0.0},
        'gossip.merge_data=validation with partition.validation=0.0'),
   )

@@ -20,6 +20,13 @@ class ConsensusTest(parameterized.TestCase):
     self.assertEqual((got.shape, got.dtype), ((), np.float32))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
+  def test_of_models_that_nearly_agree(self):
+    rng = np.random.default_rng(0)
+    stacked = np.float32(rng.normal(30, 1, (1, 500)) + rng.normal(0, 1e-3, (4, 500)))
+    wide = stacked.astype(np.float64)
+    expected = ((wide - wide.mean(axis=0)) ** 2).sum() / 4
+    np.testing.assert_allclose(metrics.consensus({'a': jnp.asarray(stacked)}), expected, rtol=1e-4)
+
   def test_equal_models_agree(self):
     self.assertEqual(metrics.consensus({'a': jnp.full((4, 3), 0.5)}), 0)
 

@@ -22,6 +22,14 @@ class PlotsTest(absltest.TestCase):
       plots.learning_curves(rows, folder)
       self.assertCountEqual(os.listdir(folder), ['accuracy.png', 'loss.png'])
 
+  def test_a_column_that_early_rows_lack_is_left_out(self):
+    rows = [{'round': 1, 'seed': 0, 'train/loss': 2.0},
+            {'round': 2, 'seed': 0, 'train/loss': 1.0, 'consensus': 3.0}]
+    with tempfile.TemporaryDirectory() as folder:
+      plots.learning_curves(rows, folder)
+      plots.learning_curves(rows[::-1], folder)
+      self.assertEqual(os.listdir(folder), ['loss.png'])
+
   def test_the_heat_map_shows_who_holds_what(self):
     with tempfile.TemporaryDirectory() as folder:
       pictures = []

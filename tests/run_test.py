@@ -4,6 +4,7 @@ import os
 import pathlib
 import tempfile
 from typing import Any, NamedTuple
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 from hmm_jax import config as defaults
 from hmm_jax import main
+from hmm_jax import run as run_module
 from hmm_jax.checkpoint import Checkpoints
 from hmm_jax.log import Screen, Workdir
 from hmm_jax.run import Progress, run
@@ -139,19 +141,27 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(saved.states.value.tolist(), [5 + gain] * 2)
 
   def test_a_run_that_stops_early_finishes_too(self):
-    def finish(state, federation, key):
-      return state._replace(value=state.value + 100), {
+    def finish(state, federation, key):  # So good that patience alone would go on.
+      return state._replace(value=-state.value), {
           'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
 
     falling = counting(finish=finish)._replace(views=lambda state, _: {'global': -state.value})
     summary = self.run_it(falling, rounds=20, patience=1)
     rows = self.workdir.read_metrics()
     self.assertEqual([row['round'] for row in rows[::2]], [2, 4, 4])
-    self.assertEqual(rows[-1]['global/validation/accuracy'], -104)
+    self.assertEqual(rows[-1]['global/validation/accuracy'], 4)
     self.assertEqual(summary['before_finish']['global/validation/accuracy']['mean'], -4)
     os.remove(self.workdir.file('summary.json'))  # As if killed before it was written.
     self.run_it(falling, rounds=20, patience=1)
     self.assertEqual(self.workdir.read_metrics(), rows)
+
+  def test_tensorboard_gets_the_rows_before_and_after(self):
+    finish = lambda state, federation, key: (state, {
+        'messages_up': jnp.float32(30), 'messages_down': jnp.float32(0)})
+    with mock.patch.object(run_module, 'Events') as events:
+      self.run_it(counting(finish=finish), tensorboard=True)
+    written = [row for call in events().write.call_args_list for row in call.args[0]]
+    self.assertEqual([row['bytes_up'] for row in written[::2]], [40, 80, 100, 400])
 
   def test_gauges_are_read_at_every_evaluation(self):
     finish = lambda state, federation, key: (state._replace(value=state.value + 100), {

@@ -22,10 +22,10 @@ from hmm_jax.types import Array, InputError
 
 # What a name makes of its values and of u, which rises from 0 to 1 over the piece.
 SHAPES = {
-    'constant': (1, lambda u, a: a + 0 * u),
+    'constant': (1, lambda u, a: a),
     'linear': (2, lambda u, a, b: a + (b - a) * u),
     'cosine': (2, lambda u, a, b: a + (b - a) * (1 - jnp.cos(jnp.pi * u)) / 2),
-    'dense': (0, lambda u: 1 + 0 * u),
+    'dense': (0, lambda u: 1.0),
 }
 
 

@@ -430,9 +430,11 @@ class StatisticsTest(parameterized.TestCase):
     for view in ('clients', 'locals'):
       toys.assert_close(views[view], state.stacked, rtol=0, atol=0)
 
-    after, _ = close(algorithm, state)
+    after, sent = close(algorithm, state)
     toys.assert_close(statistics(after.stacked), {
         name: np.tile(value, (5, 1)) for name, value in expected.items()})
+    # An AllReduce among five is eight models in all, here with their statistics.
+    self.assertAlmostEqual(float(sent['messages_up']) * algorithm.traffic.up, 8 * 4 * 31, places=3)
 
   def test_a_merged_model_is_recalibrated_after_some_gossip_too(self):
     algorithm = make(network=toys.norm, final=('ring', 1), fix=recalibrated)
