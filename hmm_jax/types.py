@@ -110,6 +110,16 @@ class Dataset(NamedTuple):
         domain=take(self.domain), relabelled=take(self.relabelled))
 
 
+class Linear(NamedTuple):
+  """A linear layer at work: outputs = inputs @ kernel.reshape(F, G) + bias.
+
+  Of a convolution a row is one place of one image, and `inputs` are the patches under it.
+  """
+
+  inputs: Array  # [R, F] float32
+  outputs: Array  # [R, G] float32
+
+
 class Model(NamedTuple):
   """A network as pure functions; flax stays behind it.
 
@@ -126,6 +136,7 @@ class Model(NamedTuple):
   groups:     (variables) -> a tree of the same structure whose leaves are module
               paths such as 'trunk/Conv_0' or 'head': what "layer" and "head" mean.
   modules:    () -> the module paths in the order in which an input meets them.
+  linear:     (variables, x) -> {module path: Linear} of its dense layers and convolutions.
   """
 
   init: Callable
@@ -135,6 +146,7 @@ class Model(NamedTuple):
   statistics: Callable
   groups: Callable
   modules: Callable
+  linear: Callable
 
 
 class Generator(NamedTuple):

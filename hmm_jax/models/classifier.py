@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.models import layers
+from hmm_jax.models import layers, linear
 from hmm_jax.types import Array, InputError, Model, PyTree
 
 
@@ -50,8 +50,11 @@ def classifier(
   def init(key):
     return network.lazy_init(key, example, train=False, mask=None)
 
+  def cast(x):
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), x, example)
+
   def run(method, variables, x, train, mask, key):
-    x = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), x, example)
+    x = cast(x)
     if mask is not None:
       counts = mask.any()
       mask = mask | ~counts  # A mean over no rows is NaN.
@@ -78,6 +81,9 @@ def classifier(
     _, updated = apply({**variables, **tree.zeros(running)}, x, train=True)
     return {name: tree.scale(1 / (1 - layers.MOMENTUM), updated[name]) for name in running}
 
+  def layers_at_work(variables, x):
+    return linear.record(network, variables, cast(x))
+
   def modules():
     met, shapes = [], jax.eval_shape(init, jax.random.key(0))
 
@@ -90,7 +96,8 @@ def classifier(
     owners = set(jax.tree.leaves(groups(shapes)))
     return tuple(path for path in dict.fromkeys(met) if path in owners)
 
-  return Model(init, apply, features, head, statistics, groups, modules)
+  return Model(
+      init, apply, features, head, statistics, groups, modules, linear=layers_at_work)
 
 
 def _example(input_shape, dtype):
@@ -134,11 +141,12 @@ def preprocessed(
       return function(variables, x, train=train, mask=mask, key=key)
     return wrapped
 
-  def statistics(variables, x):
-    return model.statistics(variables, normalise(x))
+  def on_normalised(function):
+    return lambda variables, x: function(variables, normalise(x))
 
   return model._replace(
-      apply=wrap(model.apply), features=wrap(model.features), statistics=statistics)
+      apply=wrap(model.apply), features=wrap(model.features),
+      statistics=on_normalised(model.statistics), linear=on_normalised(model.linear))
 
 
 def check_choice(key: str, value: str, choices: Collection[str]) -> None:
