@@ -2,7 +2,7 @@
 
   python -m hmm_jax.main --config=experiments/feddle.py:setting=SETTING[,rows=R][,noisy=SHARE]
 
-A fifth of Fashion-MNIST, prepared by TFDS; LeNet, 50 clients, 10 a round, Dirichlet 0.1, 100
+A fifth of Fashion-MNIST, prepared by TFDS; LeNet, 50 clients, 10 a round, Dirichlet 0.1, 60
 rounds of 2 epochs, SGD at 0.05. The server has R = 500 rows (or 100, 2000), 100 minibatches of 50
 a round for every method. SETTING is
 
@@ -81,7 +81,7 @@ def get_config(text: str = '') -> ConfigDict:
   config = defaults.get_config()
   config.update_from_flattened_dict({
       'algorithm': 'feddle', 'dataset': 'fashion_mnist', 'subset': 0.2, 'model': 'cnn',
-      'clients': 50, 'participation': 10, 'rounds': 100, 'eval_every': 10, 'seeds': 3,
+      'clients': 50, 'participation': 10, 'rounds': 60, 'eval_every': 10, 'seeds': 3,
       'selection': 'loss', 'local.epochs': 2, 'local.batch': 32, 'local.lr': 0.05,
       **changes, **ROWS[given['rows']], **NOISY[given['noisy']]})
   config.variants = tuple(variant(name, changed) for name, changed in others.items())
