@@ -45,10 +45,18 @@ def main(argv: Sequence[str]):
       raise InputError(f'{name}: {error}') from error
 
   runs = {config.name or config.algorithm: (config, workdir), **others}
-  summaries = {name: train(*run, screen) for name, run in runs.items()}
-  report.show(summaries, screen)
-  report.compare_clients(
-      {name: folder.read_table('clients') for name, (_, folder) in runs.items()}, workdir)
+  summaries, diverged = {}, []
+  for name, run in runs.items():
+    try:
+      summaries[name] = train(*run, screen)
+    except Diverged as error:  # The others are still worth having.
+      diverged.append(f'{name} {error}')
+  if summaries:
+    report.show(summaries, screen)
+    report.compare_clients(
+        {name: runs[name][1].read_table('clients') for name in summaries}, workdir)
+  if diverged:
+    raise Diverged('; '.join(diverged))
 
 
 def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:

@@ -165,11 +165,15 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(code, 0)
     self.assertEqual([r['round'] for r in metrics(self.path('a'))], ['1', '2', '3'])
 
-  def test_a_diverging_run_stops_and_names_clients(self):
-    flags = ('--config.eval_every=2', '--config.seeds=1', '--config.local.lr=1e30')
-    code, _, err = command(f'--workdir={self.path("a")}', *flags)
+  def test_a_diverging_run_names_clients_and_leaves_the_others_to_finish(self):
+    flags = ('--config.eval_every=2', '--config.seeds=1', '--config.local.lr=1e30',
+             '--config.rounds=2', "--config.variants=('calm local.lr=0.01',)")
+    code, out, err = command(f'--workdir={self.path("a")}', *flags)
     self.assertEqual(code, 1)
-    self.assertRegex(err, r'^hmm_jax: diverged in round 1, seed 0: clients \[\d+.*\] .*\n$')
+    self.assertRegex(
+        err, r'^hmm_jax: fedavg diverged in round 1, seed 0: clients \[\d+.*\] .*\n$')
+    self.assertRegex(out, r'calm +│ global')
+    self.assertTrue(os.path.exists(self.path('a', 'references', 'calm', 'summary.json')))
 
   def test_killed_at_any_moment_resumes_bit_for_bit(self):
     flags = ('--config.rounds=60', '--config.eval_every=1', '--config.seeds=2',
