@@ -14,7 +14,7 @@ from hmm_jax.data import augment, normalise
 from hmm_jax.evaluate import evaluator
 from hmm_jax.holdings import cohort, dataset, federation
 from hmm_jax.methods import table
-from hmm_jax.models import classifier, cnn, mlp, recurrent, resnet, vgg
+from hmm_jax.models import classifier, cnn, fusion, mlp, recurrent, resnet, vgg
 from hmm_jax.trainer import Experiment, in_turn
 from hmm_jax.types import Algorithm, Dataset, Federation, InputError, Model
 
@@ -26,23 +26,33 @@ def network(config: ConfigDict, data: Dataset) -> Model:
   """Makes the bare network, which takes normalised inputs.
 
   Raises:
-    InputError: impossible sizes, tokens where none are read, or none where they are.
+    InputError: impossible sizes, tokens where none are read, or none where they are, or
+      several modalities for a network of one.
   """
   x = data.x_train
-  tokens = normalise.is_tokens(x)
-  if tokens != (config.model == 'lstm'):
+  if isinstance(x, dict):
+    if config.model != 'fusion':
+      raise InputError(f'got model={config.model} with inputs of shapes {_shapes(x)}; expected '
+                       'model=fusion')
+  elif (tokens := normalise.is_tokens(x)) != (config.model == 'lstm'):
     wanted = 'uint8 or floating ones, or model=lstm' if tokens else 'integer tokens'
     raise InputError(f'got model={config.model} with {x.dtype} inputs of shape {x.shape[1:]}; '
                      f'expected {wanted}')
-  settings = dict(classes=data.classes, input_shape=data.x_train.shape[1:],
+  settings = dict(classes=data.classes, input_shape=_shapes(x),
                   dtype=jnp.dtype(config.compute_dtype))
   return {
       'mlp': lambda: mlp.mlp(config.mlp.hidden, **settings),
       'cnn': lambda: cnn.cnn(config.cnn.size, **settings),
       'resnet': lambda: resnet.resnet(config.resnet.size, norm=config.resnet.norm, **settings),
       'vgg16': lambda: vgg.vgg16(norm=config.vgg16.norm, **settings),
+      'fusion': lambda: fusion.fusion(**config.fusion, **settings),
       'lstm': lambda: recurrent.lstm(**config.lstm, vocabulary=_vocabulary(data), **settings),
   }[config.model]()
+
+
+def _shapes(x):
+  """Returns the shape of a row, or one for each modality."""
+  return jax.tree.map(lambda leaf: leaf.shape[1:], x)
 
 
 def _vocabulary(data):
@@ -57,17 +67,18 @@ def _vocabulary(data):
 
 def model(config: ConfigDict, data: Dataset, federated: Federation) -> Model:
   """Makes the network that takes stored inputs: normalised and augmented inside."""
-  if config.augment != 'none' and data.x_train.ndim != 4:
-    raise InputError(f'got augment={config.augment} with inputs of shape {data.x_train.shape[1:]}; '
-                     'expected images [H, W, C]')
+  x = data.x_train
+  if config.augment != 'none' and all(leaf.ndim != 4 for leaf in jax.tree.leaves(x)):
+    raise InputError(f'got augment={config.augment} with inputs of shape {_shapes(x)}; expected '
+                     'images [H, W, C]')
   rows = np.unique(np.concatenate([
       index[:size] for index, size in zip(federated.clients.index, federated.clients.size)]))
   normalisers = {
-      'standard': lambda: normalise.normaliser(
-          *normalise.constants(data.name, federated.examples.x, rows)),
-      'none': lambda: lambda x: x.astype(jnp.float32),
+      'standard': lambda: normalise.standard(data.name, federated.examples.x, rows),
+      'none': lambda: partial(jax.tree.map, lambda leaf: leaf.astype(jnp.float32)),
   }
-  augmentations = {'none': lambda: None, 'crop_flip': lambda: augment.crop_flip(4)}
+  augmentations = {'none': lambda: None,
+                   'crop_flip': lambda: augment.on_images(augment.crop_flip(4))}
   return classifier.preprocessed(
       network(config, data), normalise=normalisers[config.normalise](),
       augment=augmentations[config.augment]())

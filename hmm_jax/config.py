@@ -21,10 +21,13 @@ def get_config() -> ConfigDict:
   # What is trained.
   config.name = ''  # of the run in tables and of its folder; '': the algorithm's
   config.algorithm = 'fedavg'  # one of CHOICES below
-  config.dataset = 'digits'  # digits, synthetic, npz:PATH, text:PATH, or a prepared TFDS set
-  config.data_dir = ''  # of TFDS; '' is its default, ~/tensorflow_datasets
+  # digits, synthetic, crisismmd, npz:PATH, text:PATH, or a prepared TFDS set
+  config.dataset = 'digits'
+  # Of TFDS, '' is its default, ~/tensorflow_datasets; or of the release of CrisisMMD, '' is
+  # ~/tensorflow_datasets/crisismmd.
+  config.data_dir = ''
   config.subset = 1.0  # share of its rows to use, drawn by partition.seed
-  config.model = 'mlp'  # mlp cnn resnet vgg16 lstm
+  config.model = 'mlp'  # mlp cnn resnet vgg16 lstm fusion
   config.normalise = 'standard'  # standard none
   config.augment = 'none'  # none crop_flip
   config.compute_dtype = 'float32'  # float32 bfloat16; parameters stay float32
@@ -226,15 +229,60 @@ def get_config() -> ConfigDict:
       'merge_batches': 32,  # of so many random rows each as local.batch
   })
 
+  config.one_shot = ConfigDict({'every': 0})  # rounds between merges (dmm); 0: one at the end
+  config.dmm = ConfigDict({
+      'threshold': 'mean',  # cosine that all pairs of the core reach; mean: that over all pairs
+      'merge': 'mean',  # mean matching ties: of the core
+      'buffers': 'pooled',  # pooled core: BatchNorm's, of all models or averaged over the core
+      'inputs': 'inverted',  # inverted noise real none: what the divergent models are distilled on
+      'whose': 'merged',  # merged each: whose statistics are inverted
+      'batch': 256,  # inputs that are inverted together
+      'batches': 4,  # of them; of each model, where each is inverted
+      'augment': 'shift_flip',  # shift_flip none: of images, in inversion and distillation
+      'shift': 2,  # pixels, at most
+      'teachers': 'divergent',  # divergent everybody
+      'words': 'counts',  # counts equal: a teacher's word on a class, by its rows of it or not
+      'order': 'joint',  # joint in_turn
+      'steps': 500,  # of Adam
+      'distil_batch': 64,
+      'lr': 1e-3,
+      'temperature': 1.0,
+      'keep': 0.0,  # weight of what the merged model said before
+      'after': 'frozen',  # frozen re_estimated: the student's statistics
+  })
+  config.inversion = ConfigDict({
+      'steps': 2000,  # of Adam
+      'lr': 0.1,  # falling along a cosine
+      'labels': 0.0,  # weights beside the statistics: cross-entropy with labels drawn,
+      'variation': 0.0,  # total variation,
+      'length': 0.0,  # length
+  })
+
   # Each model's own.
   config.mlp = ConfigDict({'hidden': (128,)})  # () is a linear model
   config.cnn = ConfigDict({'size': 'lenet'})  # lenet pfllib small pfl
   config.resnet = ConfigDict({'size': '9-narrow', 'norm': 'batch'})  # 9-narrow 18 20
   config.vgg16 = ConfigDict({'norm': 'batch'})  # batch group layer none
   config.lstm = ConfigDict({'embedding': 8, 'hidden': (256, 256)})
+  config.fusion = ConfigDict({
+      'channels': (16, 32, 64),  # of the convolutions of the image branch
+      'embedding': 128,  # width of the text branch
+      'hidden': 128,  # of the layer after both
+  })
 
   # Each data set's own.
   config.synthetic = ConfigDict({'rows': 2000, 'classes': 10, 'shape': (8, 8, 1), 'seed': 0})
+  config.crisismmd = ConfigDict({
+      'task': 'informative',  # informative humanitarian
+      'labels': 'agreed',  # text image; agreed: theirs where they are equal, other rows left out
+      'modalities': 'both',  # text image both
+      'ngrams': 2048,  # numbers that a text's words and pairs of words are hashed to
+      # Instead of these: an .npz file with the tweets' numbers `id` and a vector each, `x`.
+      'vectors': '',
+      'image_size': 64,  # pixels a side
+      'cache': '',  # folder for decoded images; '': `cache` in that of the release
+      'broken': 'refuse',  # refuse skip: rows whose image can't be read
+  })
   config.text = ConfigDict({
       'owner': ('play', 'speaker'),  # the fields that name a natural client
       'window': 40,  # characters before the one to tell
@@ -248,8 +296,9 @@ CHOICES = {
         'fedavg', 'fedprox', 'fedopt', 'scaffold', 'moon', 'fedgen', 'clusamp', 'fedmr',
         'fedcross', 'ifca', 'fesem', 'fedem', 'ditto', 'apfl', 'fedper', 'fedrep', 'fedbn',
         'pfedme', 'fedmerge', 'feddle', 'server_only', 'server_as_client', 'clg_sgd', 'fedclg_c',
-        'fedclg_s', 'feddf', 'learned_soup', 'adamerging', 'gossip', 'local', 'centralised'),
-    'model': ('mlp', 'cnn', 'resnet', 'vgg16', 'lstm'),
+        'fedclg_s', 'feddf', 'learned_soup', 'adamerging', 'gossip', 'dmm', 'local',
+        'centralised'),
+    'model': ('mlp', 'cnn', 'resnet', 'vgg16', 'lstm', 'fusion'),
     'normalise': ('standard', 'none'),
     'augment': ('none', 'crop_flip'),
     'compute_dtype': ('float32', 'bfloat16'),
@@ -282,6 +331,19 @@ CHOICES = {
     'gossip.statistics': ('mixed', 'kept'),
     'gossip.merged_statistics': ('recalibrated', 'averaged'),
     'gossip.merge_data': ('train', 'validation'),
+    'dmm.merge': ('mean', 'matching', 'ties'),
+    'dmm.buffers': ('pooled', 'core'),
+    'dmm.inputs': ('inverted', 'noise', 'real', 'none'),
+    'dmm.whose': ('merged', 'each'),
+    'dmm.augment': ('shift_flip', 'none'),
+    'dmm.teachers': ('divergent', 'everybody'),
+    'dmm.words': ('counts', 'equal'),
+    'dmm.order': ('joint', 'in_turn'),
+    'dmm.after': ('frozen', 're_estimated'),
+    'crisismmd.task': ('informative', 'humanitarian'),
+    'crisismmd.labels': ('agreed', 'text', 'image'),
+    'crisismmd.modalities': ('text', 'image', 'both'),
+    'crisismmd.broken': ('refuse', 'skip'),
 }
 
 AT_LEAST_ONE = (
@@ -290,8 +352,10 @@ AT_LEAST_ONE = (
     'fedgen.hidden', 'fedgen.noise', 'fedmr.segments', 'ifca.models', 'fesem.models',
     'fedem.models', 'fedrep.head_epochs', 'pfedme.inner_steps', 'fedmerge.models', 'server.steps',
     'server.batch', 'feddle.atlas', 'feddle.population', 'gossip.degree', 'gossip.merge_batches',
-    'lstm.embedding', 'synthetic.rows',
-    'synthetic.classes', 'text.window', 'text.min_rows')
+    'dmm.batch', 'dmm.batches', 'dmm.steps', 'dmm.distil_batch', 'inversion.steps',
+    'lstm.embedding', 'fusion.embedding', 'fusion.hidden', 'synthetic.rows',
+    'synthetic.classes', 'crisismmd.ngrams', 'crisismmd.image_size', 'text.window',
+    'text.min_rows')
 NOT_NEGATIVE = (
     'clients', 'participation', 'chunk', 'seed', 'stop.patience',
     'partition.size', 'partition.seed', 'server.seed', 'corrupt.rate', 'synthetic.seed',
@@ -300,12 +364,14 @@ NOT_NEGATIVE = (
     'fedopt.eps', 'fine_tune.epochs', 'fine_tune.lr', 'moon.mu', 'fedgen.alpha',
     'fedgen.weight_decay', 'ditto.lam', 'apfl.alpha_lr', 'pfedme.lam', 'fedmr.first_stage',
     'fedmerge.mu', 'fedmerge.newcomers', 'fedmerge.newcomer_rounds', 'feddle.pull',
-    'feddle.strikes', 'feddle.tau_max')
+    'feddle.strikes', 'feddle.tau_max', 'one_shot.every', 'dmm.shift', 'dmm.keep',
+    'inversion.labels', 'inversion.variation', 'inversion.length')
 POSITIVE = (
     'local.lr', 'fedopt.lr', 'scaffold.server_lr', 'moon.tau', 'fedgen.decay', 'fedgen.lr',
     'pfedme.personal_lr', 'pfedme.beta', 'fedmr.frozen', 'fedmerge.weight_lr', 'server.lr',
     'feddle.lr', 'feddle.sigma', 'feddle.bound', 'feddf.lr', 'learned_soup.lr', 'adamerging.lr',
-    'partition.alpha', 'partition.cluster_alpha', 'gossip.edge_probability')
+    'partition.alpha', 'partition.cluster_alpha', 'gossip.edge_probability', 'dmm.lr',
+    'dmm.temperature', 'inversion.lr')
 SHARES = (
     'fedgen.decay', 'fedmr.dropout', 'fedcross.alpha', 'apfl.alpha', 'server.held_out',
     'server.noise', 'feddle.memory', 'corrupt.clients')

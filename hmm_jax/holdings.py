@@ -1,15 +1,29 @@
 """From a config to who holds what: the data set, the server's rows, the clients' rows."""
 
 from functools import partial
+import os
 
 from ml_collections import ConfigDict
 
 from hmm_jax.config import suggestion
-from hmm_jax.data import clients, corrupt, npz, offline, partition, server, text, tfds
+from hmm_jax.data import (
+  clients,
+  corrupt,
+  crisismmd,
+  ngrams,
+  npz,
+  offline,
+  partition,
+  pictures,
+  server,
+  text,
+  tfds,
+)
 from hmm_jax.methods import table
 from hmm_jax.types import Dataset, Federation, InputError
 
 _SERVER_ROWS = 200  # where an algorithm learns on them, and their number is left to it
+_CRISISMMD = '~/tensorflow_datasets/crisismmd'
 
 
 def dataset(config: ConfigDict) -> Dataset:
@@ -26,11 +40,28 @@ def _load(config, name):
     return offline.digits()
   if name == 'synthetic':
     return offline.synthetic(**config.synthetic)
+  if name == 'crisismmd':
+    return _crisismmd(config.crisismmd, config.data_dir or _CRISISMMD)
   if name.startswith('npz:'):
     return npz.load(name.removeprefix('npz:'))
   if name.startswith('text:'):
     return text.load(name.removeprefix('text:'), **config.text)
   return tfds.load(name, config.data_dir or None)
+
+
+def _crisismmd(settings, folder):
+  """Loads the modalities that the config names, each by its own reader."""
+  def embed(tweets, texts):
+    if settings.vectors:
+      return npz.vectors(settings.vectors, tweets)
+    return ngrams.hashed(texts, features=settings.ngrams)
+
+  decode = partial(pictures.pictures, size=settings.image_size,
+                   cache=settings.cache or os.path.join(folder, 'cache'))
+  return crisismmd.load(
+      folder, task=settings.task, labels=settings.labels, broken=settings.broken,
+      embed=None if settings.modalities == 'image' else embed,
+      decode=None if settings.modalities == 'text' else decode)
 
 
 def cohort(config: ConfigDict) -> int:

@@ -46,9 +46,9 @@ def main(argv: Sequence[str]):
 
   runs = {config.name or config.algorithm: (config, workdir), **others}
   summaries, diverged = {}, []
-  for name, run in runs.items():
+  for name, (changed, folder) in runs.items():
     try:
-      summaries[name] = train(*run, screen)
+      summaries[name] = train(changed, folder, screen)
     except Diverged as error:  # The others are still worth having.
       diverged.append(f'{name} {error}')
   if summaries:

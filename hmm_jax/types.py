@@ -120,6 +120,28 @@ class Linear(NamedTuple):
   outputs: Array  # [R, G] float32
 
 
+class Symmetry(NamedTuple):
+  """Which hidden units may change places: what a network computes stays the same.
+
+  Units that have to move alike are one group, by name. An axis of r n entries holds the n
+  units of its group r times over: a flattened image once a pixel, a gated layer once a gate.
+
+  A permutation of a group says from which unit each place takes. Any one is allowed unless
+  the units stand in several `runs` of equal length, such as channels normalised together: then
+  places change within a run, and whole runs change places.
+  """
+
+  axes: PyTree  # as `variables`: of each leaf a tuple, the group or None of each axis
+  size: dict[str, int]  # units of each group; groups are in the network's order
+  runs: dict[str, int]  # of each group
+
+
+class Embedded(NamedTuple):
+  """An input that is past its embedding: what the first normalisation sees of a text."""
+
+  x: Array  # [B, E]
+
+
 class Model(NamedTuple):
   """A network as pure functions; flax stays behind it.
 
@@ -137,6 +159,10 @@ class Model(NamedTuple):
               paths such as 'trunk/Conv_0' or 'head': what "layer" and "head" mean.
   modules:    () -> the module paths in the order in which an input meets them.
   linear:     (variables, x) -> {module path: Linear} of its dense layers and convolutions.
+  symmetry:   () -> Symmetry. Raises InputError where nobody has said what it is.
+  normalise:  (x) -> x as `bare` takes it: floats, each about N(0, 1).
+  bare:       the same network on inputs that are normalised already; None: this one.
+  embed:      (variables, x) -> x of `bare`, texts Embedded; `apply` takes both forms.
   """
 
   init: Callable
@@ -147,6 +173,10 @@ class Model(NamedTuple):
   groups: Callable
   modules: Callable
   linear: Callable
+  symmetry: Callable
+  normalise: Callable = lambda x: x
+  bare: 'Model | None' = None
+  embed: Callable = lambda variables, x: x
 
 
 class Generator(NamedTuple):

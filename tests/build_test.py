@@ -8,6 +8,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import jax
 import numpy as np
+from reference import release
 from reference.configs import experiment, tiny
 
 from hmm_jax import build, holdings
@@ -414,6 +415,139 @@ class HybridTest(parameterized.TestCase):
     jax.eval_shape(made.algorithm.round, state, made.federation, jax.random.key(1))
     for leaf in jax.tree.leaves((made.federation.server, made.federation.corrupted)):
       self.assertEqual(leaf.sharding, made.sharding)
+
+
+class ModalitiesTest(parameterized.TestCase):
+  """Tweets with images, from a release on disk to a round."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.rows = release.write(cls.folder, sizes={'train': 70, 'dev': 14, 'test': 14})
+
+  def tiny(self, modalities, **values):
+    return tiny(**{
+        'dataset': 'crisismmd', 'data_dir': self.folder, 'crisismmd.modalities': modalities,
+        'crisismmd.labels': 'text', 'crisismmd.ngrams': 16, 'crisismmd.image_size': 4,
+        'partition.kind': 'domain', 'clients': 7, 'local.epochs': 1, 'model': 'fusion',
+        'fusion.channels': (2,), 'fusion.embedding': 3, 'fusion.hidden': 4, **values})
+
+  @parameterized.product(modalities=('text', 'image', 'both'), augment=('none', 'crop_flip'),
+                         normalise=('standard', 'none'))
+  def test_through_a_round(self, modalities, **values):
+    config = self.tiny(modalities, **values)
+    if (modalities, values['augment']) == ('text', 'crop_flip'):
+      with self.assertRaisesRegex(InputError, r'got augment=crop_flip with .* shape \(16,\); '):
+        experiment(config)
+      return
+    made = experiment(config)
+    state = jax.eval_shape(made.algorithm.init, jax.random.key(0), made.federation)
+    after, _ = jax.eval_shape(made.algorithm.round, state, made.federation, jax.random.key(1))
+    self.assertEqual(jax.tree.structure(after), jax.tree.structure(state))
+    self.assertEqual(set(state.variables['params']['trunk']),
+                     {'joint', 'image', 'text'} - {'both': set(), 'image': {'text'},
+                                                   'text': {'image'}}[modalities])
+
+  def test_a_client_is_of_one_event(self):
+    config = self.tiny('both')
+    data = build.dataset(config)
+    federation = build.federation(config, data)
+    np.testing.assert_array_equal(federation.test.rows, np.arange(84, 98))
+    for k in range(7):
+      own = held_by(jax.tree.map(lambda leaf, k=k: leaf[k:k + 1], federation.clients))
+      self.assertEqual(set(data.domain[own]), {k})
+    x = federation.examples.x
+    self.assertEqual({name: (part.shape, part.dtype) for name, part in x.items()}, {
+        'image': ((98, 4, 4, 3), np.uint8), 'text': ((98, 16), np.float32)})
+
+  def test_both_are_learnt_from(self):
+    made = experiment(self.tiny('both', **{'server.size': 14, 'corrupt.kind': 'pixels',
+                                           'corrupt.clients': 0.3, 'eval_batch': 16}))
+    state = made.algorithm.init(jax.random.key(0), made.federation)
+    after, metrics = jax.jit(made.algorithm.round)(state, made.federation, jax.random.key(1))
+    self.assertLess(metrics['train/loss'], 3)
+    moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), state.variables, after.variables)
+    for branch in ('image', 'text', 'joint'):
+      for part in ('params', 'batch_stats'):
+        self.assertGreater(max(jax.tree.leaves(moved[part]['trunk'][branch])), 1e-4)
+    scores = made.evaluate(made.algorithm.views(after, made.federation)).metrics
+    self.assertBetween(scores['global/test/accuracy'], 0, 1)
+    self.assertEqual(made.federation.server.examples.x['image'].shape, (14, 4, 4, 3))
+
+  @parameterized.parameters('standard', 'none')
+  def test_each_modality_is_normalised_by_itself(self, normalise):
+    config = self.tiny('both', normalise=normalise)
+    data = build.dataset(config)
+    federation = build.federation(config, data)
+    model = build.model(config, data, federation)
+    rows = held_by(federation.clients)
+    x = jax.tree.map(lambda leaf: leaf[rows], federation.examples.x)
+    seen = jax.jit(model.linear)(model.init(jax.random.key(0)), x)
+    text = seen['trunk/text/Dense_0'].inputs
+    pixels = seen['trunk/image/Conv_0'].inputs[:, 12:15]  # the middle of each window
+    if normalise == 'none':
+      np.testing.assert_array_equal(text, x['text'])
+      np.testing.assert_array_equal(pixels, x['image'].reshape(-1, 3))
+    else:
+      for part in (text, pixels):
+        np.testing.assert_allclose(part.mean(axis=0), np.zeros(part.shape[1]), atol=1e-4)
+        deviation = part.std(axis=0)
+        np.testing.assert_allclose(deviation[deviation > 1e-3], 1, atol=1e-3)
+
+  @parameterized.parameters(
+      ('text', 'mlp', {}), ('image', 'mlp', {}), ('image', 'resnet', {}),
+      ('image', 'cnn', {'cnn.size': 'small'}))
+  def test_other_networks_take_one_modality(self, modalities, model, values):
+    config = self.tiny(modalities, model=model, **values)
+    net = build.network(config, build.dataset(config))
+    jax.eval_shape(net.init, jax.random.key(0))
+
+  @parameterized.parameters('mlp', 'cnn', 'lstm')
+  def test_other_networks_take_no_two(self, model):
+    with self.assertRaises(InputError) as caught:
+      experiment(self.tiny('both', model=model))
+    self.assertEqual(str(caught.exception), f"got model={model} with inputs of shapes {{'image': "
+                     "(4, 4, 3), 'text': (16,)}; expected model=fusion")
+
+  def test_every_setting_of_the_release(self):
+    other = self.enterContext(tempfile.TemporaryDirectory())
+    tables = release.write(other, 'humanitarian')
+    data = build.dataset(self.tiny('both', data_dir=other, **{
+        'crisismmd.task': 'humanitarian', 'crisismmd.labels': 'agreed',
+        'crisismmd.cache': os.path.join(other, 'kept'), 'crisismmd.image_size': 6}))
+    self.assertEqual((data.classes, len(data.y_train), len(data.y_test)), (8, 27, 11))
+    self.assertEqual(os.listdir(os.path.join(other, 'kept')), ['6x6.npz'])
+    self.assertFalse(os.path.exists(os.path.join(other, 'cache')))
+    build.dataset(self.tiny('image', data_dir=other, **{'crisismmd.task': 'humanitarian'}))
+    self.assertEqual(os.listdir(os.path.join(other, 'cache')), ['4x4.npz'])
+    os.remove(os.path.join(other, tables['test'][1]['image']))
+    settings = {'data_dir': other, 'crisismmd.task': 'humanitarian'}
+    with self.assertRaisesRegex(InputError, "1 of 49 images can't be read"):
+      build.dataset(self.tiny('image', **settings))
+    with self.assertLogs('absl', 'WARNING'):
+      data = build.dataset(self.tiny('image', **settings, **{'crisismmd.broken': 'skip'}))
+    self.assertLen(data.y_test, 13)
+
+  def test_vectors_of_an_encoder(self):
+    path = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), 'vectors.npz')
+    tweets = sorted({row['tweet_id'] for rows in self.rows.values() for row in rows})
+    np.savez(path, id=np.array(tweets, np.int64), x=np.arange(len(tweets))[:, None] * [1.0, 2.0])
+    data = build.dataset(self.tiny('text', **{'crisismmd.vectors': path}))
+    number = np.array([tweets.index(row['tweet_id']) for row in self.rows['test']])
+    np.testing.assert_array_equal(data.x_test, number[:, None] * [1, 2])
+
+  @parameterized.parameters('text', 'both')
+  def test_the_release_in_its_default_place(self, modalities):
+    home = self.enterContext(tempfile.TemporaryDirectory())
+    release.write_tables(os.path.join(home, 'tensorflow_datasets', 'crisismmd'), self.rows)
+    with mock.patch.dict(os.environ, HOME=home):
+      config = self.tiny(modalities, data_dir='')
+      if modalities == 'text':
+        self.assertEqual(build.dataset(config).x_test.shape, (14, 16))
+      else:
+        with self.assertRaisesRegex(InputError, 'got crisismmd.modalities=both; .* has no folder'):
+          build.dataset(config)
 
 
 if __name__ == '__main__':

@@ -108,8 +108,7 @@ def fedgen(model: Model, local: Local, *, generator: Generator,
         federation.examples, clients, (), local_key)
     variables = tree.take(mixed, 0)
 
-    counts = label_counts(
-        federation.examples.y[clients.index], clients.size, generator.classes)
+    counts = participate.label_counts(clients, federation.examples.y, generator.classes)
     trunk = tree.split(is_head, variables)[1]  # `Model.head` takes a whole model.
     predict = lambda z: jax.vmap(lambda head: model.head(tree.join(head, trunk), z))(heads)
 
@@ -172,9 +171,3 @@ def generate(generator: Generator, params: PyTree, counts: Array, key: Key,
   logits = jnp.log(jnp.maximum(counts, 1e-30))
   labels = jax.random.categorical(label_key, logits, shape=(batch,))
   return labels, *generator.apply(params, labels, noise_key)
-
-
-def label_counts(labels: Array, size: Array, classes: int) -> Array:
-  """Counts the rows of each class, [m, C] float32, in `labels` [m, N] with padding."""
-  valid = jnp.arange(labels.shape[1])[None] < size[:, None]
-  return jax.vmap(lambda own, valid: jnp.zeros(classes).at[own].add(valid))(labels, valid)

@@ -80,6 +80,13 @@ def by_size_within(clients: Clients, group: Array, groups: int) -> tuple[Array, 
   return held / jnp.maximum(total, 1), total[:, 0] > 0
 
 
+def label_counts(clients: Clients, labels: Array, classes: int) -> Array:
+  """Counts each client's rows of each class: [K, C] float32, for the labels [D] of all rows."""
+  valid = jnp.arange(clients.index.shape[1])[None] < clients.size[:, None]
+  return jax.vmap(lambda own, valid: jnp.zeros(classes).at[own].add(valid))(
+      labels[clients.index], valid)
+
+
 def round_metrics(cohort: Cohort) -> dict:
   """Returns what every round reports: one message up and one down a participant."""
   messages = jnp.float32(len(cohort.id))

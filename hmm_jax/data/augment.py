@@ -5,7 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from hmm_jax.types import Array, Key
+from hmm_jax.types import Array, Key, PyTree
+
+
+def on_images(augment: Callable[[Key, Array], Array]) -> Callable[[Key, PyTree], PyTree]:
+  """Returns fn(key, x) that augments the images [B, H, W, C] of a pytree, and nothing else."""
+  return lambda key, x: jax.tree.map(
+      lambda leaf: augment(key, leaf) if leaf.ndim == 4 else leaf, x)
 
 
 def crop_flip(padding: int) -> Callable[[Key, Array], Array]:

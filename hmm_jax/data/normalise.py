@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmm_jax.types import Array
+from hmm_jax.types import Array, PyTree
 
 # Mean and standard deviation of the training pixels in 0..1, by TFDS name.
 _PUBLISHED = {
@@ -16,6 +17,12 @@ _PUBLISHED = {
 }
 _CHUNK = 256  # rows in float64 at a time
 _CONSTANT = 1e-6
+
+
+def standard(name: str, x: PyTree, rows: np.ndarray) -> Callable[[PyTree], PyTree]:
+  """Returns fn(x) that standardises each array of a pytree by constants of its own."""
+  normalisers = jax.tree.map(lambda leaf: normaliser(*constants(name, leaf, rows)), x)
+  return lambda x: jax.tree.map(lambda normalise, leaf: normalise(leaf), normalisers, x)
 
 
 def constants(name: str, x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

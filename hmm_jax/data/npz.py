@@ -1,5 +1,6 @@
-"""Data sets of one's own, and other labels of any, from an .npz file."""
+"""Data sets of one's own, other labels of any, and vectors of named rows, from an .npz file."""
 
+from collections.abc import Sequence
 from functools import partial
 import os
 import textwrap
@@ -69,6 +70,39 @@ def labels(path: str, rows: int, classes: int) -> np.ndarray:
   if y.min() < 0 or y.max() >= classes:
     raise refusal(f'y goes from {y.min()} to {y.max()}, expected labels from 0 to {classes - 1}')
   return y.astype(np.int32)
+
+
+def vectors(path: str, names: Sequence[str]) -> np.ndarray:
+  """Loads the vectors `x` ([n, F] numbers) of names `id` ([n] integers or strings).
+
+  Args:
+    path: of the file; what else it holds is left unread.
+    names: of the rows to return, in this order; they may repeat, and `id` may have others.
+
+  Returns:
+    float32 [len(names), F].
+
+  Raises:
+    InputError: the file cannot be read, its arrays do not fit together, or a name is missing.
+  """
+  refusal = lambda text: InputError(f'got crisismmd.vectors={path}; {text}')
+  arrays = _arrays(path, ('id', 'x'), refusal)
+  if set(arrays) != {'id', 'x'}:
+    raise refusal(f'expected arrays id and x, it has {", ".join(arrays) or "neither"}')
+  known, x = arrays['id'], arrays['x']
+  if known.dtype.kind not in 'iuU' or x.dtype.kind not in 'iuf' or (
+      x.ndim != 2 or known.shape != x.shape[:1]):
+    raise refusal(f'id is {known.dtype} {known.shape} and x {x.dtype} {x.shape}, expected integers '
+                  'or strings [n] and numbers [n, F]')
+  place = {name: i for i, name in enumerate(known.astype(str).tolist())}
+  if missing := [name for name in dict.fromkeys(names) if name not in place]:
+    raise refusal(f'expected a vector for each tweet, {len(missing)} have none, the first is '
+                  f'{missing[0]}')
+  with np.errstate(over='ignore'):  # becomes infinite, refused on the next line
+    x = x[[place[name] for name in names]].astype(np.float32)
+  if not np.isfinite(x).all():
+    raise refusal('x holds values that are not finite in float32')
+  return x
 
 
 def _error(path, text):

@@ -225,8 +225,8 @@ def domain(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
     InputError: no domains, or more of them than clients.
   """
   if domain is None:
-    raise InputError("got partition.kind='domain'; the data set names no domains, expected an "
-                     "npz set with an array 'domain'")
+    raise InputError("got partition.kind='domain'; the data set names no domains, expected "
+                     "crisismmd or an npz set with an array 'domain'")
   _check_clients(labels, clients)
   names, group, totals = np.unique(domain, return_inverse=True, return_counts=True)
   if clients < len(names):

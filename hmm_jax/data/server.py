@@ -46,6 +46,10 @@ def other(dataset: Dataset, source: Dataset, size: int, seed: int) -> Examples:
   Raises:
     InputError: the inputs can't be made to fit, fewer than 2 rows or more than there are.
   """
+  for side in (source, dataset):
+    if isinstance(side.x_train, dict):
+      raise InputError(f'got server.source={source.name}; inputs of {side.name} are of several '
+                       'modalities, expected held_out, domain:N or sets of one')
   _check_fits(source, dataset.x_train)
   rows = _draw(source.y_train, size, len(source.y_train), seed, source.name)
   chunks = np.array_split(rows, -(-size // _CHUNK))

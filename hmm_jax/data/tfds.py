@@ -9,7 +9,7 @@ import numpy as np
 
 from hmm_jax.types import Dataset, InputError
 
-_EMBEDDED = ('digits', 'synthetic', 'npz:PATH', 'text:PATH')
+_EMBEDDED = ('digits', 'synthetic', 'crisismmd', 'npz:PATH', 'text:PATH')
 _CHUNK = 1000  # encoded rows held at a time
 
 

@@ -6,9 +6,8 @@ The mean of several models' running statistics is not what the merged network se
 from collections.abc import Callable
 
 import jax
-from jax import lax
 
-from hmm_jax import tree
+from hmm_jax.merging.batches import mean_over_batches
 from hmm_jax.types import Array, Examples, Model, PyTree
 
 
@@ -28,16 +27,10 @@ def recalibrate(model: Model, variables: PyTree, examples: Examples, rows: Array
     Wider Optima and Better Generalization. UAI 2018. arXiv:1803.05407 (for averaged
     weights).
   """
-  running = {name: value for name, value in variables.items() if name != 'params'}
-  if not running:
+  if not variables.keys() - {'params'}:
     return variables
-
-  def add(total, wanted):
-    x = jax.tree.map(lambda leaf: leaf[wanted], examples.x)
-    return tree.add(total, model.statistics(variables, x)), None
-
-  total, _ = lax.scan(add, tree.zeros(running), rows)
-  return {**variables, **tree.scale(1 / len(rows), total)}
+  measured = mean_over_batches(lambda x: model.statistics(variables, x), examples, rows)
+  return {**variables, **measured}
 
 
 def calibration(model: Model, source: Callable, *, batches: int, batch: int) -> Callable:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from hmm_jax import tree
 from hmm_jax.models import layers, linear
+from hmm_jax.models import symmetry as symmetries
 from hmm_jax.types import Array, InputError, Model, PyTree
 
 
@@ -30,7 +31,12 @@ class Classifier(nn.Module):
 
 
 def classifier(
-    trunk: nn.Module, *, classes: int, input_shape: PyTree, dtype: jnp.dtype = jnp.float32
+    trunk: nn.Module,
+    *,
+    classes: int,
+    input_shape: PyTree,
+    dtype: jnp.dtype = jnp.float32,
+    wiring: Callable | None = None,
 ) -> Model:
   """Returns the `Model` of a trunk with a linear head.
 
@@ -42,6 +48,7 @@ def classifier(
     input_shape: the shape of one example, or a pytree of jax.ShapeDtypeStruct.
     dtype: what the trunk computes in, float32 or bfloat16. Inputs are cast to it,
       but for leaves whose jax.ShapeDtypeStruct is not floating.
+    wiring: of the layers, as models/symmetry.py has it; None: the network's symmetry is unknown.
   """
   network = Classifier(trunk, classes)
   example = _example(input_shape, dtype)
@@ -51,7 +58,9 @@ def classifier(
     return network.lazy_init(key, example, train=False, mask=None)
 
   def cast(x):
-    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), x, example)
+    # A part of x may be Embedded where the example has an array.
+    return jax.tree.map(
+        lambda like, part: jax.tree.map(lambda leaf: leaf.astype(like.dtype), part), example, x)
 
   def run(method, variables, x, train, mask, key):
     x = cast(x)
@@ -84,20 +93,31 @@ def classifier(
   def layers_at_work(variables, x):
     return linear.record(network, variables, cast(x))
 
-  def modules():
-    met, shapes = [], jax.eval_shape(init, jax.random.key(0))
+  def meet():
+    met, shapes = {}, jax.eval_shape(init, jax.random.key(0))
 
     def record(call, args, kwargs, context):
-      met.append('/'.join(context.module.path))
+      met.setdefault('/'.join(context.module.path), context.module)
       return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
       jax.eval_shape(lambda v, x: network.apply(v, x, train=False, mask=None), shapes, example)
-    owners = set(jax.tree.leaves(groups(shapes)))
-    return tuple(path for path in dict.fromkeys(met) if path in owners)
+    owners = groups(shapes)
+    names = set(jax.tree.leaves(owners))
+    return {path: module for path, module in met.items() if path in names}, owners, shapes
+
+  def modules():
+    return tuple(meet()[0])
+
+  def symmetry():
+    if wiring is None:
+      raise InputError(f'got trunk={type(trunk).__name__}, whose wiring is unknown; expected mlp, '
+                       'cnn, vgg16, resnet or lstm, or a merge that matches no units')
+    return symmetries.symmetry(*meet(), wiring)
 
   return Model(
-      init, apply, features, head, statistics, groups, modules, linear=layers_at_work)
+      init, apply, features, head, statistics, groups, modules, linear=layers_at_work,
+      symmetry=symmetry)
 
 
 def _example(input_shape, dtype):
@@ -146,7 +166,8 @@ def preprocessed(
 
   return model._replace(
       apply=wrap(model.apply), features=wrap(model.features),
-      statistics=on_normalised(model.statistics), linear=on_normalised(model.linear))
+      statistics=on_normalised(model.statistics), linear=on_normalised(model.linear),
+      normalise=normalise, bare=model)
 
 
 def check_choice(key: str, value: str, choices: Collection[str]) -> None:

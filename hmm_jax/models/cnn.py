@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from hmm_jax.models import layers
 from hmm_jax.models.classifier import check_choice, check_images, classifier
 from hmm_jax.models.convolution import max_pool
+from hmm_jax.models.symmetry import chain
 from hmm_jax.types import Array, Model, PyTree
 
 
@@ -62,4 +63,5 @@ def cnn(
   """Returns one of the networks in `SIZES`."""
   check_choice('cnn.size', size, SIZES)
   check_images(f'cnn.size={size}', input_shape, SIZES[size].least)
-  return classifier(Trunk(SIZES[size]), classes=classes, input_shape=input_shape, dtype=dtype)
+  return classifier(Trunk(SIZES[size]), classes=classes, input_shape=input_shape, dtype=dtype,
+                    wiring=chain)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from hmm_jax.models import layers
 from hmm_jax.models.classifier import classifier
+from hmm_jax.models.symmetry import chain
 from hmm_jax.types import Array, InputError, Model, PyTree
 
 
@@ -31,4 +32,5 @@ def mlp(
   """Returns a perceptron on flattened inputs; hidden=() is softmax regression."""
   if any(features < 1 for features in hidden):
     raise InputError(f'got mlp.hidden={tuple(hidden)}; expected widths of at least 1')
-  return classifier(Trunk(tuple(hidden)), classes=classes, input_shape=input_shape, dtype=dtype)
+  return classifier(Trunk(tuple(hidden)), classes=classes, input_shape=input_shape, dtype=dtype,
+                    wiring=chain)

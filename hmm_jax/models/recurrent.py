@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from hmm_jax.models import layers
 from hmm_jax.models.classifier import classifier
+from hmm_jax.models.symmetry import chain
 from hmm_jax.types import Array, InputError, Model
 
 
@@ -88,5 +89,5 @@ def lstm(
   if len(input_shape) != 1:
     raise InputError(f'got model=lstm with inputs of shape {input_shape}; expected tokens [T]')
   trunk = Trunk(vocabulary, embedding, tuple(hidden), dtype)
-  return classifier(trunk, classes=classes, dtype=dtype,
+  return classifier(trunk, classes=classes, dtype=dtype, wiring=chain,
                     input_shape=jax.ShapeDtypeStruct(tuple(input_shape), jnp.int32))

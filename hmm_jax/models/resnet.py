@@ -1,5 +1,6 @@
 """Residual networks for small images: a 3x3 stem and no pooling before the end."""
 
+from collections.abc import Sequence
 import functools
 from typing import NamedTuple
 
@@ -71,6 +72,18 @@ class Trunk(nn.Module):
     return x.mean((1, 2))
 
 
+def wiring(paths: Sequence[str]) -> dict[str, tuple]:
+  """Wires the blocks: what Conv_1 writes and the shortcut, Conv_2 or none, are summed."""
+  stem, head = 'trunk/Conv_0', 'head'
+  wires, stream = {stem: (None, stem)}, stem
+  for block in dict.fromkeys(path.rpartition('/')[0] for path in paths if 'Block' in path):
+    first, second, projection = (f'{block}/Conv_{i}' for i in range(3))
+    total = second if projection in paths else stream
+    wires |= {first: (stream, first), second: (first, total), projection: (stream, total)}
+    stream = total
+  return {**wires, head: (stream, head)}
+
+
 def resnet(
     size: str = '9-narrow',
     *,
@@ -89,4 +102,4 @@ def resnet(
   check_choice('resnet.norm', norm, layers.NORMS)
   check_images(f'resnet.size={size}', input_shape, least=1)
   trunk = Trunk(SIZES[size], norm)
-  return classifier(trunk, classes=classes, input_shape=input_shape, dtype=dtype)
+  return classifier(trunk, classes=classes, input_shape=input_shape, dtype=dtype, wiring=wiring)

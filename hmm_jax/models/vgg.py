@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from hmm_jax.models import layers
 from hmm_jax.models.classifier import check_choice, check_images, classifier
 from hmm_jax.models.convolution import max_pool
+from hmm_jax.models.symmetry import chain
 from hmm_jax.types import Array, Model, PyTree
 
 # Each stage ends with a 2x2 max-pool.
@@ -45,4 +46,5 @@ def vgg16(
   """
   check_choice('vgg16.norm', norm, layers.NORMS)
   check_images('vgg16', input_shape, least=32)
-  return classifier(Trunk(norm), classes=classes, input_shape=input_shape, dtype=dtype)
+  return classifier(Trunk(norm), classes=classes, input_shape=input_shape, dtype=dtype,
+                    wiring=chain)

@@ -132,6 +132,11 @@ class WeightsTest(absltest.TestCase):
     for weigh in (participation.by_size, participation.uniform):
       toys.assert_close(weigh(nobody), np.full(2, 0.5))
 
+  def test_label_counts_leave_out_padding(self):
+    held = toys.clients([[0, 2, 2], [], [1, 3]], spare=1, padding=3)
+    counts = participation.label_counts(held, np.array([2, 0, 1, 2]), 3)
+    toys.assert_close(counts, np.float32([[0, 2, 1], [0, 0, 0], [1, 0, 1]]))
+
   def test_round_metrics(self):
     cohort = Cohort(jnp.arange(3), jnp.array([1.0, 2.0, 5.0]), jnp.ones(3, bool),
                     jnp.array([2, 1, 0]), jnp.ones(3, jnp.int32))

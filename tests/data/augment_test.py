@@ -56,5 +56,18 @@ class CropFlipTest(parameterized.TestCase):
         jax.vmap(fn)(keys, x), np.stack([fn(k, one) for k, one in zip(keys, x, strict=True)]))
 
 
+class OnImagesTest(absltest.TestCase):
+
+  def test_images_of_a_tree_are_augmented_and_nothing_else(self):
+    x = {'image': np.arange(48, dtype=np.float32).reshape(1, 4, 4, 3),
+         'text': np.ones((1, 5), np.float32)}
+    crop_flip, key = augment.crop_flip(1), jax.random.key(3)
+    out = augment.on_images(crop_flip)(key, x)
+    np.testing.assert_array_equal(out['image'], crop_flip(key, x['image']))
+    self.assertFalse(np.array_equal(out['image'], x['image']))
+    np.testing.assert_array_equal(out['text'], x['text'])
+    np.testing.assert_array_equal(augment.on_images(crop_flip)(key, x['image']), out['image'])
+
+
 if __name__ == '__main__':
   absltest.main()

@@ -69,5 +69,20 @@ class NormaliserTest(parameterized.TestCase):
     np.testing.assert_array_equal(found, tokens)
 
 
+class StandardTest(absltest.TestCase):
+
+  def test_each_array_of_a_tree_by_its_own_constants(self):
+    found = jax.jit(normalise.standard('mine', INPUTS, ROWS))(INPUTS)
+    for kind, x in INPUTS.items():
+      expected = normalise.normaliser(*normalise.constants('mine', x, ROWS))(x)
+      np.testing.assert_allclose(found[kind], expected, rtol=1e-5, atol=1e-4)
+
+  def test_one_array(self):
+    x = INPUTS['vectors']
+    found = normalise.standard('mine', x, ROWS)(x)
+    np.testing.assert_allclose(found[ROWS].mean(axis=0), np.zeros(3), atol=1e-3)
+    np.testing.assert_allclose(found[ROWS].std(axis=0), np.ones(3), atol=1e-3)
+
+
 if __name__ == '__main__':
   absltest.main()

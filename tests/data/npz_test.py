@@ -209,5 +209,48 @@ class LabelsTest(parameterized.TestCase):
       npz.labels('/nowhere.npz', 5, 3)
 
 
+class VectorsTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.path = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), 'vectors.npz')
+
+  @parameterized.product(
+      names=([917791044158185473, 7, 12], ['917791044158185473', '7', '12']),
+      dtype=('float64', 'float16', 'int8'))
+  def test_vectors_of_names(self, names, dtype):
+    x = np.arange(6).reshape(3, 2).astype(dtype)
+    np.savez(self.path, id=np.array(names), x=x, more=np.array([None]))
+    got = npz.vectors(self.path, ['12', '917791044158185473', '12'])
+    self.assertEqual((got.dtype, got.tolist()), (np.float32, [[4, 5], [0, 1], [4, 5]]))
+
+  @parameterized.parameters(
+      ({'x': X}, 'expected arrays id and x, it has x'),
+      ({'y': X}, 'expected arrays id and x, it has neither'),
+      ({'id': Y, 'x': np.zeros(5)}, 'id is int64 (5,) and x float64 (5,), expected integers or '
+       'strings [n] and numbers [n, F]'),
+      ({'id': Y[:4], 'x': np.zeros((5, 2))}, 'id is int64 (4,) and x float64 (5, 2), expected '
+       'integers or strings [n] and numbers [n, F]'),
+      ({'id': Y * 0.5, 'x': np.zeros((5, 2))}, 'id is float64 (5,) and x float64 (5, 2), expected '
+       'integers or strings [n] and numbers [n, F]'),
+      ({'id': Y, 'x': np.full((5, 2), 'a')}, 'id is int64 (5,) and x <U1 (5, 2), expected '
+       'integers or strings [n] and numbers [n, F]'),
+      ({'id': Y, 'x': np.full((5, 2), 1e300)}, 'x holds values that are not finite in float32'),
+      ({'id': Y[:2], 'x': np.zeros((2, 2))}, 'expected a vector for each tweet, 1 have none, the '
+       'first is 2'),
+      ({'id': Y + 1, 'x': np.zeros((5, 2))}, 'expected a vector for each tweet, 1 have none, the '
+       'first is 0'))
+  def test_vectors_that_do_not_fit(self, arrays, text):
+    np.savez(self.path, **arrays)
+    with self.assertRaises(InputError) as caught:
+      npz.vectors(self.path, ['0', '2', '2', '0'])
+    self.assertEqual(str(caught.exception), f'got crisismmd.vectors={self.path}; {text}')
+
+  def test_no_such_file(self):
+    with self.assertRaisesRegex(InputError, 'got crisismmd.vectors=/nowhere.npz; expected a '
+                                'readable .npz file .*No such file'):
+      npz.vectors('/nowhere.npz', ['0'])
+
+
 if __name__ == '__main__':
   absltest.main()

@@ -189,6 +189,14 @@ class OtherTest(parameterized.TestCase):
       server.other(images(np.zeros((5, 1), np.uint8)),
                    images(np.array(values, np.float32)[:, None], name='far'), 2, 0)
 
+  def test_several_modalities(self):
+    one = images(np.zeros((9, 4, 4, 3)), name='near')
+    both = one._replace(name='far', x_train={'image': one.x_train, 'text': np.zeros((9, 2))})
+    for dataset, source in ((both, one), (one, both)):
+      with self.assertRaisesRegex(InputError, f'got server.source={source.name}; inputs of far are '
+                                  'of several modalities, expected held_out, domain:N or sets'):
+        server.other(dataset, source, 2, 0)
+
 
 class CentralTest(parameterized.TestCase):
 

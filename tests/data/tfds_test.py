@@ -136,14 +136,14 @@ class TfdsTest(absltest.TestCase):
       tfds.load('kmnist', None)
 
   def test_unknown_name(self):
-    self.refuse('mnst', 'expected digits, synthetic, npz:PATH, text:PATH or the name of a TFDS '
-                'image set: the nearest are mnist')
+    self.refuse('mnst', 'expected digits, synthetic, crisismmd, npz:PATH, text:PATH or the name of '
+                'a TFDS image set: the nearest are mnist')
     self.refuse('digit', 'the nearest are digits')
     self.refuse('qqqqqqqqq', 'none comes near')
 
   def test_odd_names(self):
     for name in ('', '../mnist', 'usps.npz'):
-      self.refuse(name, 'expected digits, synthetic, npz:PATH')
+      self.refuse(name, 'expected digits, synthetic, crisismmd, npz:PATH')
     self.refuse('mnist:9.9.9', 'cannot be loaded at version 9.9.9, only: 3.0.1')
     self.refuse('emnist/nope', 'BuilderConfig nope not found')
 

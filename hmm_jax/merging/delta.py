@@ -1,0 +1,32 @@
+"""What a model learnt since its start, in float32 at least."""
+
+import jax
+import jax.numpy as jnp
+
+from hmm_jax.types import Array, InputError, PyTree
+
+
+def delta(params: PyTree, base: PyTree) -> PyTree:
+  """Returns theta - theta_0.
+
+  Raises:
+    InputError: a tensor of the start has another shape than the model's.
+  """
+
+  def leaf(path, x, start):
+    if x.shape != start.shape:
+      raise InputError(f'got base{jax.tree_util.keystr(path)} of shape {start.shape}; expected '
+                       f'{x.shape}, as in the models')
+    return wide(x) - wide(start)
+
+  return jax.tree.map_with_path(leaf, params, base)
+
+
+def deltas(stacked: PyTree, base: PyTree) -> PyTree:
+  """Returns theta_k - theta_0, as `delta` does: [K, ...]."""
+  return jax.vmap(delta, (0, None))(stacked, base)
+
+
+def wide(x: Array) -> Array:
+  """Casts to float32, if x is narrower."""
+  return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))

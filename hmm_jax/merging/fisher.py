@@ -1,0 +1,115 @@
+"""Fisher merging: a parameter counts in a model by how much the model's predictions hang on it."""
+
+from collections.abc import Callable
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from hmm_jax import tree
+from hmm_jax.merging.delta import wide
+from hmm_jax.types import Array, Examples, InputError, Key, Model, PyTree
+
+
+def fisher(*, floor: float = 1e-6, labels: str = 'given', chunk: int = 8) -> Callable:
+  """Returns Fisher merging, as (model, stacked, base, examples, rows, key) -> params.
+
+  Args:
+    floor: of a diagonal entry.
+    labels: one of `LABELS`.
+    chunk: rows whose gradients are held at a time.
+
+  Raises:
+    InputError: a setting that cannot be.
+
+  Reference: Matena, Raffel. Merging Models with Fisher-Weighted Averaging. NeurIPS 2022.
+    arXiv:2111.09832.
+  """
+  if not floor > 0:
+    raise InputError(f'got floor={floor}; expected a number above 0')
+  if labels not in LABELS:
+    raise InputError(f'got labels={labels}; expected one of {", ".join(LABELS)}')
+  if chunk < 1:
+    raise InputError(f'got chunk={chunk}; expected at least 1')
+
+  def apply(model, stacked, base, examples, rows, key):
+    del base
+    count = len(jax.tree.leaves(stacked)[0])
+    own = jnp.broadcast_to(rows, (count, *rows.shape[-2:]))
+    of = lambda one: diagonal(model, one[0], examples, one[1].ravel(), one[2],
+                              labels=LABELS[labels], chunk=chunk)
+    diagonals = lax.map(of, (stacked, own, jax.random.split(key, count)))
+    return merge(stacked['params'], diagonals, floor=floor)
+
+  return apply
+
+
+def merge(stacked: PyTree, diagonals: PyTree, *, floor: float) -> PyTree:
+  """Returns sum_k F_k theta_k / sum_k F_k.
+
+  Args:
+    stacked: parameters [K, ...].
+    diagonals: F, [K, ...].
+    floor: what an entry of F is at least, in every model (the authors' code lifts the first
+      model's only, and its result hangs on the order).
+  """
+
+  def leaf(x, diagonal):
+    weight = jnp.maximum(diagonal, floor)
+    return (weight / weight.sum(axis=0, keepdims=True) * wide(x)).sum(axis=0).astype(x.dtype)
+
+  return jax.tree.map(leaf, stacked, diagonals)
+
+
+def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, key: Key, *,
+             labels: Callable, chunk: int) -> PyTree:
+  """Estimates the diagonal of a model's Fisher information, shaped as its parameters.
+
+  That is the mean over rows of the squared gradient of log p(label | x), each row's own.
+
+  Args:
+    model: the network.
+    variables: of one model, whose running statistics normalise.
+    examples: flat data.
+    rows: [T].
+    key: of labels that are drawn.
+    labels: (logits [C], y, key) -> label: `given` or `drawn`.
+    chunk: rows that are differentiated at a time.
+  """
+  params = variables['params']
+  statistics = {name: value for name, value in variables.items() if name != 'params'}
+
+  def log_likelihood(params, x, y, key):
+    x = jax.tree.map(lambda leaf: leaf[None], x)
+    logits = model.apply({'params': params, **statistics}, x)[0][0]
+    return jax.nn.log_softmax(logits)[labels(logits, y, key)]
+
+  gradients = jax.vmap(jax.grad(log_likelihood), (None, 0, 0, 0))
+
+  def add(total, batch):
+    own, counts, key = batch
+    x, y = jax.tree.map(lambda leaf: leaf[own], tuple(examples))
+    each = gradients(params, x, y, jax.random.split(key, chunk))
+    return jax.tree.map(lambda t, g: t + jnp.tensordot(counts, jnp.square(g), 1), total, each), None
+
+  padding = -len(rows) % chunk
+  counts = jnp.pad(jnp.ones(len(rows)), (0, padding)).reshape(-1, chunk)
+  batches = jnp.pad(rows, (0, padding)).reshape(-1, chunk)
+  total, _ = lax.scan(add, tree.zeros(params),
+                      (batches, counts, jax.random.split(key, len(batches))))
+  return tree.scale(1 / len(rows), total)
+
+
+def given(logits: Array, y: Array, key: Key) -> Array:
+  """Takes the example's label: the empirical Fisher."""
+  del logits, key
+  return y
+
+
+def drawn(logits: Array, y: Array, key: Key) -> Array:
+  """Draws a label from the model's own prediction: the Fisher itself; none is read."""
+  del y
+  return jax.random.categorical(key, logits)
+
+
+LABELS = {'given': given, 'drawn': drawn}

@@ -1,0 +1,68 @@
+"""Permutations of a network's hidden units.
+
+A matching is {group: [n] int32}, from which unit each place of the group takes. Models are
+whole `variables`: BatchNorm's statistics go where their units go.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hmm_jax.types import Array, PyTree, Symmetry
+
+
+def identity(symmetry: Symmetry) -> dict[str, Array]:
+  """Returns the matching that leaves every unit where it is."""
+  return {group: jnp.arange(count, dtype=jnp.int32) for group, count in symmetry.size.items()}
+
+
+def permute(symmetry: Symmetry, variables: PyTree, matching: dict[str, Array]) -> PyTree:
+  """Moves a model's units; it computes what it did."""
+  return jax.tree.map(lambda x, groups: permute_leaf(x, groups, matching), variables, symmetry.axes)
+
+
+def permute_leaf(x: Array, groups: tuple, matching: dict[str, Array]) -> Array:
+  """Moves the units on the axes of one leaf, whose groups are given; None stays."""
+  for axis, group in enumerate(groups):
+    if group is not None:
+      moved = jnp.take(copies(x, axis, len(matching[group])), matching[group], axis=axis + 1)
+      x = moved.reshape(x.shape)
+  return x
+
+
+def copies(x: Array, axis: int, count: int) -> Array:
+  """Parts an axis of r n entries into the r times that it has n units: [..., r, n, ...]."""
+  return x.reshape(*x.shape[:axis], -1, count, *x.shape[axis + 1:])
+
+
+def assign(gains: Array, runs: int) -> Array:
+  """Gives each place the unit for which the sum of gains is largest.
+
+  With several runs the optimum has two levels: the best order within each pair of runs, then
+  the best order of the runs.
+
+  The solver is optax's: at n = 512 it takes 28 ms on a CPU for gains at random and 7 for clear
+  ones, SciPy's 8 and 1.5, but compiles with what is around it and needs no callback. Where
+  gains are not finite it returns some permutation.
+
+  Args:
+    gains: [n, n], of a unit (column) in a place (row).
+    runs: as in `Symmetry`.
+
+  Returns:
+    [n] int32.
+  """
+  if runs == 1:
+    return _assign(gains)
+  width = len(gains) // runs
+  pairs = gains.reshape(runs, width, runs, width).swapaxes(1, 2)
+  within = jax.vmap(jax.vmap(_assign))(pairs)  # [runs, runs, width]
+  total = jnp.take_along_axis(pairs, within[..., None], axis=-1).sum(axis=(2, 3))
+  across = _assign(total)
+  return (width * across[:, None] + within[jnp.arange(runs), across]).ravel()
+
+
+def _assign(gains):
+  # Of a square the rows come unsorted.
+  places, units = optax.assignment.hungarian_algorithm(-gains)
+  return jnp.zeros(len(gains), jnp.int32).at[places].set(units.astype(jnp.int32))

@@ -1,0 +1,107 @@
+"""RegMean: linear layers whose outputs are nearest to each model's own, on its own inputs."""
+
+from collections.abc import Callable
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from hmm_jax.merging.batches import mean_over_batches
+from hmm_jax.merging.delta import wide
+from hmm_jax.types import Array, Examples, InputError, Model, PyTree
+
+_RIDGE = 1e-6  # Of the trace, ten times its rounding: with less, Cholesky meets negative pivots.
+
+
+def regmean(*, factor: float = 0.9) -> Callable:
+  """Returns RegMean, as (model, stacked, base, examples, rows, key) -> params.
+
+  Args:
+    factor: of the entries off the diagonal of a Gram matrix, from 0 to 1.
+
+  Raises:
+    InputError: a factor outside.
+
+  Reference: Jin, Ren, Preotiuc-Pietro, Cheng. Dataless Knowledge Fusion by Merging Weights of
+    Language Models. ICLR 2023. arXiv:2212.09849.
+  """
+  if not 0 <= factor <= 1:
+    raise InputError(f'got factor={factor}; expected from 0 to 1')
+
+  def apply(model, stacked, base, examples, rows, key):
+    del base, key
+    return merge(stacked['params'], grams(model, stacked, examples, rows), factor=factor)
+
+  return apply
+
+
+def merge(stacked: PyTree, grams: dict, *, factor: float) -> PyTree:
+  """Merges the kernels of linear layers by their Gram matrices; all else becomes the mean.
+
+  Args:
+    stacked: parameters [K, ...].
+    grams: {module path: [K, F, F]}.
+    factor: as above.
+  """
+
+  def leaf(path, x):
+    gram = gram_of(grams, path)
+    if gram is None:
+      return wide(x).mean(axis=0).astype(x.dtype)
+    kernels = wide(x).reshape(len(x), -1, x.shape[-1])
+    return kernel(kernels, gram, factor).reshape(x.shape[1:]).astype(x.dtype)
+
+  return jax.tree.map_with_path(leaf, stacked)
+
+
+def kernel(kernels: Array, grams: Array, factor: float) -> Array:
+  """Returns (sum_k G_k)^-1 sum_k G_k W_k: [F, G].
+
+  For factor 1 it is the least squares of sum_k |X_k (W - W_k)|^2. It is found as a step from the
+  mean, by Cholesky and with a ridge as small as rounding allows: in directions that no input has,
+  where G is singular, the mean stays (our choice; the paper's inverse does not exist).
+
+  Args:
+    kernels: W_k, [K, F, G].
+    grams: G_k, [K, F, F].
+    factor: of the entries off the diagonals.
+  """
+  own = jnp.eye(grams.shape[-1])
+  grams = grams * (factor + (1 - factor) * own)[None]
+  mean = kernels.mean(axis=0)
+  pull = jnp.matmul(grams, kernels - mean[None], precision='highest').sum(axis=0)
+  gram = grams.sum(axis=0)
+  ridge = _RIDGE * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
+  return mean + jax.scipy.linalg.solve(gram + ridge * own, pull, assume_a='pos')
+
+
+def grams(model: Model, stacked: PyTree, examples: Examples, rows: Array) -> dict:
+  """Returns the mean of x x^T over what enters each linear layer: {module path: [K, F, F]}.
+
+  Of each model it is over its own inputs, as many as they are: more rows weigh no more.
+
+  Args:
+    model: the network.
+    stacked: variables [K, ...], whose running statistics normalise.
+    examples: flat data.
+    rows: [S, B] for all models, a batch at a time, or each model's own, [K, S, B].
+  """
+
+  def of_model(one):
+    variables, rows = one
+
+    def measure(x):
+      layers = model.linear(variables, x)
+      return {path: jnp.matmul(x.T, x, precision='highest') / len(x)
+              for path, (x, _) in layers.items()}
+
+    return mean_over_batches(measure, examples, rows)
+
+  count = len(jax.tree.leaves(stacked)[0])
+  return lax.map(of_model, (stacked, jnp.broadcast_to(rows, (count, *rows.shape[-2:]))))
+
+
+def gram_of(grams: dict, path: tuple) -> Array | None:
+  """Returns the Gram matrices of a parameter's inputs: None if it is no linear layer's kernel."""
+  *module, name = (step.key for step in path)
+  return grams.get('/'.join(module)) if name == 'kernel' else None

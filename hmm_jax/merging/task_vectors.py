@@ -1,0 +1,180 @@
+"""Task vectors: what models learnt since a shared start, thinned out, put to a vote, added up.
+
+With delta_k = theta_k - theta_0, every merge here is
+
+  theta_0 + scale reduce_k(w_k kept_k delta_k), over the entries that are elected
+
+and differs from the others in three functions:
+
+  sparsify: (delta, key) -> kept, a tree of bools, of one model: see sparsify.py.
+  elect:    (votes [K, ...]) -> [K, ...] bool, of each leaf: `any_sign` or `majority_sign`.
+  reduce:   (votes [K, ...], elected [K, ...], weights [K, 1, ...]) -> [...]: `total`, `mean` or
+            `mean_of_elected`.
+
+Leaves are computed in float32 at least and come back in the dtype of the start. A factory's
+`weights` are [K] finite numbers, 1 each if None, and nothing makes them sum to 1.
+"""
+
+from collections.abc import Callable, Sequence
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from hmm_jax.merging import sparsify as kept
+from hmm_jax.merging.delta import delta, wide
+from hmm_jax.types import Array, InputError, Key, PyTree
+
+
+def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = None) -> Callable:
+  """Returns the scaled sum of the task vectors, as (stacked, base, key) -> params.
+
+  Args:
+    scale: any finite number; from 0.3 to 0.4 suits sums of several.
+    weights: as above.
+
+  Reference: Ilharco, Ribeiro, Wortsman, Gururangan, Schmidt, Hajishirzi, Farhadi. Editing
+    Models with Task Arithmetic. ICLR 2023. arXiv:2212.04089.
+  """
+  return _merge(kept.everything, any_sign, total, scale, weights)
+
+
+def ties(*, density: float = 0.2, scope: str = 'model', scale: float = 1.0,
+         weights: Sequence[float] | None = None) -> Callable:
+  """Returns TIES: keep the largest entries, elect the sign of their sum, average who agrees.
+
+  Args:
+    density: share of the entries that are kept.
+    scope: 'model' to rank all of them at once, as in the paper; 'tensor' as in some tools.
+    scale, weights: as above.
+
+  Reference: Yadav, Tam, Choshen, Raffel, Bansal. TIES-Merging: Resolving Interference When
+    Merging Models. NeurIPS 2023. arXiv:2306.01708.
+  """
+  return _merge(kept.largest(density, scope), majority_sign, mean_of_elected, scale, weights)
+
+
+def dare(*, density: float = 0.1, scale: float = 0.3,
+         weights: Sequence[float] | None = None) -> Callable:
+  """Returns DARE: task arithmetic with random shares of the task vectors, rescaled.
+
+  Args:
+    density: chance of an entry to be kept: 1 less the drop rate.
+    scale, weights: as above.
+
+  Reference: Yu, Yu, Yu, Huang, Li. Language Models are Super Mario: Absorbing Abilities from
+    Homologous Models as a Free Lunch. ICML 2024. arXiv:2311.03099.
+  """
+  return _merge(kept.random_share(density), any_sign, total, scale / (density or 1), weights)
+
+
+def dare_ties(*, density: float = 0.1, scale: float = 1.0,
+              weights: Sequence[float] | None = None) -> Callable:
+  """Returns TIES with `dare`'s random entries in place of the largest."""
+  return _merge(kept.random_share(density), majority_sign, mean_of_elected,
+                scale / (density or 1), weights)
+
+
+def breadcrumbs(*, smallest: float = 0.85, largest: float = 0.01, scale: float = 0.3,
+                weights: Sequence[float] | None = None) -> Callable:
+  """Returns Breadcrumbs: task arithmetic without each tensor's smallest and largest entries.
+
+  Args:
+    smallest, largest: shares that are dropped (their defaults are our choice: the paper tunes
+      them).
+    scale, weights: as above.
+
+  Reference: Davari, Belilovsky. Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse
+    Masks. ECCV 2024. arXiv:2312.06795.
+  """
+  return _merge(kept.middle(smallest, largest), any_sign, total, scale, weights)
+
+
+def merge(stacked: PyTree, base: PyTree, key: Key, *, weights: Array, sparsify: Callable,
+          elect: Callable, reduce: Callable, scale: float) -> PyTree:
+  """Adds to the start what is left of K task vectors.
+
+  Args:
+    stacked: leaves [K, ...].
+    base: theta_0, leaves [...].
+    key: of what is kept by chance; each model has its own.
+    weights: [K]; where they are negative, votes change their sign.
+    sparsify, elect, reduce: as above.
+    scale: of the whole change.
+  """
+  # One model after the other: finding a threshold takes memory.
+  masks = lax.map(lambda one: sparsify(delta(one[0], base), one[1]),
+                  (stacked, jax.random.split(key, len(weights))))
+
+  def leaf(start, x, mask):
+    shares = weights.reshape(-1, *[1] * start.ndim)
+    votes = shares * jnp.where(mask, wide(x) - wide(start)[None], 0)
+    change = reduce(votes, elect(votes), jnp.abs(shares))
+    return (wide(start) + scale * change).astype(start.dtype)
+
+  return jax.tree.map(leaf, base, stacked, masks)
+
+
+def any_sign(votes: Array) -> Array:
+  """Elects every entry."""
+  return jnp.full(votes.shape, True)
+
+
+def majority_sign(votes: Array) -> Array:
+  """Elects the entries that have the sign of their sum over the models.
+
+  Where the sum is 0 nobody is elected (our choice: no model's sign comes before another's).
+  """
+  return votes * jnp.sign(_add(votes))[None] > 0
+
+
+def total(votes: Array, elected: Array, weights: Array) -> Array:
+  """Adds up the entries that are elected."""
+  del weights
+  return _add(jnp.where(elected, votes, 0))
+
+
+def mean(votes: Array, elected: Array, weights: Array) -> Array:
+  """Divides their sum by the weight of all models."""
+  return total(votes, elected, weights) / weights.sum(axis=0)
+
+
+def mean_of_elected(votes: Array, elected: Array, weights: Array) -> Array:
+  """Divides their sum by the weight of the models whose entry is elected; 0 if none is."""
+  weight = _add(jnp.where(elected, weights, 0))
+  return total(votes, elected, weights) / jnp.where(weight > 0, weight, 1)
+
+
+def model_weights(weights: Sequence[float] | None, stacked: PyTree) -> Array:
+  """Returns the weights of K models, 1 each if None: [K].
+
+  Raises:
+    InputError: not one finite number for each model.
+  """
+  count = len(jax.tree.leaves(stacked)[0])
+  weights = [1] * count if weights is None else weights
+  if len(weights) != count or not all(map(math.isfinite, weights)):
+    raise InputError(f'got weights={list(weights)}; expected {count} finite numbers, one a model')
+  return jnp.asarray(weights, jnp.float32)
+
+
+def check_finite(name: str, value: float) -> None:
+  """Raises InputError unless a setting is a finite number."""
+  if not math.isfinite(value):
+    raise InputError(f'got {name}={value}; expected a finite number')
+
+
+def _merge(sparsify, elect, reduce, scale, weights):
+  check_finite('scale', scale)
+
+  def apply(stacked, base, key):
+    return merge(stacked, base, key, weights=model_weights(weights, stacked), sparsify=sparsify,
+                 elect=elect, reduce=reduce, scale=scale)
+
+  return apply
+
+
+def _add(stacked):
+  """Sums over the models one by one: what goes into a reduction, XLA writes to memory first."""
+  return sum(stacked[1:], stacked[0])

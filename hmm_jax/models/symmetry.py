@@ -1,0 +1,76 @@
+"""Permutation symmetries: which axes of which parameters belong to the same hidden units.
+
+A network says how its layers are wired: a wiring is a function (paths of the layers, in the
+order in which an input meets them) -> {path: (the group it reads, the group it writes)}, None
+for the inputs. Groups have any names. A normalisation has the units of the layer before it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import flax.linen as nn
+import jax
+
+from hmm_jax.types import PyTree, Symmetry
+
+_NORMALISATIONS = nn.BatchNorm | nn.GroupNorm
+
+
+def chain(layers: Sequence[str]) -> dict[str, tuple]:
+  """Wires layers one after another: each reads what the last one wrote."""
+  return dict(zip(layers, zip((None, *layers), layers)))
+
+
+def symmetry(
+    modules: Mapping[str, nn.Module], owners: PyTree, shapes: PyTree, wiring: Callable
+) -> Symmetry:
+  """Returns the symmetry of a network.
+
+  Channels that GroupNorm normalises together stay together: see `Symmetry.runs`. The other
+  normalisations, over one channel or over all, permit any permutation.
+
+  Args:
+    modules: by their paths, in the order in which an input meets them.
+    owners: the module path of each leaf.
+    shapes: of the leaves.
+    wiring: the network's.
+  """
+  wires = wiring([path for path, module in modules.items()
+                  if not isinstance(module, _NORMALISATIONS)])
+  wires['head'] = wires['head'][0], None  # Classes keep their order.
+  runs, last = {}, None
+  for path, module in modules.items():
+    if isinstance(module, _NORMALISATIONS):
+      wires[path] = last, last
+    if isinstance(module, nn.GroupNorm):
+      runs[last] = module.num_groups
+    last = wires[path][1]
+  axes = jax.tree.map_with_path(
+      lambda where, owner, leaf: _axes(where[-1].key, leaf.ndim, *wires[owner]), owners, shapes)
+  lengths = _lengths(shapes, axes)
+  groups = [group for group in dict.fromkeys(wires[path][1] for path in modules) if group]
+  # The shortest of its axes holds a group once.
+  return Symmetry(axes, {group: min(lengths[group]) for group in groups},
+                  {group: runs.get(group, 1) for group in groups})
+
+
+def _axes(name, rank, reads, writes):
+  """Returns the group of each axis of a leaf."""
+  match name:
+    case 'kernel':
+      return (*[None] * (rank - 2), reads, writes)
+    case 'recurrent':
+      return writes, writes
+    case 'embedding':
+      return None, writes
+    case _:  # A bias, or what a normalisation has.
+      return (writes,)
+
+
+def _lengths(shapes, axes):
+  """Returns the lengths of all axes of each group."""
+  lengths = {}
+  for leaf, names in zip(jax.tree.leaves(shapes),
+                         jax.tree.structure(shapes).flatten_up_to(axes), strict=True):
+    for name, length in zip(names, leaf.shape, strict=True):
+      lengths.setdefault(name, []).append(length)
+  return lengths

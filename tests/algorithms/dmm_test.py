@@ -1,0 +1,165 @@
+"""DMM's stages: who is merged, whose buffers, who teaches what."""
+
+from functools import cache
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from reference import toys
+
+from hmm_jax import tree
+from hmm_jax.algorithms import dmm
+from hmm_jax.client import participation as participate
+from hmm_jax.merging import distil, invert
+from hmm_jax.types import InputError
+
+FEDERATION = toys.federation()
+K = len(toys.SIZES)
+SIZES = np.array(toys.SIZES, np.float64)
+# Clients 1, 3 and 4 have learnt alike, 0 and 2 something else each.
+CORE = np.array([False, True, False, True, True])
+COUNTS = np.array([[3, 0, 0], [0, 2, 0], [0, 1, 4]], np.float32)
+
+
+@cache
+def models():
+  """Returns the start, and K models whose updates and statistics are planted."""
+  base = toys.start(toys.norm)
+  rng = np.random.default_rng(0)
+  draw = lambda x: rng.normal(size=x.shape).astype(np.float32)
+  directions = [jax.tree.map(draw, base['params']) for _ in range(3)]
+  chosen = [directions[n] for n in (1, 0, 2, 0, 0)]
+  noisy = [jax.tree.map(lambda x: x + 0.1 * draw(x), one) for one in chosen]
+  params = [tree.add(base['params'], update) for update in noisy]
+  statistics = [jax.tree.map(lambda x: 3 * np.abs(draw(x)), base['batch_stats']) for _ in params]
+  return base, tree.stack([{'params': p, 'batch_stats': s}
+                           for p, s in zip(params, statistics, strict=True)])
+
+
+def mean(weights, stacked, base, key):
+  del base, key
+  return tree.mix(weights, stacked['params'])
+
+
+def made(**changed):
+  settings = dict(
+      align=lambda core, stacked, key: stacked, combine=mean, buffers=dmm.pooled, inputs=None,
+      teach=dmm.divergent, weigh=distil.by_counts, distillation=None,
+      settle=lambda variables, x: variables) | changed
+  return dmm.dmm(toys.norm(), **settings)
+
+
+def merge(**changed):
+  base, stacked = models()
+  return toys.jit(made(**changed))(base, stacked, FEDERATION, toys.key(0))
+
+
+def noise(merged, stacked, federation, key):
+  del merged, stacked, federation
+  return jax.random.normal(key, (40, 4)), {'noise/rows': jnp.float32(40)}
+
+
+def distillation(steps=30, optimizer=None):
+  return distil.distillation(
+      toys.norm(), optimizer or optax.adam(0.05), order=distil.jointly, steps=steps, batch=20,
+      temperature=1.0, keep=0.0, augment=invert.as_they_are, each=toys.lifts()['map'].each)
+
+
+class MergeTest(parameterized.TestCase):
+
+  def test_the_core_is_merged_by_rows(self):
+    merged, facts = merge()
+    weights = np.float32(CORE * SIZES / (CORE * SIZES).sum())
+    toys.assert_close(merged['params'], tree.mix(weights, models()[1]['params']))
+    self.assertEqual(facts['dmm/core'], 3)
+    self.assertBetween(facts['dmm/similarity'], 0.1, 0.6)
+
+  def test_buffers_are_pooled_over_all_models(self):
+    merged, _ = merge()
+    norm = merged['batch_stats']['trunk']['BatchNorm_0']
+    own = models()[1]['batch_stats']['trunk']['BatchNorm_0']
+    own = jax.tree.map(np.asarray, own)
+    share = (SIZES / SIZES.sum())[:, None]
+    wanted = (share * own['mean']).sum(axis=0)
+    np.testing.assert_allclose(norm['mean'], wanted, rtol=1e-5)
+    np.testing.assert_allclose(
+        norm['var'], (share * (own['var'] + (own['mean'] - wanted)**2)).sum(axis=0), rtol=1e-5)
+
+  def test_buffers_of_the_core(self):
+    merged, _ = merge(buffers=dmm.of_core)
+    weights = np.float32(CORE * SIZES / (CORE * SIZES).sum())
+    toys.assert_close(merged['batch_stats'], tree.mix(weights, models()[1]['batch_stats']))
+
+  @parameterized.parameters((-1.0, K), (1.0, K), (0.8, 3))
+  def test_threshold(self, threshold, count):
+    # Of a pair that nobody reaches, all are the core.
+    self.assertEqual(merge(threshold=threshold)[1]['dmm/core'], count)
+
+  def test_clients_without_rows_in_the_core_count_the_same(self):
+    empty = FEDERATION._replace(clients=FEDERATION.clients._replace(
+        size=np.where(CORE, 0, FEDERATION.clients.size)))
+    base, stacked = models()
+    merged, _ = toys.jit(made())(base, stacked, empty, toys.key(0))
+    toys.assert_close(merged['params'], tree.mix(np.float32(CORE / 3), stacked['params']))
+
+  def test_models_are_aligned_to_the_core_before_they_are_merged(self):
+    def turn(core, stacked, key):
+      del key
+      return jax.tree.map(lambda x: jnp.where(
+          core.reshape(-1, *[1] * (x.ndim - 1)), 2 * x, x), stacked)
+
+    merged, _ = merge(align=turn, buffers=dmm.of_core)
+    plain, _ = merge(buffers=dmm.of_core)
+    toys.assert_close(merged, tree.scale(2, plain))
+
+  def test_refuses_a_network_without_normalisation(self):
+    with self.assertRaisesRegex(InputError, '^got algorithm=dmm with a network without BatchNorm; '
+                                            'expected .*algorithm=merging.*'):
+      dmm.dmm(toys.linear(), align=None, combine=None, buffers=None, inputs=None, teach=None,
+              weigh=None, distillation=None, settle=None)
+
+
+class DistilTest(parameterized.TestCase):
+
+  def test_who_speaks_for_which_rows(self):
+    core = np.array([False, True, True])
+    np.testing.assert_array_equal(
+        dmm.divergent(core, COUNTS), [[3, 0, 0], [0, 0, 0], [0, 0, 0], [0, 3, 4]])
+    np.testing.assert_array_equal(dmm.everybody(core, COUNTS), [*COUNTS, [0, 0, 0]])
+
+  def test_the_student_is_the_distilled_merge(self):
+    merged, _ = merge()
+    student, facts = merge(inputs=noise, distillation=distillation())
+    toys.assert_close(student['batch_stats'], merged['batch_stats'])
+    toys.assert_far(student['params'], merged['params'])
+    self.assertLess(facts['distil/last_loss'], facts['distil/first_loss'])
+    self.assertEqual(facts['noise/rows'], 40)
+
+  def test_teachers_are_all_models_and_the_merge(self):
+    seen = {}
+
+    def look(student, teachers, weights, x, key):
+      del key
+      seen.update(student=student, teachers=teachers, weights=weights, rows=len(x))
+      return student, jnp.zeros(1)
+
+    base, stacked = models()
+    merged, _ = made(inputs=noise, distillation=look)(base, stacked, FEDERATION, toys.key(0))
+    toys.assert_close(seen['student'], merged)
+    toys.assert_close(tree.take(seen['teachers'], slice(K)), stacked)
+    toys.assert_close(tree.take(seen['teachers'], K), merged)
+    counts = participate.label_counts(FEDERATION.clients, FEDERATION.examples.y, toys.CLASSES)
+    toys.assert_close(seen['weights'], distil.by_counts(dmm.divergent(CORE, counts)))
+    self.assertEqual(seen['rows'], 40)
+
+  def test_settles_on_what_it_was_distilled_on(self):
+    settle = lambda variables, x: {**variables, 'batch_stats': {'of': x.mean(axis=0)}}
+    student, _ = merge(inputs=noise, distillation=distillation(1), settle=settle)
+    x, _ = noise((), (), (), jax.random.split(toys.key(0), 4)[2])
+    toys.assert_close(student['batch_stats']['of'], x.mean(axis=0), atol=1e-5)
+
+
+if __name__ == '__main__':
+  absltest.main()
