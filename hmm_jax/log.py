@@ -203,3 +203,11 @@ class Events:
       for name in row.keys() - {'round', 'seed'}:
         self._writer.add_scalar(f'seed{row["seed"]}/{name}', row[name], row['round'])
     self._writer.flush()
+
+
+def fail(error: Exception, code: int) -> int:
+  """Says what is wrong in one line on stderr; returns the code to exit with."""
+  # After a damaged file, reads still under way would complain to a loop that is closed.
+  sys.unraisablehook = lambda unraisable: None
+  print(f'hmm_jax: {" ".join(str(error).split())}', file=sys.stderr)
+  return code

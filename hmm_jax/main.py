@@ -6,7 +6,6 @@ run. Bad input is one line on stderr and exit code 2; a diverged run exits with 
 
 from collections.abc import Sequence
 import os
-import sys
 import traceback
 
 from absl import app, flags
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from hmm_jax import build, devices, plots, report, variants
 from hmm_jax import config as defaults
 from hmm_jax.data.clients import describe, label_counts
-from hmm_jax.log import Screen, Workdir
+from hmm_jax.log import Screen, Workdir, fail
 from hmm_jax.run import finished, run
 from hmm_jax.trainer import Diverged, Experiment
 from hmm_jax.types import Algorithm, Federation, InputError
@@ -194,13 +193,6 @@ def entry():
       raise
     traceback.print_exc()
     devices.leave(1)
-
-
-def fail(error: Exception, code: int) -> int:
-  # After a damaged file, reads still under way would complain to a loop that is closed.
-  sys.unraisablehook = lambda unraisable: None
-  print(f'hmm_jax: {" ".join(str(error).split())}', file=sys.stderr)
-  return code
 
 
 if __name__ == '__main__':

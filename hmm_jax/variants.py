@@ -51,6 +51,18 @@ def variant(name: str, changes: dict) -> str:
   return ' '.join([name, *(f'{key}={value}' for key, value in changes.items())])
 
 
+def settings(pairs: Collection[str]) -> dict:
+  """Reads 'key=value' of each.
+
+  Raises:
+    InputError: one can't be read.
+  """
+  for pair in pairs:
+    if '=' not in pair:
+      raise InputError(f'got the setting {pair!r}; expected key=value')
+  return {key: _literal(value) for key, value in (pair.split('=', 1) for pair in pairs)}
+
+
 def arguments(text: str, **choices: Collection[str]) -> dict[str, str]:
   """Reads the arguments of a config file, 'name=value,name=value'.
 
@@ -80,8 +92,7 @@ def _variant(text: str) -> tuple[str, dict]:
   name, *changes = str(text).split() or ['']
   if not NAME.fullmatch(name) or not changes or not all('=' in c for c in changes):
     raise InputError(f'got {text!r} in variants; expected NAME key=value key=value')
-  pairs = (change.split('=', 1) for change in changes)
-  return name, {key: _literal(value) for key, value in pairs}
+  return name, settings(changes)
 
 
 def _literal(text: str):

@@ -1,0 +1,97 @@
+"""Files of named tensors: safetensors and npz. What can run code when it is read is refused."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import os
+import zipfile
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from hmm_jax.types import Array, InputError
+
+SUFFIXES = ('.safetensors', '.npz')
+
+
+class Tensors:
+  """One file's tensors, each read when it is asked for.
+
+  shapes: {name: shape}.
+  read:   (name) -> array.
+  """
+
+  def __init__(self, shapes: dict[str, tuple[int, ...]], read: Callable[[str], Array]):
+    self.shapes, self.read = shapes, read
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Tensors]:
+  """Opens a file of tensors.
+
+  Raises:
+    InputError: it is absent, damaged, a pickle, or of another kind.
+  """
+  expected = f'got {path}; expected a file {" or ".join(SUFFIXES)}, or the folder of a run'
+  try:
+    with open(path, 'rb') as file:
+      start = file.read(2)
+  except OSError as error:
+    raise InputError(f'{expected}: {error.strerror}') from error
+  if start[:1] == b'\x80' or _holds_a_pickle(path):
+    raise InputError(f'got {path}, a pickle, which can run any code when it is read; expected '
+                     'safetensors or npz')
+  if not path.endswith(SUFFIXES):
+    raise InputError(expected)
+  try:
+    if path.endswith('.npz'):
+      with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+        yield Tensors({name: arrays[name].shape for name in arrays.files}, arrays.__getitem__)
+    else:
+      with safe_open(path, framework='np') as file:
+        yield Tensors({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()},  # noqa: SIM118
+                      file.get_tensor)
+  except (SafetensorError, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    if isinstance(error, InputError):
+      raise
+    raise InputError(f'got a damaged {path}: {error}') from error
+
+
+def save(path: str, tensors: dict[str, Array]):
+  """Writes a file of the kind that its suffix names; it is there whole or not at all."""
+  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+  part = f'{path}.part'
+  if path.endswith('.npz'):
+    with open(part, 'wb') as file:
+      np.savez(file, **tensors)
+  else:
+    save_file({name: np.asarray(x) for name, x in tensors.items()}, part)
+  os.replace(part, path)
+
+
+def flatten(tree) -> dict[str, Array]:
+  """Names the leaves of a tree of dicts: {'params/head/bias': ...}."""
+  return {'/'.join(step.key for step in path): leaf
+          for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def unflatten(tensors: dict[str, Array]) -> dict:
+  """Returns the tree of dicts that `flatten` names the leaves of."""
+  tree = {}
+  for name, leaf in tensors.items():
+    *folders, last = name.split('/')
+    inner = tree
+    for folder in folders:
+      inner = inner.setdefault(folder, {})
+    inner[last] = leaf
+  return tree
+
+
+def _holds_a_pickle(path) -> bool:
+  """Says whether a zip file is PyTorch's."""
+  try:
+    with zipfile.ZipFile(path) as archive:
+      return any(name.endswith('.pkl') for name in archive.namelist())
+  except (zipfile.BadZipFile, OSError):
+    return False

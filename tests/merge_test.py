@@ -1,0 +1,184 @@
+"""The command that merges saved models, called as `main` calls it."""
+
+import contextlib
+import io
+import json
+import os
+
+from absl import flags
+from absl.testing import absltest, flagsaver, parameterized
+import numpy as np
+
+from hmm_jax import config as defaults
+from hmm_jax import merge, tensors
+from hmm_jax.log import Screen, Workdir
+from hmm_jax.main import train
+from hmm_jax.types import InputError
+
+SHAPES = {'layer.weight': (60, 40), 'layer.bias': (40,)}
+
+
+def drawn(seed, scale=1.0):
+  rng = np.random.default_rng(seed)
+  return {name: scale * np.float32(rng.normal(size=shape)) for name, shape in SHAPES.items()}
+
+
+def plus(a, b):
+  return {name: a[name] + b[name] for name in a}
+
+
+BASE = drawn(0)
+FIRST, SECOND = (plus(BASE, drawn(seed, 0.2)) for seed in (1, 2))
+COUNTERS = {'bn.running_mean': np.float32([0, 1]), 'bn.running_var': np.float32([1, 2]),
+            'bn.num_batches_tracked': np.array(7)}
+
+
+class MergeTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    self.folder = self.create_tempdir().full_path
+    for name, model in (('base', BASE), ('a', FIRST), ('b', SECOND)):
+      tensors.save(self.path(f'{name}.safetensors'), model)
+
+  def path(self, *names):
+    return os.path.join(self.folder, *names)
+
+  def run_merge(self, models=('a.safetensors', 'b.safetensors'), base=None, **given):
+    """Runs the command; returns what it says."""
+    given = {'models': [self.path(name) for name in models], 'out': self.path('out')} | given
+    if base:
+      given['base'] = self.path(base)
+    with flagsaver.flagsaver(**given), contextlib.redirect_stdout(io.StringIO()) as said:
+      merge.main(['merge'])
+    return said.getvalue()
+
+  def merged(self, name='merged.safetensors'):
+    with tensors.opened(self.path('out', name)) as file:
+      return {key: np.asarray(file.read(key)) for key in file.shapes}
+
+  def test_the_mean(self):
+    said = self.run_merge(method='uniform')
+    self.assertRegex(said, r'layer.weight +│ \(60, 40\) +│ uniform +│ 0.0000')
+    for name, x in self.merged().items():
+      np.testing.assert_allclose(x, (FIRST[name] + SECOND[name]) / 2, rtol=1e-6)
+    with open(self.path('out', 'merge.json')) as file:
+      self.assertEqual(json.load(file)['method'], 'uniform')
+
+  def test_settings_and_a_base(self):
+    self.run_merge(method='task_arithmetic', base='base.safetensors', set=['scale=0.5'],
+                   weights=['1', '-2'])
+    for name, x in self.merged().items():
+      wanted = BASE[name] + 0.5 * (FIRST[name] - BASE[name] - 2 * (SECOND[name] - BASE[name]))
+      np.testing.assert_allclose(x, wanted, rtol=1e-5, atol=1e-6)
+
+  def test_statistics_are_pooled_and_counters_the_first_models(self):
+    other = COUNTERS | {'bn.running_mean': np.float32([2, 1]),
+                        'bn.num_batches_tracked': np.array(9)}
+    np.savez(self.path('a.npz'), **FIRST, **COUNTERS)
+    np.savez(self.path('b.npz'), **SECOND, **other)
+    said = self.run_merge(('a.npz', 'b.npz'), method='uniform')
+    got = self.merged('merged.npz')
+    np.testing.assert_allclose(got['bn.running_mean'], [1, 1])
+    np.testing.assert_allclose(got['bn.running_var'], [2, 2])  # A spread of 1 beside the first 1.
+    self.assertEqual(got['bn.num_batches_tracked'], 7)
+    self.assertRegex(said, 'bn.running_var.*pooled statistics')
+    self.assertRegex(said, "bn.num_batches_tracked.*the first model's")
+
+  def test_a_dry_run_writes_nothing(self):
+    said = self.run_merge(method='uniform', dry_run=True)
+    self.assertIn('layer.bias', said)
+    self.assertFalse(os.path.exists(self.path('out')))
+
+  def test_lists_methods_and_their_needs(self):
+    said = self.run_merge(method='list')
+    self.assertRegex(said, r'ties +│ base +│ density=0.2')
+
+  @parameterized.parameters(
+      (dict(method='tis'), '^got --method=tis; expected one of uniform, .*, or list$'),
+      (dict(method='ties'), '^got --method=ties without --base; expected the model that all '),
+      (dict(method='slerp', models=['a.safetensors']), 'with 1 models; expected two'),
+      (dict(method='fisher'), '^got --method=fisher without --evaluate; expected a config file '),
+      (dict(method='weighted'), '^got --method=weighted without weights; expected'),
+      (dict(method='weighted', weights=['1', 'x']), '^got --weights=1,x; expected numbers'),
+      (dict(method='weighted', weights=['1']), r'^got weights=\[1.0\]; expected 2 finite numbers'),
+      (dict(method='uniform', weights=['1', '2']), '^got the setting weights with '),
+      (dict(method='slerp', set=['t=x']), '^got t=x with .*; expected a value like 0.5'),
+      (dict(method='slerp', set=['t']), "^got the setting 't'; expected key=value"),
+      (dict(method='slerp', set=['t=2']), '^got t=2; expected from 0 to 1'),
+      (dict(method='uniform', models=[]), '^got no --models; expected files of tensors'),
+      (dict(method='uniform', out=None), '^got no --out; expected a folder, or --dry_run'),
+      (dict(method='uniform', models=['a.safetensors', 'no.npz']), 'No such file'),
+  )
+  def test_refuses(self, given, message):
+    with self.assertRaisesRegex(InputError, message):
+      self.run_merge(**given)
+    self.assertFalse(os.path.exists(self.path('out')))
+
+  @parameterized.parameters(
+      (FIRST | {'more': np.ones(3, np.float32)}, 'a.safetensors without the tensor more of .*x'),
+      ({'layer.bias': FIRST['layer.bias']}, 'x.safetensors without the tensor layer.weight'),
+      (FIRST | {'layer.bias': np.ones(41, np.float32)},
+       r'x.safetensors with layer.bias of shape \(41,\); expected \(40,\), as in .*a.safetensors'),
+      (FIRST | {'layer.bias': np.full(40, np.nan, np.float32)}, 'NaN or infinity in layer.bias'),
+      (FIRST | {'layer.bias': np.ones(40, np.float16)}, 'in float16; expected float32, as in .*a'),
+  )
+  def test_refuses_a_model_that_does_not_fit(self, model, message):
+    tensors.save(self.path('x.safetensors'), model)
+    with self.assertRaisesRegex(InputError, message):
+      self.run_merge(('a.safetensors', 'x.safetensors'), method='uniform')
+
+  def test_refuses_a_base_that_is_none_of_theirs(self):
+    tensors.save(self.path('x.safetensors'), drawn(9))
+    with self.assertRaisesRegex(InputError, 'x.safetensors, whose weights have a cosine of'):
+      self.run_merge(method='ties', base='x.safetensors')
+
+  def test_overwrites_nothing(self):
+    self.run_merge(method='uniform')
+    with self.assertRaisesRegex(InputError, 'where merge.json is already; expected a new folder'):
+      self.run_merge(method='uniform')
+
+
+class RunsTest(absltest.TestCase):
+  """Models of this library's runs, judged on their data."""
+
+  def setUp(self):
+    super().setUp()
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    self.folder = self.create_tempdir().full_path
+    config = defaults.get_config()
+    config.update_from_flattened_dict({
+        'rounds': 2, 'eval_every': 2, 'seeds': 2, 'clients': 4, 'participation': 0, 'subset': 0.3,
+        'mlp.hidden': (8,), 'local.epochs': 1, 'partition.kind': 'iid'})
+    train(config, Workdir(self.folder), Screen(silent=True))
+
+  def run_merge(self, **given):
+    given = {'models': [self.folder, f'{self.folder}@1'], 'dry_run': True} | given
+    with flagsaver.flagsaver(**given), contextlib.redirect_stdout(io.StringIO()) as said:
+      merge.main(['merge'])
+    return said.getvalue()
+
+  def test_models_of_runs(self):
+    said = self.run_merge(method='uniform', evaluate=self.folder)
+    recorded = Workdir(self.folder).read_json('summary.json')['last']['global/test/accuracy']
+    for path, accuracy in zip((self.folder, f'{self.folder}@1'), recorded['seeds'], strict=True):
+      self.assertRegex(said, rf'{path} +│ {accuracy:.4f}')
+    self.assertRegex(said, r'uniform +│ 0\.\d+')
+    self.assertRegex(said, r'barrier between models 1 and 2 +│ +│ \d\.\d+')
+    with self.subTest('a method that learns from data'):
+      said = self.run_merge(method='regmean', evaluate=self.folder)
+      self.assertRegex(said, r'params/head/kernel +│ \(8, 10\) +│ regmean')
+    for path, message in ((f'{self.folder}@5', 'expected one of its seeds 0, 1$'),
+                          (os.path.dirname(self.folder), 'expected a config file, or the folder')):
+      with self.assertRaisesRegex(InputError, message):
+        self.run_merge(method='uniform', models=[path, path])
+    np.savez(other := os.path.join(self.folder, 'x.npz'), **FIRST)
+    with self.assertRaisesRegex(InputError, 'x.npz, which is no model of the network to evaluate'):
+      self.run_merge(method='uniform', models=[other, other], evaluate=self.folder)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,84 @@
+"""Files of tensors: what is read back, and what is refused."""
+
+import os
+import pickle
+import zipfile
+
+from absl.testing import absltest, parameterized
+import jax.numpy as jnp
+import numpy as np
+
+from hmm_jax import tensors
+from hmm_jax.types import InputError
+
+TENSORS = {'a/kernel': np.arange(6, dtype=np.float32).reshape(2, 3), 'count': np.array(2**40)}
+
+
+class TensorsTest(parameterized.TestCase):
+
+  def path(self, name):
+    return os.path.join(self.create_tempdir().full_path, name)
+
+  @parameterized.parameters('x.safetensors', 'x.npz')
+  def test_reads_what_it_wrote(self, name):
+    path = os.path.join(self.path('new'), name)
+    tensors.save(path, TENSORS)
+    self.assertEqual(os.listdir(os.path.dirname(path)), [name])
+    with tensors.opened(path) as file:
+      self.assertEqual(file.shapes, {'a/kernel': (2, 3), 'count': ()})
+      for key, wanted in TENSORS.items():
+        np.testing.assert_array_equal(file.read(key), wanted)
+
+  def test_bfloat16(self):
+    path = self.path('x.safetensors')
+    tensors.save(path, {'x': jnp.ones(3, jnp.bfloat16)})
+    with tensors.opened(path) as file:
+      self.assertEqual(file.read('x').dtype, jnp.bfloat16)
+
+  @parameterized.parameters('x.pt', 'x.safetensors', 'x.npz')
+  def test_refuses_a_pickle_by_any_name(self, name):
+    path = self.path(name)
+    with open(path, 'wb') as file:
+      pickle.dump(TENSORS, file)
+    with self.assertRaisesRegex(InputError, f'^got {path}, a pickle, .*; expected safetensors or '):
+      tensors.opened(path).__enter__()
+
+  def test_refuses_the_zip_files_of_pytorch(self):
+    path = self.path('x.npz')
+    with zipfile.ZipFile(path, 'w') as archive:
+      archive.writestr('model/data.pkl', pickle.dumps(3))
+    with self.assertRaisesRegex(InputError, f'^got {path}, a pickle'):
+      tensors.opened(path).__enter__()
+
+  def test_refuses_objects_in_an_npz_file(self):
+    path = self.path('x.npz')
+    np.savez(path, x=np.array([{}], object))
+    with self.assertRaisesRegex(InputError, f'^got a damaged {path}: '):
+      tensors.opened(path).__enter__()
+
+  @parameterized.parameters('x.safetensors', 'x.npz')
+  def test_refuses_half_a_file(self, name):
+    path = self.path(name)
+    tensors.save(path, {'x': np.ones(1000, np.float32)})
+    os.truncate(path, 700)
+    with self.assertRaisesRegex(InputError, f'^got a damaged {path}: '):
+      tensors.opened(path).__enter__()
+
+  def test_refuses_what_is_absent_or_of_another_kind(self):
+    path = self.path('x.csv')
+    with self.assertRaisesRegex(InputError, r'x.csv; expected a file .safetensors or .npz, .*: No'):
+      tensors.opened(path).__enter__()
+    with open(path, 'w') as file:
+      file.write('a,b')
+    with self.assertRaisesRegex(InputError, r'x.csv; expected a file .safetensors or .npz, .*run$'):
+      tensors.opened(path).__enter__()
+
+  def test_names_the_leaves_of_a_tree(self):
+    tree = {'params': {'head': {'bias': 1, 'kernel': 2}}, 'batch_stats': {'mean': 3}}
+    named = tensors.flatten(tree)
+    self.assertEqual(named, {'params/head/bias': 1, 'params/head/kernel': 2, 'batch_stats/mean': 3})
+    self.assertEqual(tensors.unflatten(named), tree)
+
+
+if __name__ == '__main__':
+  absltest.main()
