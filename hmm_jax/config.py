@@ -229,7 +229,16 @@ def get_config() -> ConfigDict:
       'merge_batches': 32,  # of so many random rows each as local.batch
   })
 
-  config.one_shot = ConfigDict({'every': 0})  # rounds between merges (dmm); 0: one at the end
+  config.one_shot = ConfigDict({'every': 0})  # rounds between merges (merging, dmm); 0: at the end
+  config.merging = ConfigDict({
+      'method': 'average',  # by rows; or one of hmm_jax/merging/operators.py
+      'settings': (),  # of the method, such as ('density=0.1',)
+      'match': 'none',  # none weights activations: what brings units into one order before
+      'rows': 'validation',  # train validation: the clients' own, where data is needed
+      'batches': 8,  # of them, for each client
+      'batch': 32,
+      'statistics': 'pooled',  # pooled recalibrated repaired: the merged model's, or its units'
+  })
   config.dmm = ConfigDict({
       'threshold': 'mean',  # cosine that all pairs of the core reach; mean: that over all pairs
       'merge': 'mean',  # mean matching ties: of the core
@@ -296,7 +305,7 @@ CHOICES = {
         'fedavg', 'fedprox', 'fedopt', 'scaffold', 'moon', 'fedgen', 'clusamp', 'fedmr',
         'fedcross', 'ifca', 'fesem', 'fedem', 'ditto', 'apfl', 'fedper', 'fedrep', 'fedbn',
         'pfedme', 'fedmerge', 'feddle', 'server_only', 'server_as_client', 'clg_sgd', 'fedclg_c',
-        'fedclg_s', 'feddf', 'learned_soup', 'adamerging', 'gossip', 'dmm', 'local',
+        'fedclg_s', 'feddf', 'learned_soup', 'adamerging', 'gossip', 'merging', 'dmm', 'local',
         'centralised'),
     'model': ('mlp', 'cnn', 'resnet', 'vgg16', 'lstm', 'fusion'),
     'normalise': ('standard', 'none'),
@@ -331,6 +340,9 @@ CHOICES = {
     'gossip.statistics': ('mixed', 'kept'),
     'gossip.merged_statistics': ('recalibrated', 'averaged'),
     'gossip.merge_data': ('train', 'validation'),
+    'merging.match': ('none', 'weights', 'activations'),
+    'merging.rows': ('train', 'validation'),
+    'merging.statistics': ('pooled', 'recalibrated', 'repaired'),
     'dmm.merge': ('mean', 'matching', 'ties'),
     'dmm.buffers': ('pooled', 'core'),
     'dmm.inputs': ('inverted', 'noise', 'real', 'none'),
@@ -352,7 +364,8 @@ AT_LEAST_ONE = (
     'fedgen.hidden', 'fedgen.noise', 'fedmr.segments', 'ifca.models', 'fesem.models',
     'fedem.models', 'fedrep.head_epochs', 'pfedme.inner_steps', 'fedmerge.models', 'server.steps',
     'server.batch', 'feddle.atlas', 'feddle.population', 'gossip.degree', 'gossip.merge_batches',
-    'dmm.batch', 'dmm.batches', 'dmm.steps', 'dmm.distil_batch', 'inversion.steps',
+    'merging.batches', 'merging.batch', 'dmm.batch', 'dmm.batches', 'dmm.steps',
+    'dmm.distil_batch', 'inversion.steps',
     'lstm.embedding', 'fusion.embedding', 'fusion.hidden', 'synthetic.rows',
     'synthetic.classes', 'crisismmd.ngrams', 'crisismmd.image_size', 'text.window',
     'text.min_rows')

@@ -1,20 +1,20 @@
-"""Methods that merge models which were trained apart, once."""
+"""Merging once, by any operator, what was trained apart."""
 
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
-import optax
+import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.algorithms import dmm
 from hmm_jax.algorithms.one_shot import one_shot
-from hmm_jax.client import pseudo_data
-from hmm_jax.merging import calibrate, distil, invert, matching, sparsify, task_vectors
-from hmm_jax.merging.permutation import permute
-from hmm_jax.merging.search import minibatches
+from hmm_jax.client import mappers
+from hmm_jax.client import participation as participate
+from hmm_jax.config import suggestion
+from hmm_jax.merging import activations, calibrate, matching, repair, statistics
+from hmm_jax.merging.operators import OPERATORS
 from hmm_jax.methods.setup import Setup
-from hmm_jax.types import Algorithm, Examples, InputError, Model
+from hmm_jax.types import Algorithm, Array, Clients, InputError, Key
+from hmm_jax.variants import settings
 
 
 def merged_once(setup: Setup, merge: Callable) -> Algorithm:
@@ -22,110 +22,79 @@ def merged_once(setup: Setup, merge: Callable) -> Algorithm:
                   every=setup.config.one_shot.every)
 
 
-def domain_adaptive(setup: Setup) -> Algorithm:
-  """Makes DMM.
+def operated(setup: Setup) -> Algorithm:
+  """Makes the merge by an operator of the table, or by the clients' average.
 
   Raises:
-    InputError: a network without BatchNorm, or a threshold that can't be read.
+    InputError: there is none of that name, its settings do not suit, or a client has no rows.
   """
-  settings, bare = setup.config.dmm, setup.net.bare
-  augment = {'none': invert.as_they_are,
-             'shift_flip': invert.shift_and_flip(settings.shift)}[settings.augment]
-  lessons = distil.distillation(
-      bare, optax.adam(settings.lr), steps=settings.steps, batch=settings.distil_batch,
-      order={'joint': distil.jointly, 'in_turn': distil.in_turn}[settings.order],
-      temperature=settings.temperature, keep=settings.keep, augment=augment,
-      each=setup.mapper.each)
-  return merged_once(setup, dmm.dmm(
-      setup.net, distillation=lessons, inputs=pseudo_inputs(setup, augment),
-      align={'mean': as_they_stand, 'ties': as_they_stand,
-             'matching': to_the_core(setup.net)}[settings.merge],
-      combine={'mean': mean, 'matching': mean, 'ties': ties}[settings.merge],
-      buffers={'pooled': dmm.pooled, 'core': dmm.of_core}[settings.buffers],
-      teach={'divergent': dmm.divergent, 'everybody': dmm.everybody}[settings.teachers],
-      weigh={'counts': distil.by_counts, 'equal': distil.equally}[settings.words],
-      settle={'frozen': as_distilled,
-              're_estimated': re_estimated(bare, settings.batch)}[settings.after],
-      threshold=threshold(settings.threshold)))
+  settings, net = setup.config.merging, setup.net
+  operator = named_merge(settings.method, settings.settings)
+  split = {'train': lambda f: f.clients,
+           'validation': lambda f: f.validation.clients}[settings.rows]
+  if len(without := np.flatnonzero(split(setup.federated).size == 0)):
+    raise InputError(f'got merging.rows={settings.rows}, of which client {without[0]} has none; '
+                     'expected train, or larger clients')
+  finish = {'pooled': None, 'recalibrated': recalibrated, 'repaired': repaired}[settings.statistics]
+
+  def merge(base, stacked, federation, key):
+    match_key, rows_key, merge_key = jax.random.split(key, 3)
+    clients, examples = federation.clients, federation.examples
+    rows = drawn(rows_key, split(federation), settings.batches, settings.batch)
+    pooled_rows = rows.reshape(-1, settings.batch)
+    if settings.match == 'weights':
+      stacked = matching.align_by_weights(match_key, net.symmetry(), stacked)
+    elif settings.match == 'activations':
+      stacked = activations.align_by_activations(net, stacked, examples, pooled_rows)
+    share = participate.by_size(clients)
+    merged = {'params': operator(net, share, stacked, base, examples, rows, merge_key), **(
+        statistics.pool(share, {name: x for name, x in stacked.items() if name != 'params'}))}
+    return finish(net, merged, stacked, examples, pooled_rows, share) if finish else merged, {}
+
+  return merged_once(setup, merge)
 
 
-def pseudo_inputs(setup: Setup, augment: Callable) -> Callable | None:
-  """Makes what DMM distils on; None if it does not."""
-  net, settings, search = setup.net, setup.config.dmm, setup.config.inversion
-  count = settings.batch * settings.batches
-  if settings.inputs == 'none':
-    return None
-  if settings.inputs != 'inverted':
-    return {'noise': pseudo_data.noise, 'real': pseudo_data.real_rows}[settings.inputs](
-        net, count=count)
-  terms = invert.Terms(labels=search.labels, variation=search.variation, length=search.length)
-  found = invert.inversion(net.bare, steps=search.steps, lr=search.lr, terms=terms, augment=augment)
-  whose = {'merged': pseudo_data.of_merged, 'each': pseudo_data.of_each}[settings.whose]
-  return pseudo_data.inverted(net, found, whose=whose, each=setup.mapper.each,
-                              batch=settings.batch, batches=settings.batches)
-
-
-def threshold(text: str) -> float | None:
-  """Reads dmm.threshold; None for the mean over all pairs.
+def named_merge(name: str, pairs: tuple[str, ...]) -> Callable:
+  """Returns (model, share [K], stacked, base, examples, rows, key) -> params.
 
   Raises:
-    InputError: it is neither 'mean' nor a cosine.
+    InputError: an unknown name, or settings that it does not have.
   """
-  try:
-    value = None if text == 'mean' else float(text)
-  except ValueError:
-    value = 2.0
-  if value is not None and not -1 <= value <= 1:
-    raise InputError(f'got dmm.threshold={text}; expected mean, or a cosine from -1 to 1')
-  return value
+  if name == 'average':
+    return lambda net, share, stacked, *rest: tree.mix(share, stacked['params'])
+  if name not in OPERATORS:
+    raise InputError(f'got merging.method={name}; expected average, {", ".join(OPERATORS)}'
+                     + suggestion(name, tuple(OPERATORS)))
+  operator, given = OPERATORS[name], settings(pairs)
+  if unknown := given.keys() - operator.settings.keys():
+    raise InputError(f'got merging.settings with {", ".join(unknown)} for {name}; expected '
+                     f'{", ".join(operator.settings) or "none"}')
+  merge = operator.make(**given)
+  if 'network' in operator.needs:
+    return lambda net, share, *given: merge(net, *given)
+  return lambda net, share, stacked, base, examples, rows, key: merge(
+      stacked['params'], base['params'], key)
 
 
-def as_they_stand(core, stacked, key):
-  """Leaves the units of all models in their order."""
-  del core, key
-  return stacked
+def drawn(key: Key, clients: Clients, batches: int, batch: int) -> Array:
+  """Draws batches of each client's own rows, with replacement: [K, S, B]."""
+
+  def of(client):
+    own = jax.random.randint(mappers.client_key(key, client.id), (batches, batch), 0, client.size)
+    return client.index[own]
+
+  return jax.vmap(of)(clients)
 
 
-def to_the_core(net: Model) -> Callable:
-  """Returns the matching of every model to the first of the core, by weights."""
-
-  def align(core, stacked, key):
-    symmetry, first = net.symmetry(), tree.take(stacked, jnp.argmax(core))
-
-    def one(variables):
-      return permute(symmetry, variables, matching.match_weights(key, symmetry, first, variables))
-
-    return jax.lax.map(one, stacked)
-
-  return align
+def recalibrated(net, merged, stacked, examples, rows, share):
+  """Estimates the merged model's statistics on rows."""
+  del stacked, share
+  return calibrate.recalibrate(net, merged, examples, rows)
 
 
-def mean(weights, stacked, base, key):
-  del base, key
-  return tree.mix(weights, stacked['params'])
+def repaired(net, merged, stacked, examples, rows, share):
+  """Gives its units the spread that those of the models have."""
+  return repair.repair(net, merged, stacked, examples, rows, weights=share)
 
 
-def ties(weights, stacked, base, key):
-  return task_vectors.merge(
-      stacked['params'], base['params'], key, weights=weights, scale=1.0,
-      sparsify=sparsify.largest(0.2, 'model'), elect=task_vectors.majority_sign,
-      reduce=task_vectors.mean_of_elected)
-
-
-def as_distilled(variables, x):
-  del x
-  return variables
-
-
-def re_estimated(net: Model, batch: int) -> Callable:
-  """Returns the estimation of a student's statistics on what it was distilled on."""
-
-  def settle(variables, x):
-    count = len(jax.tree.leaves(x)[0])
-    rows = minibatches(jax.random.key(0), jnp.arange(count), batch=batch, steps=-(-count // batch))
-    return calibrate.recalibrate(net, variables, Examples(x, jnp.zeros(count, int)), rows)
-
-  return settle
-
-
-ONE_SHOT = {'dmm': domain_adaptive}
+ONE_SHOT = {'merging': operated}

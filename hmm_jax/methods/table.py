@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from hmm_jax.client import mappers
 from hmm_jax.methods.decentralised import DECENTRALISED
+from hmm_jax.methods.dmm import domain_adaptive
 from hmm_jax.methods.hybrid import HYBRID
 from hmm_jax.methods.one_model import ONE_MODEL
 from hmm_jax.methods.one_shot import ONE_SHOT
@@ -11,8 +12,8 @@ from hmm_jax.methods.personal import PERSONAL, fine_tuned
 from hmm_jax.methods.setup import Setup
 from hmm_jax.types import Algorithm, Federation, InputError, Model
 
-TABLE = ONE_MODEL | PERSONAL | HYBRID | DECENTRALISED | ONE_SHOT
-EVERYBODY = ('gossip', 'dmm', 'centralised', 'server_only')  # Nobody is drawn in these.
+TABLE = ONE_MODEL | PERSONAL | HYBRID | DECENTRALISED | ONE_SHOT | {'dmm': domain_adaptive}
+EVERYBODY = ('gossip', 'merging', 'dmm', 'centralised', 'server_only')  # Nobody is drawn in these.
 
 
 def algorithm(config: ConfigDict, net: Model, mapper: mappers.Mapper,

@@ -44,7 +44,8 @@ class TableTest(parameterized.TestCase):
     algorithm, federation = made.algorithm, made.federation
     state = jax.eval_shape(algorithm.init, jax.random.key(0), federation)
     _, metrics = jax.eval_shape(algorithm.round, state, federation, jax.random.key(0))
-    count = {'centralised': 1, 'server_only': 1, 'gossip': 6, 'dmm': 6}.get(name, 3)
+    count = {'centralised': 1, 'server_only': 1, 'gossip': 6, 'merging': 6,
+             'dmm': 6}.get(name, 3)
     self.assertEqual(metrics['cohort'].id.shape, (count,))
 
   # FedEM has a loss of its own, and labels of the server are its own too.
