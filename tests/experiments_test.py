@@ -28,6 +28,8 @@ STUDIES = [
     *(('feddle', f'setting={setting}') for setting in (
         'in_domain', 'mnist', 'cifar10', 'usps', 'noisy', 'late', 'ablation', 'noisy_ablation')),
     ('feddle', 'rows=100'), ('feddle', 'setting=noisy,rows=2000,noisy=0.5'),
+    *(('dmm', f'data={data},alpha=0.01,merges={merges}')
+      for data in ('fashion_mnist', 'cifar10', 'crisismmd') for merges in ('once', 'often')),
 ]
 
 # Where a study's runs are recorded.
@@ -58,6 +60,8 @@ def assert_can_be_built(config):
 
     def play(key, federation, algorithm=made.algorithm):
       state, _ = algorithm.round(algorithm.init(key, federation), federation, key)
+      if algorithm.finish:
+        state, _ = algorithm.finish(state, federation, key)
       return algorithm.views(state, federation)
 
     assert jax.eval_shape(play, jax.random.key(0), federation)
@@ -80,6 +84,11 @@ class ExperimentsTest(parameterized.TestCase):
   def test_all_runs_can_be_built(self, name, arguments):
     config = study(name, *filter(None, [arguments]))
     config.update_from_flattened_dict(SMALL)
+    assert_can_be_built(config)
+
+  def test_all_merges_can_be_built(self):
+    config = study('dmm')
+    config.update_from_flattened_dict(SMALL | {'model': 'resnet', 'dmm.batch': 4})
     assert_can_be_built(config)
 
   @parameterized.parameters(*RECORDED)
