@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import pathlib
 
 from absl import flags
 from absl.testing import absltest, flagsaver, parameterized
@@ -13,6 +14,7 @@ from hmm_jax import config as defaults
 from hmm_jax import merge, tensors
 from hmm_jax.log import Screen, Workdir
 from hmm_jax.main import train
+from hmm_jax.merging.operators import OPERATORS
 from hmm_jax.types import InputError
 
 SHAPES = {'layer.weight': (60, 40), 'layer.bias': (40,)}
@@ -95,6 +97,11 @@ class MergeTest(parameterized.TestCase):
   def test_lists_methods_and_their_needs(self):
     said = self.run_merge(method='list')
     self.assertRegex(said, r'ties +│ base +│ density=0.2')
+
+  def test_the_readme_has_the_table(self):
+    readme = (pathlib.Path(__file__).parent.parent / 'README.md').read_text()
+    for name, operator in OPERATORS.items():
+      self.assertIn(f'| `{name}` | {", ".join(operator.needs)} | {operator.summary} |', readme)
 
   @parameterized.parameters(
       (dict(method='tis'), '^got --method=tis; expected one of uniform, .*, or list$'),
