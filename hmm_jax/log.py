@@ -160,7 +160,7 @@ class Screen:
   """Progress and tables: a live bar on a terminal, a line an evaluation elsewhere."""
 
   def __init__(self, *, silent: bool = False):
-    self._console = Console(quiet=silent, width=None if sys.stdout.isatty() else 120)
+    self._console = Console(quiet=silent, width=None if sys.stdout.isatty() else 160)
     self._progress = None
 
   def say(self, text: str):

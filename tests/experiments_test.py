@@ -40,6 +40,7 @@ RECORDED = [
     *(('fedmr', f'alpha={alpha}', f'fedmr/alpha_{alpha}') for alpha in ('0.1', '0.5')),
     *(('fedmerge', f'setting={setting}', f'fedmerge/{setting}')
       for setting in ('clusters', 'client_wise')),
+    *(('feddle', f'setting={setting}', f'feddle/{setting}') for setting in ('in_domain', 'late')),
     ('speakers', 'speeches.jsonl.xz', 'speakers'),
 ]
 
