@@ -12,8 +12,6 @@ from hmm_jax.merging.batches import mean_over_batches
 from hmm_jax.merging.permutation import assign, permute
 from hmm_jax.types import Array, Examples, InputError, Model, PyTree
 
-_STEADY = 1e-6  # Of the mean square: a unit that varies less is constant but for rounding.
-
 
 def match_activations(
     model: Model, a: PyTree, b: PyTree, examples: Examples, rows: Array) -> dict[str, Array]:
@@ -77,7 +75,7 @@ def _moments(p, q):
 
 
 def _correlations(p, q, p_square, q_square, products):
-  spread = lambda mean, square: jnp.where(
-      square - mean**2 > _STEADY * square, jnp.sqrt(jnp.maximum(square - mean**2, 0)), jnp.inf)
-  covariances = products - p[:, None] * q[None]
-  return covariances / (spread(p, p_square)[:, None] * spread(q, q_square)[None])
+  # With an infinite deviation a unit that does not vary correlates with none.
+  deviation = lambda variance: jnp.where(variance > 0, jnp.sqrt(jnp.abs(variance)), jnp.inf)
+  deviations = deviation(p_square - p**2)[:, None] * deviation(q_square - q**2)[None]
+  return (products - p[:, None] * q[None]) / deviations

@@ -53,11 +53,11 @@ class SimilaritiesTest(absltest.TestCase):
 
 class ClusterTest(parameterized.TestCase):
 
-  @parameterized.parameters((7, None), (7, 0.2), (9, 0.5), (9, 0.9))
-  def test_is_that_of_scipy(self, count, threshold):
+  @parameterized.parameters(None, 0.2, 0.5, 0.9)
+  def test_is_that_of_scipy(self, threshold):
     sizes = set()
     for seed in range(20):
-      similarity = clusters.similarities(vectors(count, seed))
+      similarity = clusters.similarities(vectors(7, seed))
       wanted = clusters.largest(similarity, threshold)
       sizes.add(len(wanted))
       self.assertEqual(members(largest(similarity, threshold)), wanted)
@@ -88,7 +88,7 @@ class ClusterTest(parameterized.TestCase):
     similarity = clusters.similarities(vectors(4, 0))
     self.assertEqual(members(largest(similarity, 1.01)), [0, 1, 2, 3])
 
-  @parameterized.parameters(1, 2, 3, 7)
+  @parameterized.parameters(1, 3, 7)
   def test_models_of_one_direction_are_one_cluster(self, count):
     rng = np.random.default_rng(count)
     x = np.repeat(rng.normal(size=(1, 6)), count, axis=0)

@@ -26,8 +26,7 @@ def residual():
 NETWORKS = {
     'softmax': lambda: mlp((), classes=3, input_shape=(4,)),
     'one-layer': lambda: mlp((3,), classes=3, input_shape=(4,)),
-    'mlp': lambda: mlp((4, 4), classes=3, input_shape=(4,)),
-    'runs': lambda: mlp((4, 4), classes=3, input_shape=(4,)),
+    'mlp': lambda: mlp((6, 4), classes=3, input_shape=(4,)),
     'lenet': lambda: cnn.cnn('lenet', classes=10, input_shape=(16, 16, 3)),
     'resnet': residual,
     'lstm': lambda: lstm(3, (4,), vocabulary=7, classes=7, input_shape=(5,)),
@@ -41,9 +40,9 @@ def network(name):
 
 @functools.cache
 def symmetry(name):
-  """Returns a network's symmetry; of 'runs' units stand in two runs."""
+  """Returns a network's symmetry; the first units of 'mlp' are said to stand in two runs."""
   own = network(name).symmetry()
-  return own._replace(runs=dict.fromkeys(own.runs, 2)) if name == 'runs' else own
+  return own._replace(runs={'trunk/Dense_0': 2, 'trunk/Dense_1': 1}) if name == 'mlp' else own
 
 
 @functools.cache
@@ -97,7 +96,7 @@ class MatchWeightsTest(parameterized.TestCase):
   @parameterized.parameters(*NETWORKS)
   def test_a_planted_permutation_is_found(self, name):
     # With these seeds a perceptron and a LeNet end elsewhere if the first sweep is as the others.
-    for seed in {'mlp': (22, 29), 'lenet': (2, 14, 26)}.get(name, range(3)):
+    for seed in {'mlp': (1, 40), 'lenet': (2, 14, 26)}.get(name, range(3)):
       a = drawn(name, seed)
       b, moves = elsewhere(name, a, seed)
       found, back = match(name)(toys.key(seed), a, b)
@@ -107,9 +106,9 @@ class MatchWeightsTest(parameterized.TestCase):
       if 'batch_stats' in a:
         toys.assert_close(back['batch_stats'], a['batch_stats'], rtol=0, atol=0)
 
-  @parameterized.parameters('mlp', 'runs', 'lstm')
+  @parameterized.parameters('mlp', 'lstm')
   def test_of_any_two_models_no_group_by_itself_can_gain(self, name):
-    for seed in (16, 31, 44, 99):  # Among them some that take one sweep, and three.
+    for seed in (15, 17, 51, 59):  # Some take two sweeps, some three.
       a, b = drawn(name, seed), drawn(name, 1000 + seed)
       b = jax.tree.map(lambda x, y: x + np.float32(1.5) * y, a, b)
       found = jax.tree.map(np.asarray, match(name)(toys.key(seed), a, b)[0])
