@@ -17,10 +17,10 @@ import numpy as np
 
 from hmm_jax import bench, saved, tensors, tree, variants
 from hmm_jax.log import Screen, fail
-from hmm_jax.merging import statistics
+from hmm_jax.merging import calibrate, statistics
 from hmm_jax.merging.operators import OPERATORS, REQUIRED, Operator
 from hmm_jax.merging.search import minibatches
-from hmm_jax.types import Array, InputError
+from hmm_jax.types import Array, InputError, Key, PyTree
 
 METHOD = flags.DEFINE_string('method', None, 'Which operator; list shows them all.')
 MODELS = flags.DEFINE_list('models', [], 'What is merged: files, or folders of runs.')
@@ -148,28 +148,47 @@ def check_base(stacked: dict, base: dict):
 
 def combine(operator: Operator, merge: Callable, stacked: dict, base: dict | None,
             on: bench.Bench | None) -> dict[str, Array]:
-  """Merges the parameters, pools running statistics, and takes the rest from the first model."""
+  """Merges the parameters; the rest is pooled, estimated anew, or taken from the first model."""
   key = jax.random.key(SEED.value)
   start = tree.take(base, 0) if base else None
   part = lambda of: {name: x for name, x in of.items() if _merges(name, stacked[name])}
   if 'network' in operator.needs:
-    rows = minibatches(key, on.held_out, batch=_BATCH,
-                       steps=-(-len(on.held_out) // _BATCH))
-    whole = (tensors.unflatten(x) if x else None for x in (stacked, start))
-    params = jax.jit(lambda *given: merge(on.model, *given))(
-        *whole, on.examples, rows, key)
-    merged = tensors.flatten({'params': params})
+    merged = learnt(merge, tensors.unflatten(stacked), start and tensors.unflatten(start), on, key)
   else:
     merged = jax.jit(merge)(part(stacked), part(start) if base else None, key)
   return {name: merged[name] if name in merged else _pooled(name, stacked) for name in stacked}
+
+
+def learnt(merge: Callable, stacked: PyTree, start: PyTree | None, on: bench.Bench,
+           key: Key) -> dict[str, Array]:
+  """Merges by what the network does on held-out rows, where running statistics are estimated, too.
+
+  Raises:
+    InputError: there are no such rows.
+  """
+  if not len(on.held_out):
+    raise InputError(f'got --evaluate={EVALUATE.value} without validation rows; expected '
+                     'partition.validation above 0')
+  rows = minibatches(key, on.held_out, batch=_BATCH, steps=-(-len(on.held_out) // _BATCH))
+
+  def work(stacked, start, examples, rows, key):
+    params = merge(on.model, stacked, start, examples, rows, key)
+    return calibrate.recalibrate(
+        on.model, {**tree.take(stacked, 0), 'params': params}, examples, rows)
+
+  return tensors.flatten(jax.jit(work)(stacked, start, on.examples, rows, key))
 
 
 def describe(name: str, x: Array, stacked: Array) -> list[str]:
   """Returns a row of the table."""
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     return [name, str(x.shape), 'the first model\'s', '']
-  how = METHOD.value if _merges(name, stacked) else 'pooled statistics'
+  how = METHOD.value if _merges(name, stacked) else statistics_of(METHOD.value)
   return [name, str(x.shape), how, f'{_change(x, stacked):.4f}']
+
+
+def statistics_of(method: str) -> str:
+  return 'estimated anew' if 'network' in OPERATORS[method].needs else 'pooled statistics'
 
 
 def judge(on: bench.Bench, stacked: dict, merged: dict) -> list[list[str]]:

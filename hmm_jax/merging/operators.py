@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping
 import inspect
 from typing import Any, NamedTuple
 
-from hmm_jax.merging import average, conflict, fisher, recipes, regmean, task_vectors
+from hmm_jax.merging import aligned, average, conflict, fisher, recipes, regmean, task_vectors
 
 NEEDS = {
+    'any start': 'nothing: units are brought into one order',
     'shared start': 'models trained from one start, or aligned before',
     'base': 'the parameters that they started from',
     'two models': 'no more and no fewer',
@@ -82,4 +83,13 @@ OPERATORS = {
     'cat': Operator(
         conflict.cat, ('base', 'network', 'data'),
         "task vectors less what would disturb the other tasks' features"),
+    'weight_matching': Operator(
+        aligned.weight_matching, ('any start', 'network'),
+        'the mean of models whose units were matched by their weights'),
+    'activation_matching': Operator(
+        aligned.activation_matching, ('any start', 'network', 'data'),
+        'the mean of models whose units were matched by what they answer'),
+    'pleas': Operator(
+        aligned.pleas, ('any start', 'network', 'data'),
+        'matched models, merged by least squares on what their layers compute'),
 }

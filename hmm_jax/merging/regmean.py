@@ -76,9 +76,9 @@ def kernel(kernels: Array, grams: Array, factor: float) -> Array:
 
 
 def grams(model: Model, stacked: PyTree, examples: Examples, rows: Array) -> dict:
-  """Returns the mean of x x^T over what enters each linear layer: {module path: [K, F, F]}.
+  """Returns X^T X of what enters each linear layer, a batch: {module path: [K, F, F]}.
 
-  Of each model it is over its own inputs, as many as they are: more rows weigh no more.
+  Of each model X are its own inputs; over batches it is the mean.
 
   Args:
     model: the network.
@@ -92,8 +92,7 @@ def grams(model: Model, stacked: PyTree, examples: Examples, rows: Array) -> dic
 
     def measure(x):
       layers = model.linear(variables, x)
-      return {path: jnp.matmul(x.T, x, precision='highest') / len(x)
-              for path, (x, _) in layers.items()}
+      return {path: jnp.matmul(x.T, x, precision='highest') for path, (x, _) in layers.items()}
 
     return mean_over_batches(measure, examples, rows)
 

@@ -26,10 +26,12 @@ def operated(setup: Setup) -> Algorithm:
   """Makes the merge by an operator of the table, or by the clients' average.
 
   Raises:
-    InputError: there is none of that name, its settings do not suit, or a client has no rows.
+    InputError: there is none of that name, its settings do not suit, a client has no rows, or
+      units change places under statistics that do not.
   """
   settings, net = setup.config.merging, setup.net
   operator = named_merge(settings.method, settings.settings)
+  check_statistics(setup)
   split = {'train': lambda f: f.clients,
            'validation': lambda f: f.validation.clients}[settings.rows]
   if len(without := np.flatnonzero(split(setup.federated).size == 0)):
@@ -74,6 +76,16 @@ def named_merge(name: str, pairs: tuple[str, ...]) -> Callable:
     return lambda net, share, *given: merge(net, *given)
   return lambda net, share, stacked, base, examples, rows, key: merge(
       stacked['params'], base['params'], key)
+
+
+def check_statistics(setup: Setup):
+  """Raises InputError if an operator moves units away from the statistics they would have."""
+  settings, shapes = setup.config.merging, jax.eval_shape(setup.net.init, jax.random.key(0))
+  moves = settings.method in OPERATORS and 'any start' in OPERATORS[settings.method].needs
+  if moves and settings.statistics == 'pooled' and len(shapes) > 1:
+    raise InputError(f'got merging.method={settings.method} with merging.statistics=pooled; '
+                     'expected recalibrated, for its units change places, or merging.match with '
+                     'another method')
 
 
 def drawn(key: Key, clients: Clients, batches: int, batch: int) -> Array:

@@ -31,9 +31,9 @@ def solve(kernels, inputs, factor):
 
 class KernelTest(parameterized.TestCase):
 
-  @parameterized.product(count=[1, 2, 3], factor=[0.0, 0.1, 0.9, 1.0])
-  def test_equals_the_inverse(self, count, factor):
-    kernels, inputs = layer(count)
+  @parameterized.parameters(0.0, 0.1, 0.9, 1.0)
+  def test_equals_the_inverse(self, factor):
+    kernels, inputs = layer()
     np.testing.assert_allclose(solve(kernels, inputs, factor),
                                reference.layer(kernels, inputs, factor), rtol=1e-3, atol=1e-4)
 
@@ -66,7 +66,7 @@ class KernelTest(parameterized.TestCase):
 
   def test_many_inputs_of_one_row(self):
     # What rounding makes of such a matrix has negative eigenvalues.
-    kernels, inputs = layer(count=2, rows=1, inputs=600)
+    kernels, inputs = layer(count=2, rows=1, inputs=300)
     self.assertTrue(tree.all_finite(solve(kernels, inputs, 1.0)))
 
   def test_no_inputs_at_all(self):
@@ -79,13 +79,12 @@ class MergeTest(parameterized.TestCase):
   """A convolution, BatchNorm and a linear head."""
 
   def test_every_model_sees_its_own_inputs(self):
-    network = toys.cnn()
-    stacked = toys.jit(jax.vmap(network.init))(jax.random.split(toys.key(0), 2))
-    noise = lambda x: np.random.default_rng(x.size).uniform(0.5, 1.5, x.shape).astype(np.float32)
-    stacked = jax.tree.map(lambda x: x + noise(x), stacked)
+    network, rng = toys.cnn(), np.random.default_rng(0)
+    stacked = jax.tree.map(
+        lambda x: jnp.float32(x[None] + rng.uniform(0.5, 1.5, (2, *x.shape))),
+        toys.start(toys.cnn))
     rows = ROWS.reshape(2, 2, 4)
-    got = toys.jit(regmean.regmean(), static_argnums=0)(
-        network, stacked, None, IMAGES, rows, toys.key(0))
+    got = regmean.regmean()(network, stacked, None, IMAGES, rows, toys.key(0))
     seen = toys.jit(jax.vmap(network.linear))(stacked, IMAGES.x[rows.reshape(2, -1)])
 
     def wanted(path, models):

@@ -41,43 +41,43 @@ def close(got, wanted, rtol=1e-5, atol=1e-5):
   toys.assert_close(got, wanted, rtol=rtol, atol=atol)
 
 
-def run(merges, models, base):
-  """Returns what each of several merges gives, by one program."""
-  merge = toys.jit(lambda stacked, base: [merge(stacked, base, KEY) for merge in merges])
-  return merge(stack(models), base)
+def merger(*merges):
+  """Returns what each of several merges gives, by one program: (models, base) -> list."""
+  run = toys.jit(lambda stacked, base: [merge(stacked, base, KEY) for merge in merges])
+  return lambda models, base: run(stack(models), base)
 
 
-def kept(sparsifiers, delta):
-  """Returns what each of several sparsifiers leaves of a task vector, by one program."""
-  keep = toys.jit(lambda delta: [sparsifier(delta, KEY) for sparsifier in sparsifiers])
-  masks = keep(jax.tree.map(jnp.asarray, delta))
-  return [jax.tree.map(lambda keep, x: np.where(keep, x, 0), mask, delta) for mask in masks]
+def keeper(*sparsifiers):
+  """Returns what each of several leaves of a task vector, by one program: (delta) -> list."""
+  run = toys.jit(lambda delta: [sparsifier(delta, KEY) for sparsifier in sparsifiers])
+  apply = lambda mask, delta: jax.tree.map(lambda keep, x: np.where(keep, x, 0), mask, delta)
+  return lambda delta: [apply(mask, delta) for mask in run(jax.tree.map(jnp.asarray, delta))]
 
 
 class SparsifyTest(parameterized.TestCase):
 
-  @parameterized.product(scope=[*sparsify.SCOPES], grain=[None, 3])
-  def test_largest_equal_those_of_a_sorted_list(self, scope, grain):
-    (model,), base = drawn(1, grain=grain)
-    delta = reference.subtract(model, base)
-    densities = [0.0, 1 / 75, 0.03, 0.2, 0.5, 1.0]
-    got = kept([sparsify.largest(density, scope) for density in densities], delta)
-    close(got, [reference.largest(delta, density, scope) for density in densities], rtol=0, atol=0)
+  def test_largest_equal_those_of_a_sorted_list(self):
+    kinds = [*itertools.product([0.0, 1 / 75, 0.03, 0.2, 0.5, 1.0], sparsify.SCOPES)]
+    keep = keeper(*[sparsify.largest(*kind) for kind in kinds])
+    for grain in (None, 3):
+      (model,), base = drawn(1, grain=grain)
+      delta = reference.subtract(model, base)
+      close(keep(delta), [reference.largest(delta, *kind) for kind in kinds], rtol=0, atol=0)
 
   def test_as_many_are_kept_as_were_asked_for(self):
     delta = {'a': np.float32(np.random.default_rng(0).permutation(51) - 25.25),
              'b': np.float32(np.random.default_rng(1).permutation(50) + 0.5)}
     wanted = {0: 0, 1 / 101: 1, 0.2: 20, 0.5: 50, 100 / 101: 100, 1: 101}
-    got = kept([sparsify.largest(density, 'model') for density in wanted], delta)
+    got = keeper(*[sparsify.largest(density, 'model') for density in wanted])(delta)
     self.assertEqual([sum((x != 0).sum() for x in one.values()) for one in got], [*wanted.values()])
 
   def test_of_equal_magnitudes_all_are_kept_or_none(self):
     delta = {'a': np.float32([-2, 2, 2, -2]), 'b': np.float32([2, -2])}
     nothing = tree.zeros(delta)
-    got = kept([sparsify.largest(0.3, 'model'), sparsify.largest(0.3, 'tensor'),
-                sparsify.middle(0.2, 0.2), sparsify.largest(0.0, 'model'),
-                sparsify.largest(0.0, 'tensor'), sparsify.middle(0.5, 0.5)], delta)
-    close(got, [delta] * 3 + [nothing] * 3, rtol=0, atol=0)
+    keep = keeper(sparsify.largest(0.3, 'model'), sparsify.largest(0.3, 'tensor'),
+                  sparsify.middle(0.2, 0.2), sparsify.largest(0.0, 'model'),
+                  sparsify.largest(0.0, 'tensor'), sparsify.middle(0.5, 0.5))
+    close(keep(delta), [delta] * 3 + [nothing] * 3, rtol=0, atol=0)
 
   def test_ranks_of_magnitudes_of_any_size(self):
     rng = np.random.default_rng(0)
@@ -89,18 +89,18 @@ class SparsifyTest(parameterized.TestCase):
     np.testing.assert_array_equal(np.asarray(found[1:9]).view(np.float32), np.sort(sizes)[::-1])
     self.assertEqual(found[9], 0)
 
-  @parameterized.parameters(None, 3)
-  def test_middle_equals_that_of_a_sorted_list(self, grain):
-    (model,), base = drawn(1, grain=grain)
-    delta = reference.subtract(model, base)
+  def test_middle_equals_that_of_a_sorted_list(self):
     shares = [(0.0, 0.0), (0.85, 0.01), (0.3, 0.2), (0.5, 0.5), (1.0, 0.0), (0.0, 1.0)]
-    got = kept([sparsify.middle(*one) for one in shares], delta)
-    close(got, [reference.middle(delta, *one) for one in shares], rtol=0, atol=0)
+    keep = keeper(*[sparsify.middle(*one) for one in shares])
+    for grain in (None, 3):
+      (model,), base = drawn(1, grain=grain)
+      delta = reference.subtract(model, base)
+      close(keep(delta), [reference.middle(delta, *one) for one in shares], rtol=0, atol=0)
 
   def test_a_random_share_is_as_large_as_was_asked_for(self):
     delta = {'a': np.full(3000, 3, np.float32), 'b': np.full((2, 3000), -5, np.float32)}
     densities = [0.0, 0.1, 0.6, 1.0]
-    for density, got in zip(densities, kept([*map(sparsify.random_share, densities)], delta)):
+    for density, got in zip(densities, keeper(*map(sparsify.random_share, densities))(delta)):
       for name, x in got.items():
         stays = x != 0
         self.assertEqual(set(x[stays]) - set(np.ravel(delta[name])), set())
@@ -142,44 +142,44 @@ class MergeTest(parameterized.TestCase):
 
     def sparsifier(delta, key):
       seen.append(delta)
-      return jax.tree.map(lambda x: jax.random.bernoulli(key, 0.5, x.shape), delta)
+      odd = jax.random.key_data(key)[0] % 2 == 1
+      return jax.tree.map(lambda x: jnp.full(x.shape, odd), delta)
 
     got = toys.jit(lambda stacked, base: task_vectors.merge(
         stacked, base, KEY, weights=jnp.ones(3), sparsify=sparsifier,
         elect=task_vectors.any_sign, reduce=task_vectors.total, scale=1.0))(stack(models), base)
     self.assertEqual({name: x.shape for name, x in seen[0].items()}, SHAPES)
-    draw = toys.jit(jax.vmap(lambda key: {
-        name: jax.random.bernoulli(key, 0.5, shape) for name, shape in SHAPES.items()}))
-    masks = tree.unstack(draw(jax.random.split(KEY, 3)))
-    deltas = [jax.tree.map(np.multiply, reference.subtract(model, base), mask)
-              for model, mask in zip(models, masks)]
-    close(got, reference.merge(base, deltas, [1] * 3, 'any', 'total', 1.0))
+    odd = jax.random.key_data(jax.random.split(KEY, 3))[:, 0] % 2
+    self.assertLen({*odd.tolist()}, 2)
+    deltas = [reference.subtract(model, base) for model in models]
+    close(got, reference.merge(base, deltas, odd, 'any', 'total', 1.0))
 
   def test_task_arithmetic(self):
     models, base = drawn(3)
-    got = run([task_vectors.task_arithmetic(scale=0.4, weights=weights)
-               for weights in (None, WEIGHTS)], models, base)
+    got = merger(*[task_vectors.task_arithmetic(scale=0.4, weights=weights)
+                   for weights in (None, WEIGHTS)])(models, base)
     close(got, [{name: base[name] + 0.4 * sum(
         w * (model[name] - base[name]) for w, model in zip(weights, models)) for name in base}
         for weights in ((1, 1, 1), WEIGHTS)])
 
-  @parameterized.parameters(None, 2)
-  def test_ties(self, grain):
-    models, base = drawn(3, grain=grain)
-    settings = [dict(), dict(density=0.0), dict(density=1.0, scale=0.9), dict(scope='tensor'),
-                dict(density=0.4, weights=WEIGHTS)]
-    wanted = []
-    for own in settings:
-      full = {'density': 0.2, 'scope': 'model', 'weights': (1, 1, 1), 'scale': 1.0} | own
-      deltas = [reference.largest(reference.subtract(model, base), full['density'], full['scope'])
-                for model in models]
-      wanted.append(reference.merge(base, deltas, full['weights'], 'majority', 'elected',
-                                    full['scale']))
-    close(run([task_vectors.ties(**own) for own in settings], models, base), wanted)
+  def test_ties(self):
+    defaults = {'density': 0.2, 'scope': 'model', 'scale': 1.0, 'weights': None}
+    settings = [defaults, defaults | dict(density=0.0), defaults | dict(density=1.0, scale=0.9),
+                defaults | dict(scope='tensor'), defaults | dict(density=0.4, weights=WEIGHTS)]
+    merge = merger(*[task_vectors.ties(**own) for own in settings])
+    for grain in (None, 2):
+      models, base = drawn(3, grain=grain)
+      wanted = []
+      for density, scope, scale, weights in (own.values() for own in settings):
+        deltas = [reference.largest(reference.subtract(model, base), density, scope)
+                  for model in models]
+        wanted.append(reference.merge(
+            base, deltas, weights or (1, 1, 1), 'majority', 'elected', scale))
+      close(merge(models, base), wanted)
 
   def test_in_ties_nobody_wins_a_tie(self):
     models = [{'a': np.float32([3, 3, 3])}, {'a': np.float32([-3, -1, 0])}]
-    (got,) = run([task_vectors.ties(density=1.0)], models, {'a': np.zeros(3, np.float32)})
+    (got,) = merger(task_vectors.ties(density=1.0))(models, {'a': np.zeros(3, np.float32)})
     self.assertEqual(got['a'].tolist(), [0, 3, 3])
 
   def test_dare(self):
@@ -190,15 +190,19 @@ class MergeTest(parameterized.TestCase):
     deltas = [jax.tree.map(lambda x, keep: x * keep / 0.6, reference.subtract(model, base), mask)
               for model, mask in zip(models, masks)]
     settings = dict(density=0.6, scale=0.5, weights=WEIGHTS)
-    got = run([task_vectors.dare(**settings), task_vectors.dare_ties(**settings),
-               task_vectors.dare(density=0.0), task_vectors.dare_ties(density=0.0)], models, base)
+    got = merger(task_vectors.dare(**settings), task_vectors.dare_ties(**settings))(models, base)
     close(got, [reference.merge(base, deltas, WEIGHTS, 'any', 'total', 0.5),
-                reference.merge(base, deltas, WEIGHTS, 'majority', 'elected', 0.5), base, base])
+                reference.merge(base, deltas, WEIGHTS, 'majority', 'elected', 0.5)])
+
+  @parameterized.parameters(task_vectors.dare, task_vectors.dare_ties)
+  def test_nothing_may_be_kept_by_chance(self, make):
+    got = make(density=0.0)({'a': jnp.ones((2, 1))}, {'a': jnp.zeros(1)}, KEY)
+    self.assertEqual(got['a'].tolist(), [0])
 
   def test_breadcrumbs(self):
     models, base = drawn(3)
-    (got,) = run([task_vectors.breadcrumbs(
-        smallest=0.4, largest=0.1, scale=0.5, weights=WEIGHTS)], models, base)
+    (got,) = merger(task_vectors.breadcrumbs(
+        smallest=0.4, largest=0.1, scale=0.5, weights=WEIGHTS))(models, base)
     deltas = [reference.middle(reference.subtract(model, base), 0.4, 0.1) for model in models]
     close(got, reference.merge(base, deltas, WEIGHTS, 'any', 'total', 0.5))
 

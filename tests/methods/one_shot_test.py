@@ -33,6 +33,13 @@ class MergingTest(parameterized.TestCase):
     with self.assertRaisesRegex(InputError, message):
       make(**values)
 
+  def test_refuses_statistics_of_units_that_have_moved(self):
+    values = {'merging.method': 'weight_matching', 'model': 'resnet', 'synthetic.rows': 200}
+    with self.assertRaisesRegex(InputError, 'statistics=pooled; expected recalibrated, for its un'):
+      make(**values)
+    make(**values, **{'merging.statistics': 'recalibrated'})
+    make(**{'merging.method': 'weight_matching'})
+
   @parameterized.parameters('average', 'ties', 'regmean')
   def test_finishes_with_a_model_of_the_network(self, method):
     made = make(**{'merging.method': method})

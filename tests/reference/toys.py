@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 import numpy as np
 
 from hmm_jax.client import mappers
-from hmm_jax.models import classifier, layers, mlp
+from hmm_jax.models import classifier, layers, mlp, symmetry
 from hmm_jax.types import Clients, Examples, Federation, Server, Split
 
 CLASSES = 3
@@ -135,7 +135,8 @@ class NormTrunk(nn.Module):
 @cache
 def norm():
   """Returns softmax regression on normalised inputs [4]."""
-  return classifier.classifier(NormTrunk(), classes=CLASSES, input_shape=(4,))
+  return classifier.classifier(
+      NormTrunk(), classes=CLASSES, input_shape=(4,), wiring=symmetry.chain)
 
 
 class ConvTrunk(nn.Module):
