@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tempfile
 import zipfile
 
 from absl.testing import absltest, parameterized
@@ -17,7 +18,7 @@ TENSORS = {'a/kernel': np.arange(6, dtype=np.float32).reshape(2, 3), 'count': np
 class TensorsTest(parameterized.TestCase):
 
   def path(self, name):
-    return os.path.join(self.create_tempdir().full_path, name)
+    return os.path.join(self.enter_context(tempfile.TemporaryDirectory()), name)
 
   @parameterized.parameters('x.safetensors', 'x.npz')
   def test_reads_what_it_wrote(self, name):
