@@ -87,12 +87,6 @@ class ExperimentsTest(parameterized.TestCase):
     config.update_from_flattened_dict(SMALL)
     assert_can_be_built(config)
 
-  def test_merges_can_be_built(self):
-    config = study('dmm')
-    config.update_from_flattened_dict(SMALL | {'model': 'resnet', 'dmm.batch': 4})
-    config.variants = [text for text in config.variants if text.split()[0] in ('each', 'cat')]
-    assert_can_be_built(config)
-
   @parameterized.parameters(*RECORDED)
   def test_recorded_runs_print_again(self, name, arguments, folder):
     config = defaults.complete(study(name, *filter(None, [arguments])))
