@@ -397,14 +397,6 @@ def assert_moment(got: Moment, wanted: Moment):
 
 class LawsTest(parameterized.TestCase):
 
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    # Compiling is nearly all of the laws' time.
-    before = jax.config.read('jax_disable_most_optimizations')
-    jax.config.update('jax_disable_most_optimizations', True)
-    cls.addClassCleanup(jax.config.update, 'jax_disable_most_optimizations', before)
-
   @parameterized.parameters(*TABLE)
   def test_jit_is_eager(self, name):
     cohort = COHORT if TABLE[name].samples else 0
