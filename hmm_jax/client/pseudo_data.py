@@ -19,6 +19,9 @@ def inverted(model: Model, inversion: Callable, *, whose: Callable, each: Callab
              batches: int) -> Callable:
   """Inverts normalisation statistics, a batch at a time.
 
+  The facts are L_inv of the noise that it begins with, of what it found, and of a batch of the
+  clients' rows as long, which is read for this report alone: below it, statistics are overfitted.
+
   Args:
     model: the network.
     inversion: of `invert.inversion`, on `model.bare`.
@@ -28,22 +31,30 @@ def inverted(model: Model, inversion: Callable, *, whose: Callable, each: Callab
     batches: of each of those models.
   """
 
+  bare = _bare(model)
+
   def make(merged, stacked, federation, key):
+    key, real_key = jax.random.split(key)
     models = jax.tree.map(lambda x: jnp.repeat(x, batches, axis=0), whose(merged, stacked))
     like = _like(model, merged, federation)
-    classes = jax.eval_shape(_bare(model).apply, merged, like)[0].shape[1]
+    classes = jax.eval_shape(bare.apply, merged, like)[0].shape[1]
 
-    def one(key, given):
+    def one(shared, given):
+      key, real = shared
       variables, number = given
       noise_key, label_key, key = jax.random.split(jax.random.fold_in(key, number), 3)
       labels = jax.random.randint(label_key, (batch,), 0, classes)
-      return inversion(variables, invert.noise(noise_key, like, batch), labels, key)
+      start = invert.noise(noise_key, like, batch)
+      x, _ = inversion(variables, start, labels, key)
+      losses = [invert.statistics_loss(bare, variables, some) for some in (start, x)]
+      return x, (*losses, invert.statistics_loss(model, variables, real))
 
+    shared = key, _draw(federation, batch, real_key)
     count = len(jax.tree.leaves(models)[0])
-    x, losses = each(one, key, (models, jnp.arange(count)))
+    x, losses = each(one, shared, (models, jnp.arange(count)))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x), {
-        'inversion/noise_loss': losses[:, 0].mean(),
-        'inversion/best_loss': losses.min(axis=1).mean()}
+        f'inversion/{name}_loss': values.mean()
+        for name, values in zip(('noise', 'found', 'real'), losses, strict=True)}
 
   return make
 
@@ -63,10 +74,7 @@ def real_rows(model: Model, *, count: int) -> Callable:
 
   def make(merged, stacked, federation, key):
     del merged, stacked
-    everybody = participate.pool(federation.clients)
-    draws = jax.random.randint(key, (count,), 0, everybody.size[0])
-    rows = everybody.index[0][draws]
-    return model.normalise(jax.tree.map(lambda leaf: leaf[rows], federation.examples.x)), {}
+    return model.normalise(_draw(federation, count, key)), {}
 
   return make
 
@@ -81,6 +89,13 @@ def of_each(merged, stacked):
   """Takes those of each model: a merge's say little of the divergent ones."""
   del merged
   return stacked
+
+
+def _draw(federation, count, key):
+  """Draws training rows of all clients, with replacement."""
+  everybody = participate.pool(federation.clients)
+  rows = everybody.index[0][jax.random.randint(key, (count,), 0, everybody.size[0])]
+  return jax.tree.map(lambda leaf: leaf[rows], federation.examples.x)
 
 
 def _bare(model):

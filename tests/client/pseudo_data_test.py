@@ -29,13 +29,13 @@ def with_mean(mean):
   return {**start, 'batch_stats': {'trunk': {'BatchNorm_0': running}}}
 
 
-def inverted(whose, lift='map', batches=2):
+def inverted(whose, lift='map', batches=2, federation=FEDERATION):
   search = invert.inversion(toys.norm(), steps=150, lr=0.3, terms=invert.Terms(),
                             augment=invert.as_they_are)
   make = pseudo_data.inverted(
       raw(), search, whose=whose, each=toys.lifts()[lift].each, batch=6, batches=batches)
   stacked = tree.stack([with_mean(mean) for mean in MEANS])
-  return toys.jit(make)(with_mean(8.0), stacked, FEDERATION, toys.key(0))
+  return toys.jit(make)(with_mean(8.0), stacked, federation, toys.key(0))
 
 
 class PseudoDataTest(parameterized.TestCase):
@@ -48,7 +48,19 @@ class PseudoDataTest(parameterized.TestCase):
       np.testing.assert_allclose(batch.mean(axis=0), 8, atol=0.1)
       np.testing.assert_allclose(batch.var(axis=0), 1, atol=0.1)
     toys.assert_far(x[:6], x[6:])
-    self.assertLess(facts['inversion/best_loss'], facts['inversion/noise_loss'] / 50)
+    reported = {name: facts[f'inversion/{name}_loss'] for name in ('noise', 'found', 'real')}
+    self.assertLess(reported['found'], reported['noise'] / 50)
+    loss = lambda x: invert.statistics_loss(toys.norm(), with_mean(8.0), x)
+    toys.assert_close(reported['found'], (loss(x[:6]) + loss(x[6:])) / 2)
+
+  def test_reports_the_loss_of_real_rows(self):
+    everybody = np.concatenate(toys.rows(FEDERATION.clients))
+    same = FEDERATION._replace(examples=FEDERATION.examples._replace(
+        x=FEDERATION.examples.x.at[everybody].set(3.0)))
+    _, facts = inverted(pseudo_data.of_each, federation=same)
+    # A row of 3 is fed as 1.5, and of equal rows the variance is 0: 4 units each.
+    wanted = np.mean([2 * abs(1.5 - mean) + 2 for mean in MEANS])
+    np.testing.assert_allclose(facts['inversion/real_loss'], wanted, rtol=1e-3)
 
   def test_inverts_each_model(self):
     x, _ = inverted(pseudo_data.of_each)
