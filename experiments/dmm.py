@@ -4,14 +4,15 @@
 
 DATA is fashion_mnist or cifar10 (a fifth of each, prepared by TFDS, residual network of 9 layers)
 in 10 clients, Dirichlet ALPHA = 0.1, 0.01 or 1.0; or crisismmd, the text of the informative task,
-whose seven events are the clients. All train apart from one start for 10 epochs and are merged
-once, or after every second one (merges=often). The run itself is DMM on inverted inputs; beside it
+whose seven events are the clients. All train apart from one start for 10 epochs and are merged by
+DMM, once, or after every second one (merges=often). Beside it
 
-  core, buffers            the core's merge, without and with all models' statistics
-  noise, real              distilled on N(0, 1) and on real rows: the control and the ceiling
-  each, everybody          each model's statistics inverted; all models as teachers
-  average, prox, matched   one-shot averages, under a proximal term and after weight matching
-  ties, cat                TIES and CAT merging
+  prox                     once: averaged after training under a proximal term
+  average, buffers, noise  often: averaged by rows; DMM without distillation, and on N(0, 1)
+  fedbn                    often: everything but BatchNorm is averaged after every epoch
+
+What the steps of DMM add to one merge, and what other merges of the same clients give, is shown
+by `python experiments/ladder.py --workdir=RUN`, RUN the folder of this one.
 
 Its settings are the reconstruction's but for fewer steps of inversion; nothing was tuned. The
 study has not been run yet: there are no results here.
@@ -30,34 +31,24 @@ DATA = {
     'crisismmd': {'dataset': 'crisismmd', 'clients': 7, 'model': 'fusion', 'normalise': 'none',
                   'crisismmd.modalities': 'text', 'partition.kind': 'domain'},
 }
-MERGES = {'once': 0, 'often': 2}
-OTHERS = {
-    'core': {'dmm.inputs': 'none', 'dmm.buffers': 'core'},
-    'buffers': {'dmm.inputs': 'none'},
-    'noise': {'dmm.inputs': 'noise'},
-    'real': {'dmm.inputs': 'real'},
-    'each': {'dmm.whose': 'each', 'dmm.batches': 1},
-    'everybody': {'dmm.teachers': 'everybody'},
-    'average': {'algorithm': 'merging'},
-    'prox': {'algorithm': 'merging', 'local.prox': 0.1},
-    'matched': {'algorithm': 'merging', 'merging.match': 'weights'},
-    'ties': {'algorithm': 'merging', 'merging.method': 'ties'},
-    'cat': {'algorithm': 'merging', 'merging.method': 'cat'},
+AVERAGE = {'algorithm': 'merging'}
+MERGES = {
+    'once': (0, {'prox': {**AVERAGE, 'local.prox': 0.1}}),
+    'often': (2, {
+        'average': AVERAGE, 'buffers': {'dmm.inputs': 'none'}, 'noise': {'dmm.inputs': 'noise'},
+        'fedbn': {'algorithm': 'fedbn'}}),
 }
-# The wiring of the branches is not known to weight matching.
-WITHOUT = {'crisismmd': ('matched',)}
 
 
 def get_config(text: str = '') -> ConfigDict:
-  """Returns DMM's run on one data set, with the rungs of its ladder and the others as variants."""
+  """Returns DMM's run on one data set, with those that train otherwise as variants."""
   given = arguments(text, data=DATA, alpha=('0.1', '0.01', '1.0'), merges=MERGES)
+  every, others = MERGES[given['merges']]
   config = defaults.get_config()
   config.update_from_flattened_dict({
       'algorithm': 'dmm', 'rounds': 10, 'eval_every': 5, 'seeds': 3, 'selection': 'loss',
       'partition.alpha': float(given['alpha']), 'local.epochs': 1, 'local.batch': 32,
-      'local.lr': 0.05, 'one_shot.every': MERGES[given['merges']], 'inversion.steps': 500,
+      'local.lr': 0.05, 'one_shot.every': every, 'inversion.steps': 500,
       'dmm.batch': 128, **DATA[given['data']]})
-  others = {name: changes for name, changes in OTHERS.items()
-            if name not in WITHOUT.get(given['data'], ())}
   config.variants = tuple(variant(name, changes) for name, changes in others.items())
   return config

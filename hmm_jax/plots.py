@@ -73,6 +73,28 @@ def clients(runs: Mapping[str, Sequence[dict]], path: str):
   _save(figure, path)
 
 
+def images(kinds: Mapping[str, np.ndarray], path: str, columns: int = 16):
+  """Draws images [N, H, W, C] of each kind under its name, each from its darkest to its lightest.
+
+  Of other than one or three channels, the first is drawn.
+  """
+  heights = [-(-len(x) // columns) for x in kinds.values()]
+  figure = Figure(figsize=(columns / 2, (sum(heights) + len(kinds)) / 2), layout='constrained')
+  grid = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=heights)
+  for axes, (name, stack) in zip(grid[:, 0], kinds.items(), strict=True):
+    x = np.asarray(stack) if stack.shape[-1] == 3 else np.asarray(stack)[..., :1]
+    low, high = (f(x, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+    x = np.pad((x - low) / np.maximum(high - low, 1e-12), [(0, 0), (1, 1), (1, 1), (0, 0)],
+               constant_values=1)
+    x = np.pad(x, [(0, -len(x) % columns), (0, 0), (0, 0), (0, 0)], constant_values=1)
+    rows = x.reshape(-1, columns, *x.shape[1:]).swapaxes(1, 2)
+    axes.imshow(rows.reshape(rows.shape[0] * rows.shape[1], -1, x.shape[-1]).squeeze(),
+                cmap='gray', vmin=0, vmax=1)
+    axes.set_title(name)
+    axes.axis('off')
+  _save(figure, path)
+
+
 def client_tables(rows: Sequence[dict], folder: str, panels: int = 6):
   """Draws what clients.csv has in columns NAME/0, NAME/1, ... as heat maps over rounds.
 
@@ -155,7 +177,8 @@ def searches(rows: Sequence[dict], path: str):
       continue  # A run shorter than that.
     for name, style, what in (('loss', ':', 'minibatches'), ('held_out_loss', '-', 'held out')):
       steps = sorted({row['step'] for row in some if name in row})
-      means = [np.mean([row[name] for row in some if row['step'] == step]) for step in steps]
+      means = [np.mean([row[name] for row in some if row['step'] == step and name in row])
+               for step in steps]  # What is not a number is not in the table.
       axes.plot(steps, means, style, color=colour, label=f'{what}, rounds {first} to {last}')
   axes.set(xlabel='step of the search', ylabel="loss of the server's rows", yscale='log')
   axes.grid(alpha=0.3)

@@ -227,9 +227,9 @@ def summarise(experiment: Experiment, rows: list[dict]) -> dict:
       'rounds': rows[-1]['round'],
       'rounds_requested': experiment.rounds,
       'seeds': list(experiment.seeds),
-      'last': _over_seeds([r[-1] for r in by_seed]),
-      'before_finish': _over_seeds([r[-2] for r in by_seed]) if finished(rows) else None,
-      'selected_on_validation': _over_seeds(chosen) if chosen else None,
+      'last': over_seeds([r[-1] for r in by_seed]),
+      'before_finish': over_seeds([r[-2] for r in by_seed]) if finished(rows) else None,
+      'selected_on_validation': over_seeds(chosen) if chosen else None,
       'criterion': experiment.criterion,
       'train_seconds': rows[-1]['seconds'],
       'peak_memory_bytes': peak_memory(),
@@ -240,7 +240,7 @@ def summarise(experiment: Experiment, rows: list[dict]) -> dict:
   }
 
 
-def _over_seeds(rows: list[dict]) -> dict:
+def over_seeds(rows: list[dict]) -> dict:
   """Returns {metric: {mean, std, seeds: values}}; std is the sample's (0 for one seed)."""
   table = {}
   for name in set.intersection(*map(set, rows)) - {'seed'}:

@@ -26,7 +26,7 @@ STUDIES = [
     *(('fedmerge', f'setting={setting},scale={scale}') for setting in ('clusters', 'client_wise')
       for scale in ('small', 'paper')),
     *(('feddle', f'setting={setting}') for setting in (
-        'in_domain', 'mnist', 'cifar10', 'usps', 'noisy', 'late', 'ablation', 'noisy_ablation')),
+        'in_domain', 'mnist', 'cifar10', 'usps', 'noisy', 'late', 'ablation')),
     ('feddle', 'rows=100'), ('feddle', 'setting=noisy,rows=2000,noisy=0.5'),
     *(('dmm', f'data={data},alpha=0.01,merges={merges}')
       for data in ('fashion_mnist', 'cifar10', 'crisismmd') for merges in ('once', 'often')),

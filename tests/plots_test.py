@@ -255,6 +255,30 @@ class PlotsTest(parameterized.TestCase):
       self.assertEqual(line.get_label(), label)
       np.testing.assert_allclose(line.get_xydata(), points)
 
+  def test_searches_that_saw_no_number_are_left_out(self):
+    rows = [{'round': 1, 'seed': s, 'step': step} | ({} if s else {'held_out_loss': 3 - step / 10})
+            | ({} if s or not step else {'loss': step}) for s in (0, 1) for step in (0, 10)]
+    figure = self.drawn(plots.searches, rows)
+    minibatches, held_out = figure.axes[0].get_lines()
+    np.testing.assert_allclose(minibatches.get_xydata(), [[10, 10]])
+    np.testing.assert_allclose(held_out.get_xydata(), [[0, 3], [10, 2]])
+
+  @parameterized.parameters((1, ()), (2, ()), (3, (3,)))
+  def test_images_of_a_kind_are_in_rows(self, channels, colours):
+    x = np.random.default_rng(0).normal(size=(5, 3, 2, channels))
+    x[1] = 4  # Of one shade all over.
+    figure = self.drawn(lambda kinds, path: plots.images(kinds, path, columns=4),
+                        {'many': x, 'one': x[:1]})
+    many, one = figure.axes
+    self.assertEqual((many.get_title(), one.get_title()), ('many', 'one'))
+    shown = np.asarray(many.get_images()[0].get_array())
+    self.assertEqual(shown.shape, (2 * 5, 4 * 4, *colours))  # Frames of a pixel.
+    image = x[2] if channels == 3 else x[2, ..., 0]
+    np.testing.assert_allclose(
+        shown[1:4, 9:11], (image - image.min()) / (image.max() - image.min()))
+    np.testing.assert_allclose(shown[1:4, 5:7], 0)
+    np.testing.assert_allclose(shown[5:, 4:], 1)
+
   def test_lines_have_their_barriers_in_the_legend(self):
     position = np.linspace(0, 1, 5)
     lines = {f'{i} - {i + 1}': Interpolation(position, 2 + i * position**2, position / (i + 1),

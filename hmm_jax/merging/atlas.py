@@ -133,7 +133,9 @@ def any_weights(weights: Array, usable: Array) -> Array:
 
 def convex(weights: Array, usable: Array) -> Array:
   """Projects each unit's weights, of usable anchors, to the simplex: [A, U]."""
-  apart = jnp.where(usable, weights, -jnp.finfo(jnp.float32).max / 4)
+  # Two below the least: no more than 0 in the end, whoever is usable; large numbers overflow.
+  low = jnp.min(weights, axis=0, keepdims=True, where=usable, initial=0) - 2
+  apart = jnp.where(usable, weights, low)
   return jax.vmap(optax.projections.projection_simplex, 1, 1)(apart)
 
 

@@ -24,15 +24,13 @@ def domain_adaptive(setup: Setup) -> Algorithm:
     InputError: a network without BatchNorm, or a threshold that can't be read.
   """
   settings, bare = setup.config.dmm, setup.net.bare
-  augment = {'none': invert.as_they_are,
-             'shift_flip': invert.shift_and_flip(settings.shift)}[settings.augment]
   lessons = distil.distillation(
       bare, optax.adam(settings.lr), steps=settings.steps, batch=settings.distil_batch,
       order={'joint': distil.jointly, 'in_turn': distil.in_turn}[settings.order],
-      temperature=settings.temperature, keep=settings.keep, augment=augment,
+      temperature=settings.temperature, keep=settings.keep, augment=augmentation(setup),
       each=setup.mapper.each)
   return merged_once(setup, dmm.dmm(
-      setup.net, distillation=lessons, inputs=pseudo_inputs(setup, augment),
+      setup.net, distillation=lessons, inputs=pseudo_inputs(setup),
       align={'mean': as_they_stand, 'ties': as_they_stand,
              'matching': to_the_core(setup.net)}[settings.merge],
       combine={'mean': mean, 'matching': mean, 'ties': ties}[settings.merge],
@@ -44,7 +42,14 @@ def domain_adaptive(setup: Setup) -> Algorithm:
       threshold=threshold(settings.threshold)))
 
 
-def pseudo_inputs(setup: Setup, augment: Callable) -> Callable | None:
+def augmentation(setup: Setup) -> Callable:
+  """Makes what moves images in inversion and distillation."""
+  settings = setup.config.dmm
+  return {'none': invert.as_they_are,
+          'shift_flip': invert.shift_and_flip(settings.shift)}[settings.augment]
+
+
+def pseudo_inputs(setup: Setup) -> Callable | None:
   """Makes what DMM distils on; None if it does not."""
   net, settings, search = setup.net, setup.config.dmm, setup.config.inversion
   count = settings.batch * settings.batches
@@ -54,7 +59,8 @@ def pseudo_inputs(setup: Setup, augment: Callable) -> Callable | None:
     return {'noise': pseudo_data.noise, 'real': pseudo_data.real_rows}[settings.inputs](
         net, count=count)
   terms = invert.Terms(labels=search.labels, variation=search.variation, length=search.length)
-  found = invert.inversion(net.bare, steps=search.steps, lr=search.lr, terms=terms, augment=augment)
+  found = invert.inversion(net.bare, steps=search.steps, lr=search.lr, terms=terms,
+                           augment=augmentation(setup))
   whose = {'merged': pseudo_data.of_merged, 'each': pseudo_data.of_each}[settings.whose]
   return pseudo_data.inverted(net, found, whose=whose, each=setup.mapper.each,
                               batch=settings.batch, batches=settings.batches)

@@ -303,6 +303,12 @@ class ProjectionTest(absltest.TestCase):
     np.testing.assert_allclose(
         anchors.convex(weights, jnp.asarray(self.USABLE[:, :2])), weights, atol=1e-6)
 
+  def test_empty_slots_may_be_many(self):
+    usable = jnp.arange(50)[:, None] < 3
+    weights = jnp.where(usable, jnp.array([[-9.], [-8.5], [-11.]])[jnp.arange(50) % 3], 7)
+    np.testing.assert_allclose(
+        anchors.convex(weights, usable)[:, 0], [.25, .75, *np.zeros(48)], atol=1e-6)
+
   def test_boxed_weights_are_clipped(self):
     got = anchors.boxed(0.6)(self.WEIGHTS, self.USABLE)
     np.testing.assert_allclose(got, [[.5, 0, .6], [.6, .6, .6], [.4, .6, .6], [0] * 3])

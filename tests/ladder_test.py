@@ -1,0 +1,74 @@
+"""DMM's ladder: the arms merge what a run has trained."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from absl.testing import absltest
+
+from hmm_jax.log import Workdir
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = ('--config.algorithm=dmm', '--config.model=fusion', '--config.fusion.channels=(4,)',
+        '--config.fusion.hidden=8', '--config.clients=3', '--config.participation=0',
+        '--config.partition.kind=iid', '--config.rounds=1', '--config.eval_every=1',
+        '--config.seeds=2', '--config.dmm.batch=8', '--config.dmm.batches=2',
+        '--config.dmm.steps=5', '--config.inversion.steps=5')
+
+
+class LadderTest(absltest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(folder.cleanup)
+    cls.trained = f'{folder.name}/run'
+    code, _, err = cls.command('-m', 'hmm_jax.main', f'--workdir={cls.trained}', *TINY)
+    assert code == 0, err
+
+  @staticmethod
+  def command(*arguments):
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    return done.returncode, done.stdout, done.stderr
+
+  def ladder(self, *flags):
+    return self.command(str(ROOT / 'experiments' / 'ladder.py'), *flags)
+
+  def test_arms_are_merged_from_the_run(self):
+    code, out, err = self.ladder(f'--workdir={self.trained}', '--arms=inverted,average,pleas')
+    self.assertEqual((code, err), (0, ''))
+    path = pathlib.Path(self.trained, 'ladder.json')
+    arms = json.loads(path.read_text())['arms']
+    # Of the branches of this network PLeaS knows nothing.
+    self.assertEqual(list(arms), ['inverted', 'average'])
+    # The run's own arm is what the run has finished with.
+    rows = Workdir(self.trained).read_metrics()[-2:]
+    for metric in ('global/test/accuracy', 'global/test/loss', 'inversion/found_loss'):
+      self.assertEqual(arms['inverted'][metric]['seeds'], [row[metric] for row in rows])
+    self.assertNotEqual(*(arms[name]['global/test/loss'] for name in arms))
+    self.assertRegex(out, f'average +│ {arms["average"]["global/test/accuracy"]["mean"]:.4f} ±')
+    self.assertTrue(os.path.exists(f'{self.trained}/plots/inverted.png'))
+
+    was = path.stat().st_mtime_ns
+    code, again, err = self.ladder(f'--workdir={self.trained}', '--arms=average')
+    self.assertEqual((code, err, path.stat().st_mtime_ns), (0, '', was))
+    self.assertIn('average', again)
+
+  def test_bad_input_is_one_line_and_code_2(self):
+    for flags, expected in (
+        ((f'--workdir={self.trained}', '--arms=core,sore'), 'got arms=sore; expected names'),
+        ((f'--workdir={self.trained}/nowhere',), 'expected that of a finished run of dmm')):
+      code, _, err = self.ladder(*flags)
+      self.assertEqual(code, 2, err)
+      self.assertRegex(err, r'^hmm_jax: .*\n$')
+      self.assertIn(expected, err)
+
+
+if __name__ == '__main__':
+  absltest.main()
