@@ -28,11 +28,17 @@ DONE = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list):
-  """Keeps the laws of one algorithm together, on one worker: it is compiled there once."""
+  """Keeps together, on one worker, what is made once for several tests.
+
+  That is the set-up of a class, and an algorithm that several laws compile.
+  """
   is_law = lambda item: item.path.name == 'laws_test.py'
   laws = sorted(filter(is_law, items), key=_algorithm)
-  for item in laws:
-    item.add_marker(pytest.mark.xdist_group(_algorithm(item)))
+  for item in items:
+    if is_law(item):
+      item.add_marker(pytest.mark.xdist_group(_algorithm(item)))
+    elif 'setUpClass' in vars(item.cls):
+      item.add_marker(pytest.mark.xdist_group(item.cls.__qualname__))
   together = iter(laws)
   items[:] = [next(together) if is_law(item) else item for item in items]
 
