@@ -16,39 +16,11 @@ a round for every method. SETTING is
 
 Feddle's rate, 0.05, is the best of 0.02, 0.05 and 0.1 by the loss of the server's held-out rows
 after 60 rounds in one run (seed 100: 0.786, 0.615, 0.781); coefficients of each layer had 0.945 at
-0.05. FedCLG's rates are lower because it diverged at 0.05. Nothing else was tuned.
+0.05. Nothing else was tuned.
 
-Recorded so far, on 2 CPU cores: accuracy on the global test split after 60 rounds, mean ± std over
-seeds 0, 1, 2, which follow, and at the rounds selected on validation data:
-
-  in_domain         round 60         seed by seed          selected
-  feddle            0.7112 ± 0.0359  0.7525 0.6930 0.6880  0.7112
-  fedavg            0.6570 ± 0.0170  0.6400 0.6740 0.6570  0.6462
-  server_only       0.7412 ± 0.0095  0.7320 0.7510 0.7405  0.7370
-  server_as_client  0.7492 ± 0.0063  0.7535 0.7520 0.7420  0.7572
-  clg_sgd           0.7943 ± 0.0043  0.7985 0.7900 0.7945  0.7943
-  fedclg_c          0.6997 ± 0.0133  0.6855 0.7120 0.7015  0.7402
-  fedclg_s          0.6910 ± 0.0065  0.6875 0.6870 0.6985  0.7207
-  feddf             0.6097 ± 0.0158  0.6115 0.6245 0.5930  0.6348
-  learned_soup      0.7070 ± 0.0240  0.7070 0.7310 0.6830  0.7087
-  adamerging        0.5593 ± 0.0258  0.5425 0.5890 0.5465  0.5593
-
-  late              round 60         seed by seed          selected
-  feddle            0.7010 ± 0.0383  0.7405 0.6985 0.6640  0.7010
-  feddle_in_time    0.7167 ± 0.0248  0.7415 0.6920 0.7165  0.7167
-  fedavg_late       0.5270 ± 0.0703  0.4530 0.5930 0.5350  0.5543
-  fedavg            0.6562 ± 0.0171  0.6415 0.6750 0.6520  0.6457
-
-feddle and feddle_in_time are one method in two programs: rounding parts them. The claims so far:
-
-- Better than the clients alone (FedAvg): reproduced, 0.711 against 0.657.
-- Better than the server alone, and than training on its rows beside the clients: not reproduced
-  with 500 rows in domain. CLG-SGD, the simplest, is ahead by 0.08.
-- Better than a soup without negative coefficients: within the spread.
-- Robust to late updates: reproduced. Feddle loses 0.016, FedAvg 0.129.
-
-Add --workdir=experiments/results/feddle/SETTING to the command above to print these runs again.
-The other settings have not been run in full yet.
+Showed, for seeds 0 to 2 (experiments/results/feddle/README.md has every figure and claim): ahead
+of FedAvg in domain and with noisy clients, who get lower coefficients, and robust to late updates;
+behind averaging and then SGD on the server's rows; rows of another task or hand do not help.
 """
 
 from ml_collections import ConfigDict
@@ -69,8 +41,7 @@ OTHERS = {
     'learned_soup': {'algorithm': 'learned_soup'},
     'adamerging': {'algorithm': 'adamerging'},
 }
-# FedCLG diverges at 0.005, too, or learns nothing, where clients' labels are random, or where the
-# server's rows teach another task.
+# FedCLG diverges or learns nothing there, at any rate that was tried.
 STEADY = {name: changes for name, changes in OTHERS.items() if 'fedclg' not in name}
 # Of another domain, the server's rows have labels of another task.
 ANOTHER_TASK = {name: changes for name, changes in STEADY.items() if name != 'server_only'} | {
@@ -110,6 +81,8 @@ def get_config(text: str = '') -> ConfigDict:
   """Returns Feddle's run in one setting, with the others as variants of it."""
   given = arguments(text, setting=SETTINGS, rows=ROWS, noisy=NOISY)
   changes, others = SETTINGS[given['setting']]
+  if given['rows'] == '100':  # Too few for FedCLG-C, which diverges.
+    others = {name: changed for name, changed in others.items() if name != 'fedclg_c'}
   config = defaults.get_config()
   config.update_from_flattened_dict({
       'algorithm': 'feddle', 'dataset': 'fashion_mnist', 'subset': 0.2, 'model': 'cnn',

@@ -40,7 +40,10 @@ RECORDED = [
     *(('fedmr', f'alpha={alpha}', f'fedmr/alpha_{alpha}') for alpha in ('0.1', '0.5')),
     *(('fedmerge', f'setting={setting}', f'fedmerge/{setting}')
       for setting in ('clusters', 'client_wise')),
-    *(('feddle', f'setting={setting}', f'feddle/{setting}') for setting in ('in_domain', 'late')),
+    *(('feddle', f'setting={setting}', f'feddle/{setting}')
+      for setting in ('in_domain', 'mnist', 'cifar10', 'usps', 'late', 'ablation')),
+    *(('feddle', f'setting=noisy,noisy={share}', f'feddle/noisy_{share}') for share in (0.3, 0.5)),
+    *(('feddle', f'rows={rows}', f'feddle/in_domain_{rows}') for rows in (100, 2000)),
     ('speakers', 'speeches.jsonl.xz', 'speakers'),
 ]
 
