@@ -37,14 +37,14 @@ to 3, beside other work on the machine (hence the least, and its spread):
 
   0.897 0.690 0.701  against  0.747 1.086 0.700
 
-Feddle with its search (100 steps of batch 50, an atlas of 50) and --algorithm=unguided, least seconds
-a round of A with the cnn, --rounds=5; what the search adds to the clients' training:
+Feddle with its search (100 steps of batch 50, an atlas of 50) and --algorithm=unguided, least
+seconds a round of A with the cnn, --rounds=5; what the search adds to the clients' training:
 
-  two devices (auto)    5.16  against  3.36  54 % (in a quieter hour 39 %)
+  two devices (auto)    5.16  against  3.36  54 %, and 4.38 against 3.15, 39 %
   one (--mapper=map)    7.10  against  5.42  31 %, and 6.82 against 5.35, 27 %
 
-The gradients of 100 of 500 minibatches are a fifth by themselves. Each step reads the atlas, 109 MB,
-twice: 3.1 ms at best on this machine, another 9 %; two devices read it twice each.
+The gradients of 100 of 500 minibatches are a fifth by themselves. Each step reads the atlas,
+109 MB, twice: 3.1 ms at best on this machine, another 9 %; two devices read it twice each.
 """
 
 import os
