@@ -85,7 +85,8 @@ def study(argv):
 
 def chosen(config):
   """Returns the arms that were asked for, without those that the network does not allow."""
-  if unknown := set(CHOSEN.value) - ARMS.keys():
+  unknown = set(CHOSEN.value) - ARMS.keys()
+  if unknown or not CHOSEN.value:
     raise InputError(f'got arms={",".join(sorted(unknown))}; expected names among '
                      f'{", ".join(ARMS)}')
   return [name for name in ARMS if name in CHOSEN.value
@@ -94,6 +95,9 @@ def chosen(config):
 
 def extend(workdir, config, made, names):
   """Merges the run's clients by more arms, and draws what was inverted."""
+  if 'checkpoints' not in workdir.results():
+    raise InputError(f'got workdir={workdir.path} without a checkpoint; expected the run\'s, whose '
+                     f'clients are merged, for the arms {", ".join(names)}')
   config = defaults.updated(config, {'variants': (), 'references': ''}, 'the run')
   data = build.dataset(config)
   federation = build.federation(config, data)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -61,13 +62,19 @@ class LadderTest(absltest.TestCase):
     self.assertIn('average', again)
 
   def test_bad_input_is_one_line_and_code_2(self):
+    bare = pathlib.Path(self.trained).with_name('bare')
+    bare.mkdir()
+    for name in ('config.json', 'metrics.csv'):
+      shutil.copy(f'{self.trained}/{name}', bare)
     for flags, expected in (
         ((f'--workdir={self.trained}', '--arms=core,sore'), 'got arms=sore; expected names'),
-        ((f'--workdir={self.trained}/nowhere',), 'expected that of a finished run of dmm')):
+        ((f'--workdir={self.trained}/nowhere',), 'expected that of a finished run of dmm'),
+        ((f'--workdir={bare}', '--arms=core'), 'without a checkpoint')):
       code, _, err = self.ladder(*flags)
       self.assertEqual(code, 2, err)
       self.assertRegex(err, r'^hmm_jax: .*\n$')
       self.assertIn(expected, err)
+    self.assertLen(list(bare.iterdir()), 2)
 
 
 if __name__ == '__main__':
