@@ -62,6 +62,15 @@ class PseudoDataTest(parameterized.TestCase):
     wanted = np.mean([2 * abs(1.5 - mean) + 2 for mean in MEANS])
     np.testing.assert_allclose(facts['inversion/real_loss'], wanted, rtol=1e-3)
 
+  def test_labels_are_of_all_classes(self):
+    shown = lambda variables, x, labels, key: (jnp.zeros_like(x) + labels[:, None], jnp.zeros(1))
+    make = pseudo_data.inverted(
+        raw(), shown, whose=pseudo_data.of_merged, each=toys.lifts()['map'].each, batch=60,
+        batches=1)
+    x, _ = toys.jit(make)(with_mean(8.0), (), FEDERATION, toys.key(0))
+    classes = toys.norm().apply(with_mean(8.0), x)[0].shape[1]
+    self.assertEqual(set(x[:, 0].tolist()), set(range(classes)))
+
   def test_inverts_each_model(self):
     x, _ = inverted(pseudo_data.of_each)
     self.assertEqual(x.shape, (3 * 2 * 6, 4))
