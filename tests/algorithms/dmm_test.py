@@ -123,6 +123,11 @@ class MergeTest(parameterized.TestCase):
 
 class DistilTest(parameterized.TestCase):
 
+  def test_reports_the_first_loss_and_the_last(self):
+    lessons = lambda student, teachers, weights, x, key: (student, jnp.array([5., 1., 2., 3.]))
+    _, facts = merge(inputs=noise, distillation=lessons)
+    self.assertEqual((facts['distil/first_loss'], facts['distil/last_loss']), (5, 3))
+
   def test_who_speaks_for_which_rows(self):
     core = np.array([False, True, True])
     np.testing.assert_array_equal(
