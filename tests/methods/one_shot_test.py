@@ -8,10 +8,11 @@ import numpy as np
 from reference import toys
 from reference.configs import experiment, tiny
 
+from hmm_jax import tree
 from hmm_jax.algorithms import dmm
-from hmm_jax.merging import activations, calibrate, distil, invert, matching, repair
+from hmm_jax.merging import activations, calibrate, distil, invert, matching, repair, task_vectors
 from hmm_jax.methods import one_shot
-from hmm_jax.methods.dmm import threshold
+from hmm_jax.methods.dmm import threshold, ties
 from hmm_jax.types import InputError
 
 
@@ -111,6 +112,16 @@ class DmmTest(parameterized.TestCase):
     self.assertIs(search['augment'], invert.as_they_are)
     self.assertIs(lessons['order'], distil.in_turn)
     self.assertEqual((lessons['temperature'], lessons['keep']), (2.0, 0.5))
+
+  def test_ties_is_of_the_core(self):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: {'params': {'a': rng.normal(size=(*shape, 40)).astype(np.float32)}}
+    base, stacked = draw(), draw(3)
+    got = ties(np.float32([0.25, 0, 0.75]), stacked, base, toys.key(0))
+    core = tree.take(stacked['params'], np.array([0, 2]))
+    wanted = task_vectors.ties(weights=(0.25, 0.75))(core, base['params'], toys.key(0))
+    np.testing.assert_allclose(got['a'], wanted['a'], rtol=1e-6)
+    self.assertFalse(np.allclose(got['a'], tree.mix(np.float32([0.25, 0.75]), core)['a']))
 
   @parameterized.parameters('noise', 'real', 'none')
   def test_without_inversion(self, inputs):
