@@ -166,11 +166,11 @@ plt.show()
 # %% [markdown]
 """
 On this small problem, pooling the buffers hurts the core's merge: what models that share no
-features remember does not describe the features of their merge. No inputs meet such statistics, as
-the distances above say, and distilled on what was found instead, the merge is about as good as on
-noise. The statistics of single clients can be met: inputs inverted from each are as good as real
-rows. Better still is to let all models teach, the core's included (that bar is of the merge's
-statistics).
+features remember does not describe the features of their merge. What was found is far from meeting
+such statistics, as the distances above say, and distilled on it the merge is about as good as on
+noise. The statistics of a single client are met better than by real rows, and inputs inverted from
+each are as good as those. Letting all models teach, the core's included, helps on the merge's
+statistics too; the last three bars are within their spread.
 
 From the command line, with checkpoints and plots:
 `python -m hmm_jax.main --config.algorithm=dmm --config.model=resnet`; the study is

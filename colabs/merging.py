@@ -158,9 +158,9 @@ plt.show()
 # %% [markdown]
 """
 Between models of one start no order has to be found: matching by weights gives the plain mean.
-Operators that read a little data are in front, but for TIES, which reads none; those that drop
-entries at random are last, as their factors suit fine-tuned models, which have moved less. One
-seed of a small problem, and settings as they come: a playground, no ranking.
+TIES, which reads no data, is in front here; soups, PLeaS, RegMean and AdaMerging, which read a
+little, follow. Those that drop entries at random are last with the settings they come with. One
+seed of a small problem: a playground, no ranking.
 
 From the command line, on checkpoints, safetensors files or npz trees:
 `python -m hmm_jax.merge --method=ties --models=A,B --base=P --out=DIR`, and
