@@ -8,10 +8,11 @@ already: their models are read from its checkpoint and merged anew, arm by arm,
   core, buffers        the core's merge, without and with all models' statistics
   noise, inverted      distilled on N(0, 1), the control, and on inverted inputs: DMM
   real                 distilled on as many of the clients' rows: the ceiling
-  each, everybody      each model's statistics inverted; all models as teachers
+  each, everybody      each model's statistics inverted, a batch each; all models as teachers
   average, ties, cat   averaged by rows, and by two operators that need no data for statistics
   recalibrated         the average, its statistics estimated on the clients' validation rows
   matched, pleas       units brought into one order before, statistics estimated likewise
+  loose, strict        on request: `inverted` with pairs of the core at a cosine of 0, or of 0.2
 
 with the keys that the run had itself, so that `inverted` is its own merge. RUN gets ladder.json,
 from which arms that are there already are printed again, and plots/inverted.png: what was
@@ -43,7 +44,7 @@ ARMS = {
     'noise': {'dmm.inputs': 'noise'},
     'inverted': {},
     'real': {'dmm.inputs': 'real'},
-    'each': {'dmm.whose': 'each', 'dmm.batches': 1},
+    'each': {'dmm.whose': 'each', 'dmm.batch': 64, 'dmm.batches': 1},
     'everybody': {'dmm.teachers': 'everybody'},
     'average': {'algorithm': 'merging'},
     'ties': {'algorithm': 'merging', 'merging.method': 'ties'},
@@ -51,12 +52,16 @@ ARMS = {
     'recalibrated': ESTIMATED,
     'matched': {**ESTIMATED, 'merging.match': 'weights'},
     'pleas': {**ESTIMATED, 'merging.method': 'pleas'},
+    'loose': {'dmm.threshold': '0.0'},
+    'strict': {'dmm.threshold': '0.2'},
 }
+ON_REQUEST = {'loose', 'strict'}
 NEED_WIRING = {'matched', 'pleas'}  # Of the branches of a fusion network nothing is known.
 GRID = 32  # images of each kind in the picture
 ACCURACY = 'global/test/accuracy'
 
-CHOSEN = flags.DEFINE_list('arms', list(ARMS), 'Which arms.')
+CHOSEN = flags.DEFINE_list(
+    'arms', [name for name in ARMS if name not in ON_REQUEST], 'Which arms.')
 flags.mark_flag_as_required('workdir')  # Of main.
 
 
