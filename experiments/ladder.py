@@ -14,9 +14,9 @@ already: their models are read from its checkpoint and merged anew, arm by arm,
   matched, pleas       units brought into one order before, statistics estimated likewise
   loose, strict        on request: `inverted` with pairs of the core at a cosine of 0, or of 0.2
 
-with the keys that the run had itself, so that `inverted` is its own merge. RUN gets ladder.json,
-from which arms that are there already are printed again, and plots/inverted.png: what was
-inverted for the first seed, above as many rows of its clients.
+with the keys that the run had itself; an arm that changes nothing is the run's own merge. RUN gets
+ladder.json, from which arms that are there already are printed again, and plots/inverted.png: of
+the first batch that is inverted for the first seed, above as many rows of its clients.
 """
 
 import sys
@@ -42,7 +42,7 @@ ARMS = {
     'core': {'dmm.inputs': 'none', 'dmm.buffers': 'core'},
     'buffers': {'dmm.inputs': 'none'},
     'noise': {'dmm.inputs': 'noise'},
-    'inverted': {},
+    'inverted': {'dmm.inputs': 'inverted'},
     'real': {'dmm.inputs': 'real'},
     'each': {'dmm.whose': 'each', 'dmm.batch': 64, 'dmm.batches': 1},
     'everybody': {'dmm.teachers': 'everybody'},
@@ -56,7 +56,7 @@ ARMS = {
     'strict': {'dmm.threshold': '0.2'},
 }
 ON_REQUEST = {'loose', 'strict'}
-NEED_WIRING = {'matched', 'pleas'}  # Of the branches of a fusion network nothing is known.
+NEED_WIRING = {'matched', 'pleas'}  # Not known where two branches meet.
 GRID = 32  # images of each kind in the picture
 ACCURACY = 'global/test/accuracy'
 
@@ -94,8 +94,9 @@ def chosen(config):
   if unknown or not CHOSEN.value:
     raise InputError(f'got arms={",".join(sorted(unknown))}; expected names among '
                      f'{", ".join(ARMS)}')
-  return [name for name in ARMS if name in CHOSEN.value
-          and not (config.model == 'fusion' and name in NEED_WIRING)]
+  branches = config.dataset == 'crisismmd' and config.crisismmd.modalities == 'both'
+  return [name for name in ARMS
+          if name in CHOSEN.value and not (branches and name in NEED_WIRING)]
 
 
 def extend(workdir, config, made, names):
@@ -109,10 +110,11 @@ def extend(workdir, config, made, names):
   trainer = Trainer(build.experiment(config, data, federation))
   saved = Checkpoints(workdir.file('checkpoints')).restore(
       made['rounds'], Progress(trainer.shapes, trainer.shapes if config.keep_best else ()))
-  stacked = trainer.place(saved.states.stacked)
+  stacked, own = trainer.place(saved.states.stacked), workdir.read_metrics()[-config.seeds:]
   for name in names:
-    changed = defaults.updated(config, ARMS[name], name)
-    _, rows = merged(build.experiment(changed, data, federation), stacked, made['rounds'])
+    changed, rows = defaults.updated(config, ARMS[name], name), own
+    if changed != config:
+      _, rows = merged(build.experiment(changed, data, federation), stacked, made['rounds'])
     made['arms'][name] = over_seeds(rows)
     workdir.write_json('ladder.json', made)
     Screen().say(f'{name}: test accuracy {report.spread(made["arms"][name][ACCURACY])}')
@@ -136,7 +138,9 @@ def merged(experiment, stacked, rounds):
 
 def picture(workdir, config, data, federation, stacked, rounds):
   """Draws what is inverted for the first seed, above real rows."""
-  alone = defaults.updated(config, {'seeds': 1, **ARMS['buffers']}, 'the merge')
+  one_batch = {'seeds': 1, 'dmm.batches': 1, **ARMS['inverted']}
+  config = defaults.updated(config, one_batch, 'one batch')
+  alone = defaults.updated(config, ARMS['buffers'], 'the merge')
   experiment = build.experiment(alone, data, federation)
   states, _ = merged(experiment, jax.tree.map(lambda x: x[:1], stacked), rounds)
   models, merge = (tree.take(x, 0) for x in (stacked, states.base))

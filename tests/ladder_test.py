@@ -17,7 +17,7 @@ TINY = ('--config.algorithm=dmm', '--config.model=fusion', '--config.fusion.chan
         '--config.fusion.hidden=8', '--config.clients=3', '--config.participation=0',
         '--config.partition.kind=iid', '--config.rounds=1', '--config.eval_every=1',
         '--config.seeds=2', '--config.dmm.batch=8', '--config.dmm.batches=2',
-        '--config.dmm.steps=5', '--config.inversion.steps=5')
+        '--config.dmm.steps=5', '--config.inversion.steps=5', '--config.dmm.threshold=0')
 
 
 class LadderTest(absltest.TestCase):
@@ -42,17 +42,17 @@ class LadderTest(absltest.TestCase):
     return self.command(str(ROOT / 'experiments' / 'ladder.py'), *flags)
 
   def test_arms_are_merged_from_the_run(self):
-    code, out, err = self.ladder(f'--workdir={self.trained}', '--arms=inverted,average,pleas')
+    code, out, err = self.ladder(f'--workdir={self.trained}', '--arms=inverted,average,pleas,loose')
     self.assertEqual((code, err), (0, ''))
     path = pathlib.Path(self.trained, 'ladder.json')
     arms = json.loads(path.read_text())['arms']
-    # Of the branches of this network PLeaS knows nothing.
-    self.assertEqual(list(arms), ['inverted', 'average'])
-    # The run's own arm is what the run has finished with.
+    self.assertEqual(list(arms), ['inverted', 'average', 'pleas', 'loose'])
+    # A threshold of 0 is what the run has finished with, and `inverted` is the run's own.
     rows = Workdir(self.trained).read_metrics()[-2:]
     for metric in ('global/test/accuracy', 'global/test/loss', 'inversion/found_loss'):
-      self.assertEqual(arms['inverted'][metric]['seeds'], [row[metric] for row in rows])
-    self.assertNotEqual(*(arms[name]['global/test/loss'] for name in arms))
+      for name in ('inverted', 'loose'):
+        self.assertEqual(arms[name][metric]['seeds'], [row[metric] for row in rows], name)
+    self.assertLen({arms[name]['global/test/loss']['mean'] for name in arms}, 3)
     self.assertRegex(out, f'average +│ {arms["average"]["global/test/accuracy"]["mean"]:.4f} ±')
     self.assertTrue(os.path.exists(f'{self.trained}/plots/inverted.png'))
 
@@ -60,6 +60,21 @@ class LadderTest(absltest.TestCase):
     code, again, err = self.ladder(f'--workdir={self.trained}', '--arms=average')
     self.assertEqual((code, err, path.stat().st_mtime_ns), (0, '', was))
     self.assertIn('average', again)
+
+  def test_where_branches_meet_nothing_is_matched(self):
+    run = pathlib.Path(self.trained).with_name('branches')
+    run.mkdir()
+    shutil.copy(f'{self.trained}/metrics.csv', run)
+    config = json.loads(pathlib.Path(self.trained, 'config.json').read_text())
+    config |= {'dataset': 'crisismmd', 'crisismmd': {**config['crisismmd'], 'modalities': 'both'}}
+    (run / 'config.json').write_text(json.dumps(config))
+    made = {'rounds': 1, 'arms': {'ties': {'global/test/accuracy': {
+        'mean': 0.375, 'std': 0.1768, 'seeds': [0.25, 0.5]}}}}
+    (run / 'ladder.json').write_text(json.dumps(made))
+    code, out, err = self.ladder(f'--workdir={run}', '--arms=ties,matched,pleas')
+    self.assertEqual((code, err), (0, ''))
+    self.assertIn('0.2500', out)
+    self.assertNotIn('pleas', out)
 
   def test_bad_input_is_one_line_and_code_2(self):
     bare = pathlib.Path(self.trained).with_name('bare')

@@ -99,8 +99,8 @@ def batch_norm(model: Model) -> PyTree:
   groups = _groups(model)
   owners = jax.tree.leaves({name: group for name, group in groups.items() if name != 'params'})
   if not owners:
-    raise InputError('got a network without BatchNorm; expected one with, such as model=resnet '
-                     'with resnet.norm=batch')
+    raise InputError('got algorithm=fedbn with a network without BatchNorm; expected one with, '
+                     'such as model=resnet with resnet.norm=batch')
   return jax.tree.map(lambda group: group in owners, groups)
 
 

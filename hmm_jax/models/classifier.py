@@ -112,7 +112,8 @@ def classifier(
   def symmetry():
     if wiring is None:
       raise InputError(f'got trunk={type(trunk).__name__}, whose wiring is unknown; expected mlp, '
-                       'cnn, vgg16, resnet or lstm, or a merge that matches no units')
+                       'cnn, vgg16, resnet, lstm, or fusion with one branch; or a merge that '
+                       'matches no units')
     return symmetries.symmetry(*meet(), wiring)
 
   return Model(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from hmm_jax.models import layers
 from hmm_jax.models.classifier import check_images, classifier
 from hmm_jax.models.convolution import max_pool
+from hmm_jax.models.symmetry import chain
 from hmm_jax.types import Array, Embedded, InputError, Model, PyTree
 
 _AXES = {'image': 3, 'text': 1}  # of one example
@@ -68,7 +69,8 @@ def fusion(
   The text branch begins with a dense embedding and BatchNorm ('trunk/text/Dense_0' and
   'trunk/text/BatchNorm_0'), so that the statistics of its inputs in the embedding space are
   part of the model: there text can be inverted (`Model.embed`), images where their pixels are.
-  Sizes and layers are our choice.
+  Sizes and layers are our choice. The units of two branches meet in one layer: only the symmetry
+  of a branch alone is known.
 
   Args:
     channels: of the convolutions of the image branch, each of which halves the image.
@@ -91,7 +93,8 @@ def fusion(
   if isinstance(input_shape, dict):
     input_shape = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}
   trunk = Trunk(tuple(channels), embedding, hidden)
-  model = classifier(trunk, classes=classes, input_shape=input_shape, dtype=dtype)
+  model = classifier(trunk, classes=classes, input_shape=input_shape, dtype=dtype,
+                     wiring=chain if len(shapes) == 1 else None)
   return model._replace(embed=embed)
 
 

@@ -114,7 +114,7 @@ class FedPerTest(parameterized.TestCase):
   def test_refuses_networks_without_such_a_part(self):
     with self.assertRaisesRegex(InputError, 'got a network that is all head; expected .* trunk'):
       fedper.head(toys.linear())
-    with self.assertRaisesRegex(InputError, 'got a network without BatchNorm; expected'):
+    with self.assertRaisesRegex(InputError, 'got algorithm=fedbn with a network without Bat'):
       fedper.batch_norm(toys.linear())
 
 

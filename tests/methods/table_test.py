@@ -104,7 +104,7 @@ class TableTest(parameterized.TestCase):
       ('fedem', {'local.prox': 0.1}, 'got local.label_smoothing=0.0, local.prox=0.1'),
       ('fedem', {'local.label_smoothing': 0.1}, 'got local.label_smoothing=0.1'),
       ('fedper', {'mlp.hidden': ()}, 'got a network that is all head'),
-      ('fedbn', {'model': 'mlp'}, 'got a network without BatchNorm'),
+      ('fedbn', {'model': 'mlp'}, 'got algorithm=fedbn with a network without BatchNorm'),
       ('ditto', {'partition.test': 0.0}, 'client 0 without a test row'),
       ('fedrep', {'partition.validation': 0.0}, 'client 0 without a validation row'),
       ('ditto', {'fine_tune.epochs': 1}, 'got fine_tune.epochs=1 with algorithm=ditto'),

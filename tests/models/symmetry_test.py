@@ -12,6 +12,7 @@ from reference import permutations, toys
 from hmm_jax.merging.permutation import permute
 from hmm_jax.models import cnn, layers, resnet, vgg
 from hmm_jax.models.classifier import classifier, preprocessed
+from hmm_jax.models.fusion import fusion
 from hmm_jax.models.mlp import mlp
 from hmm_jax.models.recurrent import lstm
 from hmm_jax.models.symmetry import chain
@@ -36,6 +37,8 @@ SMALL = {
     'mlp': lambda: mlp((6, 5), **IMAGES),
     'cnn': convolutional,
     'lstm': lambda: lstm(3, (4, 5), vocabulary=7, classes=7, input_shape=(5,)),
+    'fusion-image': lambda: fusion((4, 6), 1, 5, **IMAGES),
+    'fusion-text': lambda: fusion((1,), 4, 5, classes=3, input_shape=(7,)),
     **{f'resnet-{norm}': functools.partial(residual, norm) for norm in layers.NORMS},
 }
 # A ResNet's stage is one group, the first one with the stem; inside, each block has its own.
@@ -43,6 +46,8 @@ WIDTHS = {
     'softmax': (lambda: mlp((), **IMAGES), []),
     'mlp': (SMALL['mlp'], [6, 5]),
     'lstm': (SMALL['lstm'], [3, 4, 5]),
+    'fusion-image': (SMALL['fusion-image'], [4, 6, 5]),
+    'fusion-text': (SMALL['fusion-text'], [4, 5]),
     **{f'cnn-{size}': (functools.partial(cnn.cnn, size, classes=3, input_shape=(28, 28, 1)),
                        [*made.convs, *made.hidden]) for size, made in cnn.SIZES.items()},
     'vgg16': (lambda: vgg.vgg16(classes=3, input_shape=(64, 64, 3)),
@@ -89,7 +94,8 @@ class SymmetryTest(parameterized.TestCase):
   @parameterized.parameters(*SMALL)
   def test_a_network_computes_the_same(self, name):
     rng = np.random.default_rng(1)
-    x = rng.integers(0, 7, (4, 5)) if name == 'lstm' else rng.normal(size=(4, 8, 8, 3))
+    x = {'lstm': rng.integers(0, 7, (4, 5)), 'fusion-text': rng.normal(size=(4, 7))}.get(
+        name, rng.normal(size=(4, 8, 8, 3)))
     self.assert_computes_the_same(SMALL[name](), x)
 
   def test_so_does_a_narrow_vgg(self):
@@ -142,6 +148,9 @@ class SymmetryTest(parameterized.TestCase):
   def test_a_network_that_does_not_say_has_none(self):
     with self.assertRaisesRegex(InputError, 'got trunk=ConvTrunk, whose wiring is unknown; expec'):
       toys.cnn().symmetry()
+    both = fusion((4,), 4, 5, classes=3, input_shape={'image': (8, 8, 3), 'text': (7,)})
+    with self.assertRaisesRegex(InputError, 'got trunk=Trunk, .* expected .* fusion with one bran'):
+      both.symmetry()
 
 
 if __name__ == '__main__':
