@@ -80,6 +80,7 @@ class ExperimentsTest(parameterized.TestCase):
     self.assertEqual((config.seed, config.seeds), (0, 3))
     for run in variants.comparisons(config).values():
       self.assertEqual((run.rounds, run.seeds), (config.rounds, config.seeds))
+      self.assertLessEqual(run.participation, run.clients)
 
   @parameterized.parameters(
       ('fedmr', ''), ('fedmerge', 'setting=clusters'), ('fedmerge', 'setting=client_wise'),
