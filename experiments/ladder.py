@@ -11,7 +11,7 @@ already: their models are read from its checkpoint and merged anew, arm by arm,
   each, everybody      each model's statistics inverted, a batch each; all models as teachers
   average, ties, cat   averaged by rows, and by two operators that need no data for statistics
   recalibrated         the average, its statistics estimated on the clients' validation rows
-  matched, pleas       units brought into one order before, statistics estimated likewise
+  matched, pleas       Git Re-Basin and PLeaS: units in one order, statistics estimated likewise
   loose, strict        on request: `inverted` with pairs of the core at a cosine of 0, or of 0.2
 
 with the keys that the run had itself; an arm that changes nothing is the run's own merge. RUN gets

@@ -61,6 +61,15 @@ class LadderTest(absltest.TestCase):
     self.assertEqual((code, err, path.stat().st_mtime_ns), (0, '', was))
     self.assertIn('average', again)
 
+  def test_recorded_ladders_print_again(self):
+    for folder in (ROOT / 'experiments' / 'results' / 'dmm').glob('*/ladder.json'):
+      arms = json.loads(folder.read_text())['arms']
+      for name in ('core', 'buffers', 'noise', 'inverted', 'real', 'average', 'ties', 'cat'):
+        self.assertLen(arms[name]['global/test/accuracy']['seeds'], 3)
+    code, out, err = self.ladder(f'--workdir={folder.parent}', '--arms=inverted,real')
+    self.assertEqual((code, err), (0, ''))
+    self.assertIn(f'{arms["real"]["global/test/accuracy"]["mean"]:.4f}', out)
+
   def test_where_branches_meet_nothing_is_matched(self):
     run = pathlib.Path(self.trained).with_name('branches')
     run.mkdir()
