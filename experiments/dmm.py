@@ -53,6 +53,6 @@ def get_config(text: str = '') -> ConfigDict:
       'algorithm': 'dmm', 'rounds': 10, 'eval_every': 5, 'seeds': 3, 'selection': 'loss',
       'partition.alpha': float(given['alpha']), 'local.epochs': 1, 'local.batch': 32,
       'local.lr': 0.05, 'one_shot.every': every, 'inversion.steps': 500,
-      'dmm.batch': 128, **DATA[given['data']]})
+      'dmm.batch': 128, 'dmm.shift': 2, **DATA[given['data']]})
   config.variants = tuple(variant(name, changes) for name, changes in others.items())
   return config

@@ -1,7 +1,6 @@
 """What models are judged on: a network, and rows to learn from and to test on."""
 
 import importlib.util
-import json
 import os
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from hmm_jax import build, landscape
 from hmm_jax import config as defaults
 from hmm_jax.client import mappers
 from hmm_jax.evaluate import score_rows
+from hmm_jax.log import Workdir
 from hmm_jax.types import Array, Examples, InputError, Model, PyTree
 
 
@@ -33,24 +33,39 @@ class Score(NamedTuple):
 
 
 def read_config(path: str) -> ConfigDict:
-  """Reads a config file with get_config, or the config.json of a run.
+  """Reads a config file with get_config, FILE.py or FILE.py:ARGUMENTS, or the config of a run.
 
   Raises:
     InputError: there is none, or it does not suit.
   """
-  saved = os.path.join(path, 'config.json')
-  if os.path.exists(saved):
-    with open(saved) as file:
-      config = ConfigDict(json.load(file))
-  elif path.endswith('.py') and os.path.exists(path):
-    spec = importlib.util.spec_from_file_location('config', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+  saved = Workdir(path).read_json('config.json') if os.path.isdir(path) else None
+  file, is_file, text = path.partition('.py')
+  if saved is not None:
+    config = ConfigDict(saved)
+  elif is_file and os.path.exists(f'{file}.py') and (not text or text.startswith(':')):
+    config = _run_config(f'{file}.py', text)
   else:
     raise InputError(f'got {path}; expected a config file, or the folder of a run')
   config = defaults.complete(config)
   defaults.check(config)
+  return config
+
+
+def _run_config(path, text):
+  """Returns what a file's get_config does; `text` is its argument, after a colon."""
+  spec = importlib.util.spec_from_file_location('config', path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(*[text[1:]] if text else [])
+  except InputError:
+    raise
+  except (Exception, SystemExit) as error:  # It is the user's own code.
+    raise InputError(f'got {path}, which fails with {type(error).__name__}: {error}; expected a '
+                     'config file') from error
+  if not isinstance(config, ConfigDict):
+    raise InputError(f'got {path}, whose get_config returns {type(config).__name__}; expected a '
+                     'ConfigDict')
   return config
 
 

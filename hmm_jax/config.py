@@ -248,7 +248,7 @@ def get_config() -> ConfigDict:
       'batch': 256,  # inputs that are inverted together
       'batches': 4,  # of them; of each model, where each is inverted
       'augment': 'shift_flip',  # shift_flip none: of images, in inversion and distillation
-      'shift': 2,  # pixels, at most
+      'shift': -1,  # pixels, at most; -1: a sixteenth of the side, rounded up
       'teachers': 'divergent',  # divergent everybody
       'words': 'counts',  # counts equal: a teacher's word on a class, by its rows of it or not
       'order': 'joint',  # joint in_turn
@@ -377,7 +377,7 @@ NOT_NEGATIVE = (
     'fedopt.eps', 'fine_tune.epochs', 'fine_tune.lr', 'moon.mu', 'fedgen.alpha',
     'fedgen.weight_decay', 'ditto.lam', 'apfl.alpha_lr', 'pfedme.lam', 'fedmr.first_stage',
     'fedmerge.mu', 'fedmerge.newcomers', 'fedmerge.newcomer_rounds', 'feddle.pull',
-    'feddle.strikes', 'feddle.tau_max', 'one_shot.every', 'dmm.shift', 'dmm.keep',
+    'feddle.strikes', 'feddle.tau_max', 'one_shot.every', 'dmm.keep',
     'inversion.labels', 'inversion.variation', 'inversion.length')
 POSITIVE = (
     'local.lr', 'fedopt.lr', 'scaffold.server_lr', 'moon.tau', 'fedgen.decay', 'fedgen.lr',
@@ -436,6 +436,9 @@ def check(config: ConfigDict):
   if values['server.size'] < -1:
     raise InputError(f'got server.size={values["server.size"]}; expected a number of rows, or -1 '
                      'to leave it to the algorithm')
+  if values['dmm.shift'] < -1:
+    raise InputError(f'got dmm.shift={values["dmm.shift"]}; expected a number of pixels, or -1 for '
+                     'a sixteenth of the side')
   for keys, good, wanted in (
       (AT_LEAST_ONE, lambda v: v >= 1, 'at least 1'),
       (NOT_NEGATIVE, lambda v: v >= 0, '0 or more'),

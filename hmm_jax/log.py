@@ -11,6 +11,7 @@ import tempfile
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from hmm_jax.types import InputError
 
@@ -31,15 +32,19 @@ class Workdir:
   def file(self, *names: str) -> str:
     return os.path.join(self.path, *names)
 
-  def check_writable(self):
-    """Raises InputError unless the folder exists and is writable, or can be made."""
+  def check_writable(self, flag: str = 'workdir'):
+    """Raises InputError unless the folder exists and is writable, or can be made.
+
+    Args:
+      flag: what the user has named it by.
+    """
     folder = os.path.abspath(self.path)
     while not os.path.lexists(folder):
       folder = os.path.dirname(folder)
     try:
       tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-      raise InputError(f'got workdir={self.path}; expected a folder that can be written, but '
+      raise InputError(f'got {flag}={self.path}; expected a folder that can be written, but '
                        f'{folder}: {error.strerror}') from error
 
   def results(self) -> list[str]:
@@ -167,11 +172,12 @@ class Screen:
     self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
   def table(self, title: str, header: list[str], rows: list[list]):
-    table = Table(title=title, title_justify='left')
-    for name in header:
-      table.add_column(name, no_wrap=True)
+    # As texts, where brackets are brackets. What is too long is a name: the first column folds.
+    table = Table(title=Text(title), title_justify='left')
+    for number, name in enumerate(header):
+      table.add_column(Text(name), no_wrap=number > 0, overflow='fold')
     for row in rows:
-      table.add_row(*map(str, row))
+      table.add_row(*(Text(str(cell)) for cell in row))
     self._console.print(table)
 
   @contextlib.contextmanager

@@ -5,9 +5,8 @@ first. --help lists the flags, --method=list the methods and what each one needs
 line on stderr and exit code 2, and nothing is written.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import itertools
-import json
 import os
 
 from absl import app, flags, logging
@@ -15,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmm_jax import bench, saved, tensors, tree, variants
-from hmm_jax.log import Screen, fail
-from hmm_jax.merging import calibrate, statistics
+from hmm_jax import bench, saved, tensors, tree, variants, whole
+from hmm_jax.log import Screen, Workdir, fail
 from hmm_jax.merging.operators import OPERATORS, REQUIRED, Operator
-from hmm_jax.merging.search import minibatches
-from hmm_jax.types import Array, InputError, Key, PyTree
+from hmm_jax.merging.task_vectors import check_weights
+from hmm_jax.types import Array, InputError
 
 METHOD = flags.DEFINE_string('method', None, 'Which operator; list shows them all.')
 MODELS = flags.DEFINE_list('models', [], 'What is merged: files, or folders of runs.')
@@ -28,7 +26,8 @@ BASE = flags.DEFINE_string('base', None, 'What all were trained from, for method
 WEIGHTS = flags.DEFINE_list('weights', [], 'One number a model, for methods that take them.')
 SET = flags.DEFINE_multi_string('set', [], 'A setting of the method, key=value; may be repeated.')
 OUT = flags.DEFINE_string('out', None, 'Folder for merged.safetensors (or .npz) and merge.json.')
-SEED = flags.DEFINE_integer('seed', 0, 'Of what is drawn.', lower_bound=0)
+SEED = flags.DEFINE_integer(
+    'seed', 0, 'Of what is drawn.', lower_bound=0, upper_bound=2**31 - 1)
 DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Merge and show, but write nothing.')
 EVALUATE = flags.DEFINE_string(
     'evaluate', None, 'Config file or folder of a run, for the network and the data: scores all '
@@ -36,8 +35,6 @@ EVALUATE = flags.DEFINE_string(
 
 # Models of one start have weights with an angle in common; fewer of them say nothing.
 _UNRELATED, _ENOUGH = 0.1, 1000
-_RUNNING = ('running_mean', 'running_var', 'num_batches_tracked')
-_BATCH = 64  # rows at a time, of methods that need data
 
 
 def main(argv: Sequence[str]):
@@ -51,20 +48,22 @@ def main(argv: Sequence[str]):
                   for name, operator in OPERATORS.items()])
     return
   logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that is not there.
-  operator, merge = chosen()
+  operator, settings = chosen()
+  merge = operator.make(**settings)
   check_needs(operator)
   out = None if DRY_RUN.value else free_folder(OUT.value)
-  on = bench.bench(EVALUATE.value) if EVALUATE.value else None
+  on = judged_on(operator)
   stacked = saved.load(MODELS.value)
-  base = BASE.value and saved.load([BASE.value], like=(MODELS.value[0], stacked))
-  if base:
-    check_base(stacked, base)
+  base = saved.load_start(BASE.value, MODELS.value[0], stacked) if BASE.value else None
+  check_models(stacked, base)
   if on:
     bench.check_like(on, tensors.unflatten(tree.take(stacked, 0)), MODELS.value[0])
 
-  merged = combine(operator, merge, stacked, base, on)
+  merged = whole.merge(operator, merge, stacked, base, jax.random.key(SEED.value), on=on,
+                       shares=whole.shares(settings, len(MODELS.value)))
+  check_finite(merged)
   screen.table(f'{METHOD.value} of {len(MODELS.value)} models',
-               ['tensor', 'shape', 'what it got', 'change against the mean'],
+               ['tensor', 'type', 'shape', 'what it got', 'change against the mean'],
                [describe(name, merged[name], stacked[name]) for name in merged])
   if on:
     screen.table('on the test rows', ['model', 'accuracy', 'loss'], judge(on, stacked, merged))
@@ -73,19 +72,23 @@ def main(argv: Sequence[str]):
     screen.say(f'wrote {out}')
 
 
-def chosen() -> tuple[Operator, Callable]:
-  """Returns the operator of --method, and it with its settings.
+def chosen() -> tuple[Operator, dict]:
+  """Returns the operator of --method and the settings that were given.
 
   Raises:
     InputError: there is none, or a setting does not suit it.
   """
   name = METHOD.value
   if name not in OPERATORS:
-    raise InputError(f'got --method={name}; expected one of {", ".join(OPERATORS)}, or list')
+    raise InputError(f'got {f"--method={name}" if name else "no --method"}; expected one of '
+                     f'{", ".join(OPERATORS)}, or list')
   operator = OPERATORS[name]
   given = variants.settings(SET.value)
+  if 'weights' in given:
+    raise InputError(f'got --set weights={given["weights"]}; expected --weights=...')
   if WEIGHTS.value:
     given['weights'] = numbers('weights', WEIGHTS.value)
+    check_weights(given['weights'], len(MODELS.value))
   known = operator.settings
   for key in given:
     if key not in known:
@@ -95,11 +98,21 @@ def chosen() -> tuple[Operator, Callable]:
     if default is REQUIRED and key not in given:
       raise InputError(f'got --method={name} without {key}; expected --{key}=... or --set '
                        f'{key}=...')
-    kind = (int, float) if isinstance(default, float) else type(default)
-    if key in given and key != 'weights' and not isinstance(given[key], kind):
-      raise InputError(f'got {key}={given[key]} with --method={name}; expected a value like '
-                       f'{default}')
-  return operator, operator.make(**given)
+    if key in given and key != 'weights':
+      given[key] = like(default, key, given[key])
+  return operator, given
+
+
+def like(default: int | float | str, key: str, value) -> int | float | str:
+  """Returns a setting's value in the type of its default; InputError if it has another."""
+  try:
+    value = float(value) if isinstance(default, float) else value
+  except (ValueError, TypeError, OverflowError):
+    value = str(value)
+  if type(value) is not type(default):
+    raise InputError(f'got {key}={value} with --method={METHOD.value}; expected a value like '
+                     f'{default}')
+  return value
 
 
 def numbers(name: str, values: Sequence[str]) -> list[float]:
@@ -114,11 +127,12 @@ def free_folder(path: str | None) -> str:
   if not path:
     raise InputError('got no --out; expected a folder, or --dry_run')
   taken = [name for name in ('merge.json', *(f'merged{s}' for s in tensors.SUFFIXES))
-           if os.path.exists(os.path.join(path, name))]
+           if os.path.lexists(os.path.join(path, name))]
   if taken or os.path.isfile(path):
     raise InputError(f'got --out={path}, where {taken[0] if taken else "a file"} is already; '
                      'expected a new folder')
-  return path
+  Workdir(path).check_writable('--out')
+  return os.path.abspath(path)
 
 
 def check_needs(operator: Operator):
@@ -134,57 +148,46 @@ def check_needs(operator: Operator):
                      'folder of a run, for its network and its data')
 
 
-def check_base(stacked: dict, base: dict):
-  """Raises InputError unless the base can be the start of these models."""
-  weights = {name: (x, stacked[name]) for name, x in base.items()
-             if x.ndim > 2 and _merges(name, x)}
-  products = [_products(*pair) for pair in weights.values()]
-  cross, start, first = np.sum(products, axis=0) if products else np.zeros(3)
-  cosine = cross / np.sqrt(max(start * first, 1e-30))
-  if sum(x.size for x, _ in weights.values()) >= _ENOUGH and cosine < _UNRELATED:
-    raise InputError(f'got --base={BASE.value}, whose weights have a cosine of {cosine:.3f} with '
-                     f'those of {MODELS.value[0]}; expected the model that all were trained from')
-
-
-def combine(operator: Operator, merge: Callable, stacked: dict, base: dict | None,
-            on: bench.Bench | None) -> dict[str, Array]:
-  """Merges the parameters; the rest is pooled, estimated anew, or taken from the first model."""
-  key = jax.random.key(SEED.value)
-  start = tree.take(base, 0) if base else None
-  part = lambda of: {name: x for name, x in of.items() if _merges(name, stacked[name])}
-  if 'network' in operator.needs:
-    merged = learnt(merge, tensors.unflatten(stacked), start and tensors.unflatten(start), on, key)
-  else:
-    merged = jax.jit(merge)(part(stacked), part(start) if base else None, key)
-  return {name: merged[name] if name in merged else _pooled(name, stacked) for name in stacked}
-
-
-def learnt(merge: Callable, stacked: PyTree, start: PyTree | None, on: bench.Bench,
-           key: Key) -> dict[str, Array]:
-  """Merges by what the network does on held-out rows, where running statistics are estimated, too.
-
-  Raises:
-    InputError: there are no such rows.
-  """
-  if not len(on.held_out):
+def judged_on(operator: Operator) -> bench.Bench | None:
+  """Makes what --evaluate names; InputError if it lacks what the operator learns from."""
+  on = bench.bench(EVALUATE.value) if EVALUATE.value else None
+  if on and 'network' in operator.needs and not len(on.held_out):
     raise InputError(f'got --evaluate={EVALUATE.value} without validation rows; expected '
                      'partition.validation above 0')
-  rows = minibatches(key, on.held_out, batch=_BATCH, steps=-(-len(on.held_out) // _BATCH))
-
-  def work(stacked, start, examples, rows, key):
-    params = merge(on.model, stacked, start, examples, rows, key)
-    return calibrate.recalibrate(
-        on.model, {**tree.take(stacked, 0), 'params': params}, examples, rows)
-
-  return tensors.flatten(jax.jit(work)(stacked, start, on.examples, rows, key))
+  return on
 
 
-def describe(name: str, x: Array, stacked: Array) -> list[str]:
+def check_models(stacked: dict, base: dict | None):
+  """Raises InputError unless there are parameters, and the base can be the start of each model."""
+  names = [name for name, x in stacked.items() if whole.is_parameter(name, x)]
+  if not names:
+    raise InputError(f'got {MODELS.value[0]} without parameters; expected tensors of floats')
+  weights = [name for name in names if base and base[name].ndim > 1]
+  if sum(base[name].size for name in weights) < _ENOUGH:
+    return
+  for k, path in enumerate(MODELS.value):
+    products = [_products(base[name], stacked[name], k) for name in weights]
+    cross, start, own = np.sum(products, axis=0)
+    cosine = cross / np.sqrt(max(start * own, 1e-30))
+    if start and cosine < _UNRELATED:
+      raise InputError(f'got --base={BASE.value}, whose weights have a cosine of {cosine:.3f} with '
+                       f'those of {path}; expected the model that all were trained from')
+
+
+def check_finite(merged: dict):
+  """Raises InputError if there is a NaN or an infinity."""
+  for name, x in merged.items():
+    if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(np.asarray(x)).all():
+      raise InputError(f'got NaN or infinity in {name} of the merged model; expected settings and '
+                       'models whose merge is finite')
+
+
+def describe(name: str, x: Array, stacked: Array) -> list:
   """Returns a row of the table."""
   if not jnp.issubdtype(x.dtype, jnp.inexact):
-    return [name, str(x.shape), 'the first model\'s', '']
-  how = METHOD.value if _merges(name, stacked) else statistics_of(METHOD.value)
-  return [name, str(x.shape), how, f'{_change(x, stacked):.4f}']
+    return [name, x.dtype, x.shape, 'the first model\'s', '']
+  how = METHOD.value if whole.is_parameter(name, stacked) else statistics_of(METHOD.value)
+  return [name, x.dtype, x.shape, how, f'{_change(x, stacked):.4f}']
 
 
 def statistics_of(method: str) -> str:
@@ -205,47 +208,31 @@ def judge(on: bench.Bench, stacked: dict, merged: dict) -> list[list[str]]:
 
 
 def write(out: str, merged: dict):
+  """Writes what was merged, and how; InputError if that can't be."""
   suffix = '.npz' if MODELS.value[0].endswith('.npz') else '.safetensors'
-  tensors.save(os.path.join(out, f'merged{suffix}'), merged)
-  with open(os.path.join(out, 'merge.json'), 'w') as file:
-    json.dump({'method': METHOD.value, 'models': MODELS.value, 'base': BASE.value,
-               'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value}, file, indent=2)
-    file.write('\n')
+  how = {'method': METHOD.value, 'models': MODELS.value, 'base': BASE.value,
+         'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value}
+  try:
+    tensors.save(os.path.join(out, f'merged{suffix}'), merged)
+    Workdir(out).write_json('merge.json', how)
+  except OSError as error:
+    raise InputError(f'got --out={out}; expected a folder that can be written: '
+                     f'{error.strerror}') from error
 
 
-# Compiled, so that no copy of a large tensor is made.
-@jax.jit
 def _change(x, stacked):
   """Returns the distance from the mean of the models, in lengths of that mean."""
-  mean = stacked.astype(jnp.float32).mean(axis=0)
-  length = jnp.sqrt(jnp.square(mean).sum())
-  gap = jnp.sqrt(jnp.square(x.astype(jnp.float32) - mean).sum())
-  return gap / jnp.where(length > 0, length, 1)
+  with np.errstate(over='ignore', invalid='ignore'):  # A length may be beyond float32.
+    mean = np.asarray(stacked).mean(axis=0, dtype=np.float32)
+    length, gap = np.linalg.norm(mean), np.linalg.norm(np.asarray(x, np.float32) - mean)
+    return gap / (length or 1)
 
 
-@jax.jit
-def _products(base, stacked):
-  """Returns the inner products of the start and the first model, and of each with itself."""
-  start, first = base[0].astype(jnp.float32), stacked[0].astype(jnp.float32)
-  return jnp.stack([(start * first).sum(), (start**2).sum(), (first**2).sum()])
-
-
-def _merges(name: str, x: Array) -> bool:
-  """Tells parameters from running statistics and counters."""
-  running = name.startswith('batch_stats/') or name.split('.')[-1] in _RUNNING
-  return jnp.issubdtype(x.dtype, jnp.inexact) and not running
-
-
-def _pooled(name: str, stacked: dict) -> Array:
-  """Pools a running statistic; anything else is that of the first model."""
-  x = stacked[name]
-  if not jnp.issubdtype(x.dtype, jnp.inexact):
-    return x[0]
-  share = jnp.full(len(x), 1 / len(x))
-  if not name.endswith('var'):
-    return tree.mix(share, x)
-  mean = stacked[name.removesuffix('var') + 'mean']
-  return statistics.pool(share, {'mean': mean, 'var': x})['var']
+def _products(start, stacked, k):
+  """Returns the inner products of the start and the k-th model, and of each with itself."""
+  flat = lambda x: np.asarray(x, np.float32).ravel()
+  start, own = flat(start), flat(np.asarray(stacked)[k])
+  return np.array([np.vdot(start, own), np.vdot(start, start), np.vdot(own, own)])
 
 
 def _shown(settings) -> str:

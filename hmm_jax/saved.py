@@ -19,12 +19,11 @@ from hmm_jax.types import Array, InputError, PyTree
 VIEWS = ('global', 'merged')  # Of a run's models, those that are one for all.
 
 
-def load(paths: Sequence[str], *, like: tuple[str, dict] | None = None) -> dict[str, Array]:
+def load(paths: Sequence[str]) -> dict[str, Array]:
   """Loads models as one stack, {name: [K, ...]}, a tensor at a time.
 
   Args:
     paths: of files, or of folders of runs, FOLDER@SEED for another seed than the first.
-    like: the path and the stack of models that these must be like; None: like the first.
 
   Raises:
     InputError: they differ in names or shapes, or hold what is not a number.
@@ -33,18 +32,33 @@ def load(paths: Sequence[str], *, like: tuple[str, dict] | None = None) -> dict[
     raise InputError('got no --models; expected files of tensors, or folders of runs')
   with contextlib.ExitStack() as files:
     opened = [files.enter_context(source(path)) for path in paths]
-    other, shapes = paths[0], opened[0].shapes
-    if like:
-      other, shapes = like[0], {name: x.shape[1:] for name, x in like[1].items()}
     for path, file in zip(paths, opened, strict=True):
-      check_same(path, file.shapes, other, shapes)
-    return {name: stack(name, paths, opened) for name in shapes}
+      check_same(path, file.shapes, paths[0], opened[0].shapes)
+    return {name: placed(stack(name, paths, opened)) for name in opened[0].shapes}
+
+
+def load_start(path: str, like: str, stacked: dict[str, Array]) -> dict[str, Array]:
+  """Loads what models were trained from, {name: [...]}.
+
+  Args:
+    path: as above.
+    like: names the first of the models.
+    stacked: these.
+
+  Raises:
+    InputError: it is not of their names, shapes and types, or holds what is not a number.
+  """
+  with source(path) as file:
+    check_same(path, file.shapes, like, {name: x.shape[1:] for name, x in stacked.items()})
+    return {name: placed(read(name, path, file, like, x.dtype)) for name, x in stacked.items()}
 
 
 @contextlib.contextmanager
 def source(path: str) -> Iterator[tensors.Tensors]:
   """Opens a file, or a run's model as if it were one."""
-  folder, _, seed = path.partition('@')
+  folder, seed = path, ''
+  if '@' in path and not os.path.exists(path):
+    folder, seed = path.rsplit('@', 1)
   if os.path.isdir(folder):
     named = tensors.flatten(variables_of_run(folder, seed))
     yield tensors.Tensors({name: x.shape for name, x in named.items()}, named.__getitem__)
@@ -65,24 +79,38 @@ def check_same(path: str, shapes: dict, other: str, wanted: dict):
                        f'{other}')
 
 
-def stack(name: str, paths: Sequence[str], opened: Sequence[tensors.Tensors]) -> Array:
-  """Reads one tensor of every model; float64 becomes float32, integers stay on the host.
+def stack(name: str, paths: Sequence[str], opened: Sequence[tensors.Tensors]) -> np.ndarray:
+  """Reads one tensor of every model, as `read` does: [K, ...]."""
+  first = read(name, paths[0], opened[0])
+  stacked = np.empty((len(paths), *first.shape), first.dtype)
+  stacked[0] = first
+  for k in range(1, len(paths)):
+    stacked[k] = read(name, paths[k], opened[k], paths[0], first.dtype)
+  return stacked
+
+
+def read(name: str, path: str, file: tensors.Tensors, like: str = '',
+         dtype: np.dtype | None = None) -> np.ndarray:
+  """Reads one tensor; float64 becomes float32.
 
   Raises:
-    InputError: one holds NaN or infinity, or they are of different kinds.
+    InputError: it holds NaN or infinity, or is not of the type that it has in `like`.
   """
-  parts = [np.asarray(file.read(name)) for file in opened]
-  inexact = jnp.issubdtype(parts[0].dtype, jnp.inexact)
-  for path, part in zip(paths, parts, strict=True):
-    if part.dtype != parts[0].dtype:
-      raise InputError(f'got {path} with {name} in {part.dtype}; expected {parts[0].dtype}, as in '
-                       f'{paths[0]}')
-    if inexact and not np.isfinite(part).all():
-      raise InputError(f'got {path} with NaN or infinity in {name}; expected finite numbers')
-  stacked = np.stack(parts)
-  if not inexact:
-    return stacked
-  return jnp.asarray(stacked.astype(np.float32) if stacked.dtype == np.float64 else stacked)
+  x = file.read(name)
+  if x.dtype == np.float64:
+    with np.errstate(over='ignore'):
+      x = x.astype(np.float32)
+  if dtype and x.dtype != dtype:
+    raise InputError(f'got {path} with {name} in {x.dtype}; expected {dtype}, as in {like}')
+  if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(x).all():
+    raise InputError(f'got {path} with NaN or infinity in {name}; expected finite numbers, as '
+                     f'{x.dtype}')
+  return x
+
+
+def placed(x: np.ndarray) -> Array:
+  """Puts floats on the device; integers stay on the host."""
+  return jnp.asarray(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
 
 def variables_of_run(folder: str, seed: str) -> PyTree:

@@ -6,6 +6,7 @@ import os
 import zipfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -19,7 +20,7 @@ class Tensors:
   """One file's tensors, each read when it is asked for.
 
   shapes: {name: shape}.
-  read:   (name) -> array.
+  read:   (name) -> array; InputError if it is damaged, or holds no integers or floats.
   """
 
   def __init__(self, shapes: dict[str, tuple[int, ...]], read: Callable[[str], Array]):
@@ -35,11 +36,10 @@ def opened(path: str) -> Iterator[Tensors]:
   """
   expected = f'got {path}; expected a file {" or ".join(SUFFIXES)}, or the folder of a run'
   try:
-    with open(path, 'rb') as file:
-      start = file.read(2)
+    pickled = _holds_a_pickle(path)
   except OSError as error:
     raise InputError(f'{expected}: {error.strerror}') from error
-  if start[:1] == b'\x80' or _holds_a_pickle(path):
+  if pickled:
     raise InputError(f'got {path}, a pickle, which can run any code when it is read; expected '
                      'safetensors or npz')
   if not path.endswith(SUFFIXES):
@@ -47,11 +47,12 @@ def opened(path: str) -> Iterator[Tensors]:
   try:
     if path.endswith('.npz'):
       with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-        yield Tensors({name: arrays[name].shape for name in arrays.files}, arrays.__getitem__)
+        yield Tensors({name: np.shape(arrays[name]) for name in arrays.files},
+                      _numbers(path, arrays.__getitem__))
     else:
       with safe_open(path, framework='np') as file:
         yield Tensors({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()},  # noqa: SIM118
-                      file.get_tensor)
+                      _numbers(path, file.get_tensor))
   except (SafetensorError, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
     if isinstance(error, InputError):
       raise
@@ -60,11 +61,14 @@ def opened(path: str) -> Iterator[Tensors]:
 
 def save(path: str, tensors: dict[str, Array]):
   """Writes a file of the kind that its suffix names; it is there whole or not at all."""
-  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+  path = os.path.abspath(path)
+  os.makedirs(os.path.dirname(path), exist_ok=True)
   part = f'{path}.part'
   if path.endswith('.npz'):
-    with open(part, 'wb') as file:
-      np.savez(file, **tensors)
+    with zipfile.ZipFile(part, 'w') as archive:  # np.savez takes no tensor of the name `file`.
+      for name, x in tensors.items():
+        with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
+          np.lib.format.write_array(file, np.asarray(x), allow_pickle=False)
   else:
     save_file({name: np.asarray(x) for name, x in tensors.items()}, part)
   os.replace(part, path)
@@ -88,10 +92,31 @@ def unflatten(tensors: dict[str, Array]) -> dict:
   return tree
 
 
+def _numbers(path, read):
+  """Returns `read`, guarded: (name) -> array of integers or floats."""
+
+  def guarded(name):
+    try:
+      x = np.asarray(read(name))
+    except (AttributeError, TypeError) as error:  # NumPy lacks the type.
+      raise InputError(f'got {path}, whose {name} is not to be read: {error}') from error
+    kinds = jnp.floating, jnp.integer, jnp.bool_
+    if x.dtype.itemsize > 8 or not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+      raise InputError(f'got {path} with {name} in {x.dtype}; expected integers, or floats of at '
+                       'most 64 bits')
+    return x
+
+  return guarded
+
+
 def _holds_a_pickle(path) -> bool:
-  """Says whether a zip file is PyTorch's."""
+  """Says whether a file is a pickle, or PyTorch's zip of one."""
+  with open(path, 'rb') as file:
+    start, size = file.read(9), os.fstat(file.fileno()).st_size
+  if start[:1] == b'\x80':  # The length of a safetensors file's header can begin so, too.
+    return start[8:] != b'{' or int.from_bytes(start[:8], 'little') > size
   try:
     with zipfile.ZipFile(path) as archive:
       return any(name.endswith('.pkl') for name in archive.namelist())
-  except (zipfile.BadZipFile, OSError):
+  except zipfile.BadZipFile:
     return False

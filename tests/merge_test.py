@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 
 from absl import flags
 from absl.testing import absltest, flagsaver, parameterized
@@ -63,7 +64,7 @@ class MergeTest(parameterized.TestCase):
 
   def test_the_mean(self):
     said = self.run_merge(method='uniform')
-    self.assertRegex(said, r'layer.weight +│ \(60, 40\) +│ uniform +│ 0.0000')
+    self.assertRegex(said, r'layer.weight +│ float32 +│ \(60, 40\) +│ uniform +│ 0.0000')
     for name, x in self.merged().items():
       np.testing.assert_allclose(x, (FIRST[name] + SECOND[name]) / 2, rtol=1e-6)
     with open(self.path('out', 'merge.json')) as file:
@@ -88,6 +89,55 @@ class MergeTest(parameterized.TestCase):
     self.assertEqual(got['bn.num_batches_tracked'], 7)
     self.assertRegex(said, 'bn.running_var.*pooled statistics')
     self.assertRegex(said, "bn.num_batches_tracked.*the first model's")
+
+  def test_statistics_are_pooled_by_weights(self):
+    for path, mean, var in (('a.npz', 0, 1), ('b.npz', 4, 3)):
+      np.savez(self.path(path), w=np.ones((2, 2), np.float32), **{
+          'bn.running_mean': np.float32([mean]), 'bn.running_var': np.float32([var]),
+          'lonely_var': np.float32([var]), 'batch_stats/x/var': np.float32([var])})
+    for given, mean, var in ((dict(method='weighted', weights=['0.75', '0.25']), 1, 4.5),
+                             (dict(method='slerp', set=['t=0.25']), 1, 4.5),
+                             (dict(method='slerp', set=['t=0']), 0, 1),
+                             (dict(method='uniform'), 2, 6),
+                             (dict(method='ties', base='a.npz', weights=['1', '-1']), 2, 6)):
+      self.run_merge(('a.npz', 'b.npz'), out=self.path(out := f'{given}'), **given)
+      with tensors.opened(self.path(out, 'merged.npz')) as file:
+        np.testing.assert_allclose(file.read('bn.running_mean'), mean)
+        np.testing.assert_allclose(file.read('bn.running_var'), var)
+        share = mean / 4  # Without a mean beside it, a variance is averaged.
+        np.testing.assert_allclose(file.read('batch_stats/x/var'), 1 + 2 * share)
+
+  def test_the_change_is_in_lengths_of_the_mean(self):
+    for path, x in (('x.npz', [3, 0]), ('y.npz', [3, 8])):
+      np.savez(self.path(path), x=np.float32(x), zero=np.zeros(2, np.float32))
+    said = self.run_merge(('x.npz', 'y.npz'), method='weighted', weights=['1', '0'])
+    self.assertRegex(said, r'x +│ float32 +│ \(2,\) +│ weighted +│ 0.8000')  # 4 of 5
+    self.assertRegex(said, r'zero +│ float32 +│ \(2,\) +│ weighted +│ 0.0000')
+
+  def test_settings_may_be_written_without_a_point(self):
+    self.run_merge(method='dare', base='base.safetensors', set=['density=1', 'scale=1'])
+    for name, x in self.merged().items():
+      wanted = FIRST[name] + SECOND[name] - BASE[name]
+      np.testing.assert_allclose(x, wanted, rtol=1e-5, atol=1e-6)
+
+  def test_names_are_shown_as_they_are(self):
+    names = ['[red]w', 'w[/y]', 'w' * 200]
+    np.savez(self.path('x.npz'), **{name: np.ones(2, np.float32) for name in names})
+    said = self.run_merge(('x.npz', 'x.npz'), method='uniform')
+    for name in names[:2]:
+      self.assertRegex(said, re.escape(name) + r' +│ float32 +│ \(2,\) +│ uniform +│ 0.0000')
+    self.assertRegex(said, r'w{50,}.*│ uniform +│ 0.0000')
+
+  def test_a_path_may_hold_the_sign_of_seeds(self):
+    tensors.save(self.path('x@1', 'a.safetensors'), FIRST)
+    os.mkdir(self.path('x'))
+    self.run_merge(('x@1/a.safetensors', 'b.safetensors'), method='uniform')
+
+  def test_float64_becomes_float32(self):
+    for name, model in (('x.npz', FIRST), ('y.npz', SECOND)):
+      np.savez(self.path(name), **{key: x.astype(np.float64) for key, x in model.items()})
+    said = self.run_merge(('x.npz', 'y.npz'), method='ties', base='base.safetensors')
+    self.assertRegex(said, r'layer.weight +│ float32')
 
   def test_a_dry_run_writes_nothing(self):
     said = self.run_merge(method='uniform', dry_run=True)
@@ -114,8 +164,20 @@ class MergeTest(parameterized.TestCase):
       (dict(method='uniform', weights=['1', '2']), '^got the setting weights with '),
       (dict(method='slerp', set=['t=x']), '^got t=x with .*; expected a value like 0.5'),
       (dict(method='slerp', set=['t']), "^got the setting 't'; expected key=value"),
-      (dict(method='slerp', set=['t=2']), '^got t=2; expected from 0 to 1'),
+      (dict(method='slerp', set=['t=2']), '^got t=2.0; expected from 0 to 1'),
       (dict(method='uniform', models=[]), '^got no --models; expected files of tensors'),
+      (dict(), '^got no --method; expected one of uniform, '),
+      (dict(method='weighted', weights=['inf', '0']), r'^got weights=\[inf, 0.0\]; expected 2 fin'),
+      (dict(method='weighted', weights=['3e38', '3e38']), 'which sum to 6e[+]38; expected a sum'),
+      (dict(method='weighted', set=['weights=1']), '^got --set weights=1; expected --weights=...$'),
+      (dict(method='dare', base='base.safetensors', set=['density=nan']), '^got density=nan; exp'),
+      (dict(method='ties', base='base.safetensors', set=['scope=1']), '^got scope=1 .* model$'),
+      (dict(method='ties', base='base.safetensors', set=['scale=1e39']), '^got scale=1e[+]39; exp'),
+      (dict(method='ties', base='base.safetensors', set=[f'scale=1{"0" * 400}']), ' like 1.0$'),
+      (dict(method='task_arithmetic', base='base.safetensors', set=['scale=3e38'],
+            weights=['9', '9']), '^got NaN or infinity in layer.* of the merged model; expected '),
+      (dict(method='uniform', out='/dev/null/x'), '^got --out=/dev/null/x; expected a folder '),
+      (dict(method='uniform', evaluate='no.py'), '^got no.py; expected a config file, or the '),
       (dict(method='uniform', out=None), '^got no --out; expected a folder, or --dry_run'),
       (dict(method='uniform', models=['a.safetensors', 'no.npz']), 'No such file'),
   )
@@ -130,17 +192,54 @@ class MergeTest(parameterized.TestCase):
       (FIRST | {'layer.bias': np.ones(41, np.float32)},
        r'x.safetensors with layer.bias of shape \(41,\); expected \(40,\), as in .*a.safetensors'),
       (FIRST | {'layer.bias': np.full(40, np.nan, np.float32)}, 'NaN or infinity in layer.bias'),
+      (FIRST | {'layer.bias': np.full(40, 1e200)}, 'NaN or infinity in layer.bias; .* as float32'),
       (FIRST | {'layer.bias': np.ones(40, np.float16)}, 'in float16; expected float32, as in .*a'),
+      (FIRST | {'layer.bias': np.ones(40, int)}, 'in int64; expected float32, as in .*a'),
   )
   def test_refuses_a_model_that_does_not_fit(self, model, message):
     tensors.save(self.path('x.safetensors'), model)
     with self.assertRaisesRegex(InputError, message):
       self.run_merge(('a.safetensors', 'x.safetensors'), method='uniform')
+    with self.subTest('nor as the start of the others'), self.assertRaisesRegex(
+        InputError, message):
+      self.run_merge(method='ties', base='x.safetensors')
+
+  @parameterized.parameters(
+      {'count': np.arange(3)}, {'bn.running_mean': np.ones(3, np.float32)}, {})
+  def test_refuses_models_without_parameters(self, **model):
+    tensors.save(self.path('x.npz'), model)
+    with self.assertRaisesRegex(InputError, 'x.npz without parameters; expected tensors of floats'):
+      self.run_merge(('x.npz', 'x.npz'), method='uniform')
+
+  @parameterized.parameters(
+      ('get_config = 3', "which fails with TypeError: 'int'"), ('def', 'fails with SyntaxError'),
+      ('def get_config(): return 3', 'whose get_config returns int; expected a ConfigDict'),
+      ('import sys; sys.exit(3)', 'which fails with SystemExit: 3; expected a config file'),
+      ('def get_config(text): raise ValueError(text)', 'which fails with ValueError: x:y;'))
+  def test_refuses_a_config_file_that_fails(self, text, message):
+    with open(self.path('c.py'), 'w') as file:
+      file.write(text)
+    argument = ':x:y' if '(text)' in text else ''
+    with self.assertRaisesRegex(InputError, message):
+      self.run_merge(method='uniform', evaluate=self.path('c.py') + argument)
+
+  @parameterized.parameters(('{', 'a damaged .*config.json'), ('[]', 'a foreign .*config.json'))
+  def test_refuses_a_run_that_is_damaged(self, text, message):
+    with open(self.path('config.json'), 'w') as file:
+      file.write(text)
+    for given in (dict(evaluate=self.folder), dict(models=[self.folder])):
+      with self.assertRaisesRegex(InputError, message):
+        self.run_merge(method='uniform', **given)
 
   def test_refuses_a_base_that_is_none_of_theirs(self):
     tensors.save(self.path('x.safetensors'), drawn(9))
-    with self.assertRaisesRegex(InputError, 'x.safetensors, whose weights have a cosine of'):
+    with self.assertRaisesRegex(
+        InputError, r'x.safetensors, whose weights have a cosine of -?0.0\d+ with those of .*/a'):
       self.run_merge(method='ties', base='x.safetensors')
+    with self.subTest('any model'), self.assertRaisesRegex(InputError, 'with those of .*/x'):
+      self.run_merge(('a.safetensors', 'x.safetensors'), method='ties', base='base.safetensors')
+    tensors.save(self.path('y.safetensors'), {name: np.zeros_like(x) for name, x in BASE.items()})
+    self.run_merge(method='ties', base='y.safetensors')  # Nothing tells zeros from their start.
 
   def test_overwrites_nothing(self):
     self.run_merge(method='uniform')
@@ -177,7 +276,7 @@ class RunsTest(absltest.TestCase):
     self.assertRegex(said, r'barrier between models 1 and 2 +│ +│ \d\.\d+')
     with self.subTest('a method that learns from data'):
       said = self.run_merge(method='regmean', evaluate=self.folder)
-      self.assertRegex(said, r'params/head/kernel +│ \(8, 10\) +│ regmean')
+      self.assertRegex(said, r'params/head/kernel +│ float32 +│ \(8, 10\) +│ regmean')
     for path, message in ((f'{self.folder}@5', 'expected one of its seeds 0, 1$'),
                           (os.path.dirname(self.folder), 'expected a config file, or the folder')):
       with self.assertRaisesRegex(InputError, message):

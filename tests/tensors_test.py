@@ -36,6 +36,48 @@ class TensorsTest(parameterized.TestCase):
     with tensors.opened(path) as file:
       self.assertEqual(file.read('x').dtype, jnp.bfloat16)
 
+  def test_a_safetensors_file_may_begin_like_a_pickle(self):
+    path = self.path('x.safetensors')
+    begins = set()
+    for length in range(60, 80):
+      tensors.save(path, {'x' * length: np.ones((2, 2), np.float32)})
+      with open(path, 'rb') as file:
+        begins.add(file.read(1))
+      with tensors.opened(path) as file:
+        self.assertEqual(file.shapes, {'x' * length: (2, 2)})
+    self.assertIn(b'\x80', begins)
+
+  @parameterized.parameters('file', 'self', 'a/b', 'x.npy')
+  def test_names_of_tensors_in_an_npz_file(self, name):
+    tensors.save(path := self.path('x.npz'), {name: np.ones(3)})
+    with tensors.opened(path) as file:
+      np.testing.assert_array_equal(file.read(name), np.ones(3))
+
+  @parameterized.parameters(
+      (np.ones(3, np.complex64), 'complex64'), (np.ones(3, np.longdouble), 'float128'),
+      (np.array(['a']), '<U1'), (np.ones(3, 'V2'), r'\|V2'))
+  def test_reads_numbers_only(self, x, kind):
+    np.savez(path := self.path('x.npz'), x=x)
+    with tensors.opened(path) as file, self.assertRaisesRegex(
+        InputError, f'^got {path} with x in {kind}; expected integers, or floats of at most 64 '):
+      file.read('x')
+
+  def test_refuses_what_numpy_cannot_hold(self):
+    path = self.path('x.safetensors')
+    header = b'{"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    with open(path, 'wb') as file:
+      file.write(len(header).to_bytes(8, 'little') + header + bytes(2))
+    with tensors.opened(path) as file, self.assertRaisesRegex(
+        InputError, f'^got {path}, whose x is not to be read: '):
+      file.read('x')
+
+  def test_refuses_members_of_an_npz_file_that_are_no_arrays(self):
+    path = self.path('x.npz')
+    with zipfile.ZipFile(path, 'w') as archive:
+      archive.writestr('note.txt', 'hello')
+    with tensors.opened(path) as file, self.assertRaisesRegex(InputError, 'with note.txt in '):
+      file.read('note.txt')
+
   @parameterized.parameters('x.pt', 'x.safetensors', 'x.npz')
   def test_refuses_a_pickle_by_any_name(self, name):
     path = self.path(name)

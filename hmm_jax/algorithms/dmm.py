@@ -103,10 +103,13 @@ def of_core(clients, weights, stacked):
 def divergent(core, counts):
   """Lets the models outside the core teach, and the merge in the core's place (our choice).
 
-  Without the merge, nobody would speak for the classes that only the core knows.
+  Without the merge, nobody would speak for the classes that only the core knows. Where no model
+  is outside nobody teaches: a student that hears itself alone would follow rounding errors.
   """
   held = jnp.where(core[:, None], counts, 0)
-  return jnp.append(counts - held, held.sum(axis=0, keepdims=True), axis=0)
+  others = counts - held
+  merged = jnp.where(others.any(), held.sum(axis=0, keepdims=True), 0)
+  return jnp.append(others, merged, axis=0)
 
 
 def everybody(core, counts):

@@ -73,9 +73,7 @@ def load(folder: str, *, task: str, labels: str, embed: Embed | None, decode: De
   train, dev, test = ([*_rows(folder, task, split, labels)] for split in ('train', 'dev', 'test'))
   rows, x = [*train, *dev, *test], {}
   split = len(train) + len(dev)
-  if not 0 < split < len(rows):
-    raise InputError(f'got crisismmd.labels={labels}; {folder} has {split} such rows for training '
-                     f'and {len(test)} for test, expected some of both')
+  _check_split(split, rows, f'crisismmd.labels={labels}', folder)
   if embed:
     x['text'] = embed([row.tweet for row in rows], [row.text for row in rows])
   if decode:
@@ -85,11 +83,18 @@ def load(folder: str, *, task: str, labels: str, embed: Embed | None, decode: De
       kept = _without(failed, rows, broken)
       rows, split = [rows[i] for i in kept], int(np.sum(kept < split))
       x = {name: part[kept] for name, part in x.items()}
+      _check_split(split, rows, f'crisismmd.broken={broken}', folder)
   y = np.array([row.label for row in rows], np.int32)
   domain = np.array([row.domain for row in rows[:split]], np.int32)
   return Dataset(
       'crisismmd', _inputs(x, slice(split)), y[:split], _inputs(x, slice(split, None)), y[split:],
       len(CLASSES[task]), domain=domain)
+
+
+def _check_split(split, rows, setting, folder):
+  if not 0 < split < len(rows):
+    raise InputError(f'got {setting}; {folder} has {split} such rows for training and '
+                     f'{len(rows) - split} for test, expected some of both')
 
 
 def _error(text: str) -> InputError:
@@ -99,12 +104,12 @@ def _error(text: str) -> InputError:
 def _rows(folder, task, split, labels) -> Iterator[Row]:
   """Yields the rows of a table that have a label."""
   path = _find(folder, f'task_{task}_text_img_{split}.tsv')
+  columns = [column for column in ('label_text', 'label_image') if labels in (column[6:], 'agreed')]
   for place, entry in _table(path):
-    name = entry['label_image' if labels == 'image' else 'label_text']
-    if labels != 'agreed' or name == entry['label_image']:
+    found = {_number(place, column, entry[column], CLASSES[task]) for column in columns}
+    if len(found) == 1:
       yield Row(place, entry['tweet_id'], entry['tweet_text'], entry['image'],
-                _number(place, 'event_name', entry['event_name'], EVENTS),
-                _number(place, 'label', name, CLASSES[task]))
+                _number(place, 'event_name', entry['event_name'], EVENTS), found.pop())
 
 
 def _find(folder, name):
@@ -112,7 +117,8 @@ def _find(folder, name):
   for path in paths:
     if os.path.exists(path):
       return path
-  raise _error(f'{folder} has no {name}; expected data_dir to be the folder of the release')
+  raise _error(f'{folder} has no {name}, nor has its {_TABLES[-1]}; expected data_dir to be the '
+               'folder of the release')
 
 
 def _table(path) -> Iterator[tuple[str, dict[str, str]]]:

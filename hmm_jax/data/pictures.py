@@ -53,7 +53,7 @@ def _stamp(folder, name):
   try:
     found = os.stat(os.path.join(folder, name))
     return f'{name} {found.st_size} {found.st_mtime_ns}'
-  except OSError:
+  except (OSError, ValueError):  # A name may hold what no path can.
     return ''
 
 
@@ -71,9 +71,12 @@ def _read(path, size):
   try:
     with open(path, 'rb') as file:  # np.load leaves a damaged one open
       arrays = np.load(file, allow_pickle=False)
-      return arrays['stamps'], arrays['images']
+      stamps, images = arrays['stamps'], arrays['images']
   except _DAMAGE:
+    stamps, images = np.array([], str), np.zeros(0)
+  if images.shape != (len(stamps), size, size, 3):  # Another program's, or none.
     return np.array([], str), np.zeros((0, size, size, 3), np.uint8)
+  return stamps, images
 
 
 def _write(path, **arrays):

@@ -6,6 +6,7 @@ pooled, and are to be estimated anew.
 """
 
 from collections.abc import Callable
+import math
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +56,8 @@ def pleas(*, match: str = 'activations', ridge: float = 1e-3) -> Callable:
   """
   if match not in ORDERS:
     raise InputError(f'got match={match}; expected one of {", ".join(ORDERS)}')
-  if not ridge > 0:
-    raise InputError(f'got ridge={ridge}; expected a number above 0')
+  if not 0 < ridge < math.inf:
+    raise InputError(f'got ridge={ridge}; expected a finite number above 0')
 
   def apply(model, stacked, base, examples, rows, key):
     del base

@@ -43,8 +43,8 @@ def weighted(*, weights: Sequence[float]) -> Callable:
   Raises:
     InputError: they don't sum to 1, or they are not one finite number for each model.
   """
-  if not abs(math.fsum(weights) - 1) <= 1e-6:
-    raise InputError(f'got weights={list(weights)}, which sum to {math.fsum(weights):g}; expected '
+  if not abs(sum(weights) - 1) <= 1e-6:
+    raise InputError(f'got weights={list(weights)}, which sum to {sum(weights):g}; expected '
                      'a sum of 1')
 
   def merge(stacked, base, key):
@@ -60,7 +60,7 @@ def normalised(weights: Sequence[float]) -> list[float]:
   Raises:
     InputError: the sum is 0 or not finite.
   """
-  whole = math.fsum(weights)
+  whole = sum(weights)
   if not math.isfinite(whole) or not whole:
     raise InputError(f'got weights={list(weights)}, which sum to {whole:g}; expected a finite sum '
                      'other than 0')
@@ -90,7 +90,7 @@ def slerp(*, t: float = 0.5) -> Callable:
     count = len(jax.tree.leaves(stacked)[0])
     if count != 2:
       raise InputError(f'got {count} models; expected 2 to interpolate between')
-    return jax.tree.map(lambda x: tree.mix(_arc(tree.gram(x), shares), x), stacked)
+    return jax.tree.map(jax.jit(lambda x: tree.mix(_arc(tree.gram(x), shares), x)), stacked)
 
   return merge
 
@@ -121,13 +121,14 @@ def model_stock() -> Callable:
   def merge(stacked, base, key):
     del key
 
-    def leaf(start, delta):
-      count = len(delta)
-      cosine = jnp.maximum(_cosines(delta).mean(), 0) if count > 1 else 1.0
+    @jax.jit
+    def leaf(start, x):
+      count, learnt = len(x), deltas(x, start)
+      cosine = jnp.maximum(_cosines(learnt).mean(), 0) if count > 1 else 1.0
       t = count * cosine / ((count - 1) * cosine + 1)
-      return (wide(start) + t * delta.mean(axis=0)).astype(start.dtype)
+      return (wide(start) + t * learnt.mean(axis=0)).astype(start.dtype)
 
-    return jax.tree.map(leaf, base, deltas(stacked, base))
+    return jax.tree.map(leaf, base, stacked)
 
   return merge
 

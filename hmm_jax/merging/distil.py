@@ -40,7 +40,7 @@ def distillation(model: Model, optimizer: optax.GradientTransformation, *, order
 
   Returns:
     (student, teachers [K, ...], weights [K, C], inputs [N, ...], key) -> (student, losses [steps]).
-    Teachers of weight 0 have no say; where all weights are 0 the student stays.
+    Teachers of weight 0 have no say; where all weights are 0 the student stays, at losses of 0.
   """
   run = lambda variables, x: model.apply(variables, x)[0]
 
@@ -72,7 +72,7 @@ def distillation(model: Model, optimizer: optax.GradientTransformation, *, order
     (params, _), losses = lax.scan(step, start, (jnp.arange(steps), rows))
     taught = weights.any()
     params = jax.tree.map(lambda new, old: jnp.where(taught, new, old), params, student['params'])
-    return {**rest, 'params': params}, losses
+    return {**rest, 'params': params}, jnp.where(taught, losses, 0)
 
   return distil
 

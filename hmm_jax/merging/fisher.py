@@ -1,6 +1,7 @@
 """Fisher merging: a parameter counts in a model by how much the model's predictions hang on it."""
 
 from collections.abc import Callable
+import math
 
 import jax
 from jax import lax
@@ -25,8 +26,8 @@ def fisher(*, floor: float = 1e-6, labels: str = 'given', chunk: int = 8) -> Cal
   Reference: Matena, Raffel. Merging Models with Fisher-Weighted Averaging. NeurIPS 2022.
     arXiv:2111.09832.
   """
-  if not floor > 0:
-    raise InputError(f'got floor={floor}; expected a number above 0')
+  if not 0 < floor < math.inf:
+    raise InputError(f'got floor={floor}; expected a finite number above 0')
   if labels not in LABELS:
     raise InputError(f'got labels={labels}; expected one of {", ".join(LABELS)}')
   if chunk < 1:

@@ -104,20 +104,24 @@ def total_variation(images: Array) -> Array:
   return sum(_root(jnp.square(gap).sum()) for gap in gaps)
 
 
-def shift_and_flip(pixels: int) -> Callable:
+def shift_and_flip(pixels: int | None = None) -> Callable:
   """Returns (key, x) -> x, all images rolled by up to so many pixels, and mirrored or not.
 
   The batch moves as one, as in DeepInversion. Leaves that are no images stay.
+
+  Args:
+    pixels: at most; None: a sixteenth of the side, rounded up, which is 2 of CIFAR's 32.
   """
 
   def augment(key, x):
     shift_key, flip_key = jax.random.split(key)
-    shift = jax.random.randint(shift_key, (2,), -pixels, pixels + 1)
     flip = jax.random.bernoulli(flip_key)
 
     def move(leaf):
       if leaf.ndim != 4:
         return leaf
+      most = -(-leaf.shape[1] // 16) if pixels is None else pixels
+      shift = jax.random.randint(shift_key, (2,), -most, most + 1)
       moved = jnp.roll(leaf, shift, axis=(1, 2))
       return jnp.where(flip, moved[:, :, ::-1], moved)
 

@@ -72,7 +72,9 @@ def _matrix(layer):
 
 def _fit(start, gram, error, ridge):
   """Returns a layer's kernel, and its bias if it has one, by the way to them from `start`."""
-  damped = gram + ridge * jnp.diag(gram).mean() * jnp.eye(len(gram))
+  # Inputs that are 0 throughout leave the mean as it is.
+  ridge = ridge * jnp.diag(gram).mean() + jnp.finfo(gram.dtype).tiny
+  damped = gram + ridge * jnp.eye(len(gram))
   weights = _matrix(start) + jax.scipy.linalg.solve(damped, error, assume_a='pos')
   size = start['kernel'].size // weights.shape[1]
   return {'kernel': weights[:size].reshape(start['kernel'].shape), 'bias': weights[-1]}

@@ -5,6 +5,7 @@ mixture has no running statistics yet: each batch is normalised by its own (our 
 """
 
 from collections.abc import Callable
+import math
 
 import jax
 from jax import lax
@@ -78,7 +79,7 @@ def adamerging(*, by: str = 'layer', initial: float = 0.3, lr: float = 1e-3,
     loss = lambda params, own: soups.entropy(logits(params, _take(examples, own)[0])).mean()
     return soups.adamerging(
         stacked['params'], base['params'], loss, _minibatches(key, rows, steps),
-        unit=_unit(by, model, stacked), initial=initial, lr=lr).params
+        unit=_unit(by, model, stacked), initial=float(initial), lr=lr).params
 
   return apply
 
@@ -86,8 +87,8 @@ def adamerging(*, by: str = 'layer', initial: float = 0.3, lr: float = 1e-3,
 def _check(by, lr, name, count):
   if by not in UNITS:
     raise InputError(f'got by={by}; expected one of {", ".join(UNITS)}')
-  if not lr > 0:
-    raise InputError(f'got lr={lr}; expected a number above 0')
+  if not 0 < lr < math.inf:
+    raise InputError(f'got lr={lr}; expected a finite number above 0')
   if count < 1:
     raise InputError(f'got {name}={count}; expected at least 1')
 

@@ -21,9 +21,9 @@ def repair(model: Model, merged: PyTree, stacked: PyTree, examples: Examples, ro
 
   That is for what comes out of the dense layers and convolutions, and is folded into kernel and
   bias. Each layer changes what the next one sees: all are corrected as often as there are
-  layers, and after i times the first i are right. One without a bias keeps its mean: such
-  convolutions have a normalisation behind them here. The head keeps what it computes, as in the
-  authors' code; a recurrent layer does, too.
+  layers, and after i times the first i are right. One without a bias gets the deviation alone:
+  such convolutions have a normalisation behind them here. The head keeps what it computes, as in
+  the authors' code; a recurrent layer does, too.
 
   Args:
     model: the network.

@@ -1,29 +1,40 @@
-"""What is kept of a task vector: functions (delta, key) -> a tree of bools, for one model.
+"""What is kept of a task vector, by limits that are found first for one model as a whole.
 
 Magnitudes are compared in float32. Of equal ones either all are kept or none (our choice: which
 of them go would hang on their order).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.types import Array, InputError, Key, PyTree
+from hmm_jax.types import Array, InputError, PyTree
 
 # What is thinned out by itself: all of a model at once, or each tensor.
 SCOPES = {'model': lambda keep, delta: keep(delta), 'tensor': jax.tree.map}
 
 
-def everything(delta: PyTree, key: Key) -> PyTree:
-  """Keeps a task vector as it is."""
-  del key
-  return jax.tree.map(lambda x: jnp.full(x.shape, True), delta)
+class Sparsifier(NamedTuple):
+  """A rule in two steps, so that what is kept of all models need never be held at once.
+
+  limits: (delta) -> a tree of delta's, with what `keep` must know at each leaf.
+  keep:   (leaf, its limits, key) -> bools of its shape.
+  """
+
+  limits: Callable
+  keep: Callable
 
 
-def largest(density: float, scope: str) -> Callable:
+def everything() -> Sparsifier:
+  """Returns the sparsifier that keeps a task vector as it is."""
+  return Sparsifier(_no_limits, lambda x, limits, key: jnp.full(x.shape, True))
+
+
+def largest(density: float, scope: str) -> Sparsifier:
   """Returns the sparsifier that keeps the round(density n) largest of n entries.
 
   Args:
@@ -37,14 +48,15 @@ def largest(density: float, scope: str) -> Callable:
   if scope not in SCOPES:
     raise InputError(f'got scope={scope}; expected one of {", ".join(SCOPES)}')
 
-  def keep(delta):
+  def limits(delta):
     least = rank(delta, round(density * tree.size(delta)))
-    return jax.tree.map(lambda x: _magnitude(x) >= least, delta)
+    return jax.tree.map(lambda x: least, delta)
 
-  return lambda delta, key: SCOPES[scope](keep, delta)
+  return Sparsifier(lambda delta: SCOPES[scope](limits, delta),
+                    lambda x, least, key: _magnitude(x) >= least)
 
 
-def middle(smallest: float, largest: float) -> Callable:
+def middle(smallest: float, largest: float) -> Sparsifier:
   """Returns the sparsifier that drops a share of the smallest and of the largest entries.
 
   Of each tensor's n they are round(smallest n) and round(largest n), less those that are as large
@@ -58,31 +70,27 @@ def middle(smallest: float, largest: float) -> Callable:
   if smallest + largest > 1:
     raise InputError(f'got largest={largest} with smallest={smallest}; expected at most 1 together')
 
-  def keep(x):
+  def limits(x):
     first, last = round(largest * x.size) + 1, x.size - round(smallest * x.size)
-    if first > last:
-      return jnp.full(x.shape, False)
-    magnitude = _magnitude(x)
-    return (rank(x, last) <= magnitude) & (magnitude <= rank(x, first))
+    return (rank(x, last), rank(x, first)) if first <= last else (rank(x, 0), 0)
 
-  return lambda delta, key: jax.tree.map(keep, delta)
+  def keep(x, limits, key):
+    del key
+    least, most = limits
+    return (least <= _magnitude(x)) & (_magnitude(x) <= most)
+
+  return Sparsifier(lambda delta: jax.tree.map(limits, delta), keep)
 
 
-def random_share(density: float) -> Callable:
+def random_share(density: float) -> Sparsifier:
   """Returns the sparsifier that keeps each entry by a chance of `density`.
 
   Raises:
     InputError: a density that is not from 0 to 1.
   """
   _check_share('density', density)
-
-  def sparsify(delta, key):
-    leaves, structure = jax.tree.flatten(delta)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(structure, [
-        jax.random.bernoulli(key, density, x.shape) for key, x in zip(keys, leaves)])
-
-  return sparsify
+  keep = lambda x, limits, key: jax.random.bernoulli(key, float(density), x.shape)
+  return Sparsifier(_no_limits, keep)
 
 
 def rank(delta: PyTree, place: int) -> Array:
@@ -91,13 +99,19 @@ def rank(delta: PyTree, place: int) -> Array:
   Place 0 is above all, and those beyond the last are 0. Magnitudes are in the order of their
   bits, which are settled from the highest to the lowest by counting: nothing is sorted.
   """
+  # As one vector: counting in every leaf takes XLA long to compile.
+  magnitudes = jnp.concatenate([_magnitude(x).reshape(-1) for x in jax.tree.leaves(delta)])
 
   def settle(i, bits):
     candidate = bits | (1 << (30 - i))
-    counts = [(_magnitude(x) >= candidate).sum(dtype=jnp.int32) for x in jax.tree.leaves(delta)]
-    return jnp.where(sum(counts) >= place, candidate, bits)
+    enough = (magnitudes >= candidate).sum(dtype=jnp.int32) >= place
+    return jnp.where(enough, candidate, bits)
 
   return lax.fori_loop(0, 31, settle, jnp.int32(0))
+
+
+def _no_limits(delta):
+  return jax.tree.map(lambda x: (), delta)
 
 
 def _magnitude(x):

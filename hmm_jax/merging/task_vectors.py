@@ -6,7 +6,7 @@ With delta_k = theta_k - theta_0, every merge here is
 
 and differs from the others in three functions:
 
-  sparsify: (delta, key) -> kept, a tree of bools, of one model: see sparsify.py.
+  sparsify: a `Sparsifier`, which says what is kept of a task vector.
   elect:    (votes [K, ...]) -> [K, ...] bool, of each leaf: `any_sign` or `majority_sign`.
   reduce:   (votes [K, ...], elected [K, ...], weights [K, 1, ...]) -> [...]: `total`, `mean` or
             `mean_of_elected`.
@@ -16,7 +16,6 @@ Leaves are computed in float32 at least and come back in the dtype of the start.
 """
 
 from collections.abc import Callable, Sequence
-import math
 
 import jax
 from jax import lax
@@ -25,6 +24,8 @@ import jax.numpy as jnp
 from hmm_jax.merging import sparsify as kept
 from hmm_jax.merging.delta import delta, wide
 from hmm_jax.types import Array, InputError, Key, PyTree
+
+_LARGEST = float(jnp.finfo(jnp.float32).max)
 
 
 def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = None) -> Callable:
@@ -37,7 +38,7 @@ def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = Non
   Reference: Ilharco, Ribeiro, Wortsman, Gururangan, Schmidt, Hajishirzi, Farhadi. Editing
     Models with Task Arithmetic. ICLR 2023. arXiv:2212.04089.
   """
-  return _merge(kept.everything, any_sign, total, scale, weights)
+  return _merge(kept.everything(), any_sign, total, scale, weights)
 
 
 def ties(*, density: float = 0.2, scope: str = 'model', scale: float = 1.0,
@@ -103,17 +104,20 @@ def merge(stacked: PyTree, base: PyTree, key: Key, *, weights: Array, sparsify: 
     sparsify, elect, reduce: as above.
     scale: of the whole change.
   """
-  # One model after the other: finding a threshold takes memory.
-  masks = lax.map(lambda one: sparsify(delta(one[0], base), one[1]),
-                  (stacked, jax.random.split(key, len(weights))))
+  # One model after the other: finding limits takes memory.
+  limits = lax.map(lambda one: sparsify.limits(delta(one, base)), stacked)
+  leaves, structure = jax.tree.flatten(base)
 
-  def leaf(start, x, mask):
+  @jax.jit  # By itself: a shape is compiled once, and faster than all leaves together.
+  def leaf(start, x, limits, number):
+    keys = jax.random.split(jax.random.fold_in(key, number), len(x))
     shares = weights.reshape(-1, *[1] * start.ndim)
-    votes = shares * jnp.where(mask, wide(x) - wide(start)[None], 0)
+    learnt = wide(x) - wide(start)[None]
+    votes = shares * jnp.where(jax.vmap(sparsify.keep)(learnt, limits, keys), learnt, 0)
     change = reduce(votes, elect(votes), jnp.abs(shares))
     return (wide(start) + scale * change).astype(start.dtype)
 
-  return jax.tree.map(leaf, base, stacked, masks)
+  return jax.tree.map(leaf, base, stacked, limits, structure.unflatten(range(len(leaves))))
 
 
 def any_sign(votes: Array) -> Array:
@@ -150,18 +154,23 @@ def model_weights(weights: Sequence[float] | None, stacked: PyTree) -> Array:
   """Returns the weights of K models, 1 each if None: [K].
 
   Raises:
-    InputError: not one finite number for each model.
+    InputError: as `check_weights`.
   """
   count = len(jax.tree.leaves(stacked)[0])
   weights = [1] * count if weights is None else weights
-  if len(weights) != count or not all(map(math.isfinite, weights)):
-    raise InputError(f'got weights={list(weights)}; expected {count} finite numbers, one a model')
+  check_weights(weights, count)
   return jnp.asarray(weights, jnp.float32)
 
 
+def check_weights(weights: Sequence[float], count: int) -> None:
+  """Raises InputError unless there is one finite number for each model."""
+  if len(weights) != count or not all(abs(w) <= _LARGEST for w in weights):
+    raise InputError(f'got weights={list(weights)}; expected {count} finite numbers, one a model')
+
+
 def check_finite(name: str, value: float) -> None:
-  """Raises InputError unless a setting is a finite number."""
-  if not math.isfinite(value):
+  """Raises InputError unless a setting is finite as a float32."""
+  if not abs(value) <= _LARGEST:
     raise InputError(f'got {name}={value}; expected a finite number')
 
 

@@ -46,7 +46,8 @@ def augmentation(setup: Setup) -> Callable:
   """Makes what moves images in inversion and distillation."""
   settings = setup.config.dmm
   return {'none': invert.as_they_are,
-          'shift_flip': invert.shift_and_flip(settings.shift)}[settings.augment]
+          'shift_flip': invert.shift_and_flip(None if settings.shift < 0 else settings.shift),
+          }[settings.augment]
 
 
 def pseudo_inputs(setup: Setup) -> Callable | None:

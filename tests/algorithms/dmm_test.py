@@ -133,6 +133,9 @@ class DistilTest(parameterized.TestCase):
     np.testing.assert_array_equal(
         dmm.divergent(core, COUNTS), [[3, 0, 0], [0, 0, 0], [0, 0, 0], [0, 3, 4]])
     np.testing.assert_array_equal(dmm.everybody(core, COUNTS), [*COUNTS, [0, 0, 0]])
+    with self.subTest('where all agree, or the others have no rows, nobody teaches'):
+      self.assertFalse(dmm.divergent(np.full(3, True), COUNTS).any())
+      self.assertFalse(dmm.divergent(core, COUNTS * core[:, None]).any())
 
   def test_the_student_is_the_distilled_merge(self):
     merged, _ = merge()
@@ -141,6 +144,13 @@ class DistilTest(parameterized.TestCase):
     toys.assert_far(student['params'], merged['params'])
     self.assertLess(facts['distil/last_loss'], facts['distil/first_loss'])
     self.assertEqual(facts['noise/rows'], 40)
+
+  def test_where_all_agree_the_student_is_the_merge(self):
+    merged, facts = merge(threshold=-1.0)
+    self.assertEqual(facts['dmm/core'], K)
+    student, facts = merge(threshold=-1.0, inputs=noise, distillation=distillation())
+    toys.assert_close(student, merged, rtol=0, atol=0)
+    self.assertEqual((facts['distil/first_loss'], facts['distil/last_loss']), (0, 0))
 
   def test_teachers_are_all_models_and_the_merge(self):
     seen = {}

@@ -110,7 +110,8 @@ class TablesTest(ReleaseTest):
     os.remove(release.path(self.folder, split))
     message = self.refuse('expected data_dir to be the folder of the release')
     self.assertStartsWith(message, f'got dataset=crisismmd; {self.folder} has no '
-                          f'task_informative_text_img_{split}.tsv; ')
+                          f'task_informative_text_img_{split}.tsv, nor has its '
+                          'crisismmd_datasplit_all; ')
 
   @parameterized.parameters(
       (lambda c: c.replace(b'tweet_text\t', b'tweet\t').replace(b'label_image\t', b'image_l\t'),
@@ -122,7 +123,9 @@ class TablesTest(ReleaseTest):
        "line 4 of .* has the event_name 'hurricane_ira', expected one of california_wildfires, "),
       (lambda c: c + b'\n', r'line 9 of .* has 1 columns, expected 9'),
       (lambda c: c.replace(b'\tinformative', b'\tdunno'),
-       "line 2 of .* has the label 'dunno', expected one of informative, not_informative"),
+       "line 2 of .* has the label_text 'dunno', expected one of informative, not_informative"),
+      (lambda c: c.replace(b'\tinformative\tNeg', b'\tdunno\tNeg', 1),
+       "line 5 of .* has the label_image 'dunno', expected one of informative, not_informative"),
       (lambda c: c.replace(b'@a3', b'\xff\xfe'), 'expected a readable table .*utf-8'))
   def test_damaged_tables(self, change, pattern):
     self.write(release.rows())
@@ -216,6 +219,15 @@ class ImagesTest(ReleaseTest):
     np.testing.assert_array_equal(loaded.y_train, whole.y_train[train])
     np.testing.assert_array_equal(loaded.y_test, whole.y_test[test])
     np.testing.assert_array_equal(loaded.domain, whole.domain[train])
+
+  @parameterized.parameters((('test',), 35, 0), (('train', 'dev'), 0, 14), (release.SIZES, 0, 0))
+  def test_some_images_of_both_parts_are_needed(self, splits, training, test):
+    for split in splits:
+      for row in range(len(self.tables[split])):
+        self.damage(split, row)
+    self.refuse(f'^got crisismmd.broken=skip; {self.folder} has {training} such rows for training '
+                f'and {test} for test, expected some of both', labels='text', decode=self.decode,
+                broken='skip')
 
   def test_skipping_says_nothing_where_all_is_sound(self):
     with self.assertNoLogs('absl', 'WARNING'):

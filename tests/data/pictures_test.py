@@ -149,15 +149,22 @@ class PicturesTest(parameterized.TestCase):
     self.assertEqual([*failed], [3])
     self.assertIn('No such file', failed[3])
 
+  def test_a_name_that_no_path_can_have(self):
+    self.assertEqual([*self.read([*NAMES, 'c/\0.jpg'])[1]], [3])
+
   def test_a_damaged_cache_is_made_anew(self):
     first = self.read()[0]
     path = os.path.join(self.cache, '4x4.npz')
     with open(path, 'rb') as file:
       whole = file.read()
-    np.savez(foreign := self.path('foreign.npz'), x=np.zeros(3))
-    with open(foreign, 'rb') as file:
-      other = file.read()
-    for content in (b'', whole[:200], whole[:-30], b'PK' + whole[10:], other):
+    others = []
+    for arrays in ({'x': np.zeros(3)},
+                   {'stamps': np.array(['a']), 'images': np.zeros((1, 3, 4, 3))},
+                   {'stamps': np.array(['a', 'b']), 'images': np.zeros((1, 4, 4, 3))}):
+      np.savez(foreign := self.path('foreign.npz'), **arrays)
+      with open(foreign, 'rb') as file:
+        others.append(file.read())
+    for content in (b'', whole[:200], whole[:-30], b'PK' + whole[10:], *others):
       with open(path, 'wb') as file:
         file.write(content)
       x, _, decoded = self.read()

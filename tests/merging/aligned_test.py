@@ -68,7 +68,7 @@ class AlignedTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (dict(match='names'), '^got match=names; expected one of weights, activations$'),
-      (dict(ridge=0.0), '^got ridge=0.0; expected a number above 0'))
+      (dict(ridge=0.0), '^got ridge=0.0; expected a finite number above 0'))
   def test_refuses(self, settings, message):
     with self.assertRaisesRegex(InputError, message):
       aligned.pleas(**settings)

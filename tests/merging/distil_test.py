@@ -57,8 +57,9 @@ class DistilTest(parameterized.TestCase):
     assert_like_the_twin(got, [only(k) for k in (0, 0, 2, 2, 3, 3)])
 
   def test_without_a_teacher_the_student_stays(self):
-    student, _ = run(np.zeros((4, 3)), keep=0.5)
+    student, losses = run(np.zeros((4, 3)), keep=0.5)
     toys.assert_close(student, toys.start(toys.linear), rtol=0, atol=0)
+    self.assertEqual(losses.tolist(), [0] * STEPS)
 
   def test_inputs_are_augmented_anew_at_every_step(self):
     def shift(key, x):

@@ -113,7 +113,8 @@ class MergeTest(parameterized.TestCase):
     self.assertGreater(np.abs(moved['drawn'] - 1).max(), 0.01)
 
   @parameterized.parameters(
-      (dict(floor=0.0), 'got floor=0.0; expected a number above 0'), (dict(floor=-1), 'floor=-1'),
+      (dict(floor=0.0), 'got floor=0.0; expected a finite number above 0'),
+      (dict(floor=-1), 'floor=-1'), (dict(floor=float('inf')), 'floor=inf'),
       (dict(labels='mine'), 'got labels=mine; expected one of given, drawn'),
       (dict(chunk=0), 'got chunk=0; expected at least 1'))
   def test_settings_that_cannot_be(self, settings, message):

@@ -131,6 +131,14 @@ class AugmentTest(parameterized.TestCase):
       seen.update(found)
     self.assertGreater(len(seen), 14)
 
+  @parameterized.parameters((8, 1), (16, 1), (17, 2), (32, 2))
+  def test_by_itself_moves_by_a_sixteenth_of_the_side(self, side, most):
+    images = jnp.zeros((1, side, side, 1)).at[0, side // 2, side // 2].set(1)
+    moved = jax.jit(jax.vmap(invert.shift_and_flip(), (0, None)))(
+        jax.random.split(toys.key(0), 100), images)
+    rows = np.asarray(moved[:, 0, :, :, 0].max(axis=2).argmax(axis=1)) - side // 2
+    self.assertEqual({*rows.tolist()}, {*range(-most, most + 1)})
+
   def test_noise_has_the_shapes_of_rows(self):
     x = invert.noise(toys.key(0), {'image': IMAGES, 'text': jnp.ones((3, 2))}, 500)
     self.assertEqual(jax.tree.map(jnp.shape, x), {'image': (500, 4, 5, 2), 'text': (500, 2)})

@@ -223,7 +223,7 @@ class RecipesTest(parameterized.TestCase):
   @parameterized.parameters(
       ('learned_soup', dict(by='row'), 'got by=row; expected one of model, layer, tensor'),
       ('adamerging', dict(by='row'), 'got by=row'),
-      ('learned_soup', dict(lr=0), 'got lr=0; expected a number above 0'),
+      ('learned_soup', dict(lr=0), 'got lr=0; expected a finite number above 0'),
       ('adamerging', dict(lr=float('nan')), 'got lr=nan'),
       ('learned_soup', dict(epochs=0), 'got epochs=0; expected at least 1'),
       ('adamerging', dict(steps=0), 'got steps=0; expected at least 1'),

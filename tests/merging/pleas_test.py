@@ -57,6 +57,12 @@ def matrices(variables):
 
 class PleasTest(parameterized.TestCase):
 
+  def test_of_inputs_that_are_nothing_the_mean_is_left(self):
+    stacked = stack(CONVOLUTIONS, 2)
+    dark = Examples(np.zeros_like(IMAGES.x), IMAGES.y)
+    got = fit(CONVOLUTIONS, stacked, dark, ROWS, ridge=1e-2)['params']['trunk']['Conv_0']
+    toys.assert_close(got, tree.mix(np.float32([0.5, 0.5]), stacked['params']['trunk']['Conv_0']))
+
   @parameterized.parameters(1e-3, 0.3)
   def test_layers_are_those_of_the_twin(self, ridge):
     for network, examples, count in ((PERCEPTRON, VECTORS, 3), (CONVOLUTIONS, IMAGES, 2)):

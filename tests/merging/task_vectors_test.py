@@ -47,9 +47,16 @@ def merger(*merges):
   return lambda models, base: run(stack(models), base)
 
 
+def masks(sparsifier, delta, key):
+  """Returns a tree of bools; the n-th leaf's key is folded from n."""
+  limits, numbers = sparsifier.limits(delta), dict(zip(sorted(delta), range(len(delta))))
+  return {name: sparsifier.keep(x, limits[name], jax.random.fold_in(key, numbers[name]))
+          for name, x in delta.items()}
+
+
 def keeper(*sparsifiers):
   """Returns what each of several leaves of a task vector, by one program: (delta) -> list."""
-  run = toys.jit(lambda delta: [sparsifier(delta, KEY) for sparsifier in sparsifiers])
+  run = toys.jit(lambda delta: [masks(sparsifier, delta, KEY) for sparsifier in sparsifiers])
   apply = lambda mask, delta: jax.tree.map(lambda keep, x: np.where(keep, x, 0), mask, delta)
   return lambda delta: [apply(mask, delta) for mask in run(jax.tree.map(jnp.asarray, delta))]
 
@@ -99,7 +106,7 @@ class SparsifyTest(parameterized.TestCase):
 
   def test_a_random_share_is_as_large_as_was_asked_for(self):
     delta = {'a': np.full(3000, 3, np.float32), 'b': np.full((2, 3000), -5, np.float32)}
-    densities = [0.0, 0.1, 0.6, 1.0]
+    densities = [0, 0.0, 0.1, 0.6, 1.0, 1]
     for density, got in zip(densities, keeper(*map(sparsify.random_share, densities))(delta)):
       for name, x in got.items():
         stays = x != 0
@@ -130,7 +137,7 @@ class MergeTest(parameterized.TestCase):
     deltas = [reference.subtract(model, base) for model in models]
     kinds = [*itertools.product(ELECT, REDUCE)]
     merge = toys.jit(lambda stacked, base, weights: [task_vectors.merge(
-        stacked, base, KEY, weights=weights, sparsify=sparsify.everything,
+        stacked, base, KEY, weights=weights, sparsify=sparsify.everything(),
         elect=ELECT[elect], reduce=REDUCE[reduce], scale=0.7) for elect, reduce in kinds])
     for weights in (WEIGHTS, (1, -1, 0.5)):
       got = merge(stack(models), base, jnp.array(weights))
@@ -138,21 +145,26 @@ class MergeTest(parameterized.TestCase):
 
   def test_each_model_is_thinned_out_by_itself_with_a_key_of_its_own(self):
     models, base = drawn(3)
-    seen = []
-
-    def sparsifier(delta, key):
-      seen.append(delta)
-      odd = jax.random.key_data(key)[0] % 2 == 1
-      return jax.tree.map(lambda x: jnp.full(x.shape, odd), delta)
-
-    got = toys.jit(lambda stacked, base: task_vectors.merge(
-        stacked, base, KEY, weights=jnp.ones(3), sparsify=sparsifier,
-        elect=task_vectors.any_sign, reduce=task_vectors.total, scale=1.0))(stack(models), base)
-    self.assertEqual({name: x.shape for name, x in seen[0].items()}, SHAPES)
-    odd = jax.random.key_data(jax.random.split(KEY, 3))[:, 0] % 2
-    self.assertLen({*odd.tolist()}, 2)
     deltas = [reference.subtract(model, base) for model in models]
-    close(got, reference.merge(base, deltas, odd, 'any', 'total', 1.0))
+    highest = [max(x.max() for x in delta.values()) for delta in deltas]
+    odd = lambda key: jax.random.key_data(key)[..., 0] % 2 == 1
+
+    def limits(delta):
+      self.assertEqual({name: x.shape for name, x in delta.items()}, SHAPES)
+      whole = jnp.max(jnp.array([x.max() for x in delta.values()]))
+      return dict.fromkeys(delta, whole)
+
+    rule = sparsify.Sparsifier(limits, lambda x, top, key: odd(key) & (x < top))
+    got = toys.jit(lambda stacked, base: task_vectors.merge(
+        stacked, base, KEY, weights=jnp.ones(3), sparsify=rule, elect=task_vectors.any_sign,
+        reduce=task_vectors.total, scale=1.0))(stack(models), base)
+    wanted = [{} for _ in models]
+    for number, name in enumerate(sorted(base)):
+      luck = odd(jax.random.split(jax.random.fold_in(KEY, number), 3))
+      for k, delta in enumerate(deltas):
+        wanted[k][name] = np.where(luck[k] & (delta[name] < highest[k]), delta[name], 0)
+    self.assertLen({any(x.any() for x in delta.values()) for delta in wanted}, 1)
+    close(got, reference.merge(base, wanted, (1, 1, 1), 'any', 'total', 1.0))
 
   def test_task_arithmetic(self):
     models, base = drawn(3)
@@ -184,11 +196,14 @@ class MergeTest(parameterized.TestCase):
 
   def test_dare(self):
     models, base = drawn(3)
-    draw = toys.jit(jax.vmap(sparsify.random_share(0.6)))
-    masks = tree.unstack(draw(stack(models), jax.random.split(KEY, 3)))
-    self.assertLen({str(mask) for mask in jax.device_get(masks)}, 3)
+    kept = [{} for _ in models]
+    for number, name in enumerate(sorted(base)):
+      keys = jax.random.split(jax.random.fold_in(KEY, number), 3)
+      for k, model in enumerate(models):
+        kept[k][name] = jax.random.bernoulli(keys[k], 0.6, model[name].shape)
+    self.assertLen({str(mask) for mask in jax.device_get(kept)}, 3)
     deltas = [jax.tree.map(lambda x, keep: x * keep / 0.6, reference.subtract(model, base), mask)
-              for model, mask in zip(models, masks)]
+              for model, mask in zip(models, kept)]
     settings = dict(density=0.6, scale=0.5, weights=WEIGHTS)
     got = merger(task_vectors.dare(**settings), task_vectors.dare_ties(**settings))(models, base)
     close(got, [reference.merge(base, deltas, WEIGHTS, 'any', 'total', 0.5),
