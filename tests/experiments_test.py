@@ -46,9 +46,10 @@ RECORDED = [
     *(('feddle', f'rows={rows}', f'feddle/in_domain_{rows}') for rows in (100, 2000)),
     *(('dmm', f'data={data},alpha={alpha}', f'dmm/{data}_{alpha}') for data, alpha in (
         ('fashion_mnist', '0.01'), ('fashion_mnist', '0.1'), ('fashion_mnist', '1.0'),
-        ('cifar10', '0.1'), ('cifar10', '1.0'))),
+        ('cifar10', '0.01'), ('cifar10', '0.1'), ('cifar10', '1.0'))),
     ('dmm', 'data=crisismmd', 'dmm/crisismmd'),
     ('dmm', 'data=crisismmd,merges=often', 'dmm/crisismmd_often'),
+    ('dmm', 'data=fashion_mnist,merges=often', 'dmm/fashion_mnist_0.1_often'),
     ('speakers', 'speeches.jsonl.xz', 'speakers'),
 ]
 

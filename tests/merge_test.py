@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 import re
+import subprocess
+import sys
 
 from absl import flags
 from absl.testing import absltest, flagsaver, parameterized
@@ -18,6 +20,7 @@ from hmm_jax.main import train
 from hmm_jax.merging.operators import OPERATORS
 from hmm_jax.types import InputError
 
+ROOT = pathlib.Path(__file__).parent.parent
 SHAPES = {'layer.weight': (60, 40), 'layer.bias': (40,)}
 
 
@@ -149,7 +152,7 @@ class MergeTest(parameterized.TestCase):
     self.assertRegex(said, r'ties +│ base +│ density=0.2')
 
   def test_the_readme_has_the_table(self):
-    readme = (pathlib.Path(__file__).parent.parent / 'README.md').read_text()
+    readme = (ROOT / 'README.md').read_text()
     for name, operator in OPERATORS.items():
       self.assertIn(f'| `{name}` | {", ".join(operator.needs)} | {operator.summary} |', readme)
 
@@ -245,6 +248,27 @@ class MergeTest(parameterized.TestCase):
     self.run_merge(method='uniform')
     with self.assertRaisesRegex(InputError, 'where merge.json is already; expected a new folder'):
       self.run_merge(method='uniform')
+
+
+class EntryTest(absltest.TestCase):
+  """The command in a process of its own."""
+
+  def test_flags_and_exit_codes(self):
+    folder = self.create_tempdir().full_path
+    tensors.save(os.path.join(folder, 'a.npz'), FIRST)
+    run = lambda *given: subprocess.run(
+        [sys.executable, '-m', 'hmm_jax.merge', '--method=uniform', '--models=a.npz', *given],
+        capture_output=True, text=True, check=False, cwd=folder,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'})
+    done = run('--dry-run')
+    self.assertEqual((done.returncode, done.stderr), (0, ''))
+    self.assertIn('layer.bias', done.stdout)
+    for given, message in ((('more',), 'got argument more; expected only --flags'),
+                           (('--nonsense',), "Unknown command line flag 'nonsense'.*")):
+      done = run('--dry-run', *given)
+      self.assertEqual((done.returncode, done.stdout), (2, ''))
+      self.assertRegex(done.stderr, rf'^hmm_jax: {message}\n$')
+    self.assertEqual(os.listdir(folder), ['a.npz'])
 
 
 class RunsTest(absltest.TestCase):
