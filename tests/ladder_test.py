@@ -17,7 +17,8 @@ TINY = ('--config.algorithm=dmm', '--config.model=fusion', '--config.fusion.chan
         '--config.fusion.hidden=8', '--config.clients=3', '--config.participation=0',
         '--config.partition.kind=iid', '--config.rounds=1', '--config.eval_every=1',
         '--config.seeds=2', '--config.dmm.batch=8', '--config.dmm.batches=2',
-        '--config.dmm.steps=5', '--config.inversion.steps=5', '--config.dmm.threshold=0')
+        '--config.dmm.steps=5', '--config.inversion.steps=5', '--config.dmm.threshold=0',
+        '--config.dmm.teachers=everybody')
 
 
 class LadderTest(absltest.TestCase):

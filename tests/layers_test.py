@@ -23,7 +23,7 @@ FLOORS = {
     'run': 4, 'trainer': 4, 'checkpoint': 4, 'log': 4, 'evaluate': 4, 'devices': 4, 'landscape': 4,
     'tensors': 4,
     'config': 5, 'holdings': 5, 'build': 5, 'methods': 5, 'variants': 5,
-    'main': 6, 'merge': 6, 'bench': 6, 'saved': 6, 'plots': 6, 'report': 6,
+    'main': 6, 'merge': 6, 'bench': 6, 'saved': 6, 'whole': 6, 'plots': 6, 'report': 6,
 }
 # Rooms whose files know nothing of each other.
 STRANGERS = ('data', 'algorithms')
