@@ -16,8 +16,8 @@
 """
 # Merging what agrees, distilling what diverges, without data
 
-Models that were trained apart are merged where they have learnt alike; the others teach the
-merge what they know, on inputs made up from the statistics that their normalisation layers have
+Models that were trained apart are merged where they have learned alike; the others teach the
+merge what they know, on inputs made up from the statistics that their normalization layers have
 kept: Liu et al., *Domain-Adaptive Model Merging across Disconnected Modes*, ICASSP 2026,
 [arXiv:2603.05957](https://arxiv.org/abs/2603.05957). The paper's text and code were not at
 hand; what runs here is a reconstruction.
@@ -38,11 +38,14 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from hmm_jax import build, tree
-from hmm_jax import config as defaults
-from hmm_jax.client import pseudo_data
-from hmm_jax.merging import cluster, invert, statistics
-from hmm_jax.trainer import Trainer
+from hmm_jax import tree
+from hmm_jax.experiment import build
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.merging import cluster
+from hmm_jax.merging.batch_norm import pool
+from hmm_jax.merging.data_free import invert
+from hmm_jax.server import pseudo_data
 
 # The project's tests run this notebook with few rounds.
 SMOKE = os.environ.get('HMM_SMOKE') == '1'
@@ -55,7 +58,7 @@ SEEDS = 1 if SMOKE else 3
 ## Ten clients who never meet
 
 They hold skewed shares of scikit-learn's digits and train one small convolutional network with
-BatchNorm, from one start. The cosines between what they have learnt say who is like whom; the
+BatchNorm, from one start. The cosines between what they have learned say who is like whom; the
 largest cluster is the core.
 """
 
@@ -81,7 +84,7 @@ similarity = cluster.similarities(deltas)
 core = cluster.largest_cluster(similarity)
 plt.figure(figsize=(4, 3))
 plt.imshow(jnp.where(jnp.eye(len(core), dtype=bool), jnp.nan, similarity), cmap='viridis')
-plt.colorbar(label='cosine of what two clients have learnt')
+plt.colorbar(label='cosine of what two clients have learned')
 plt.yticks(range(len(core)))
 for label, inside in zip(plt.gca().get_yticklabels(), core, strict=True):
   label.set_color('red' if inside else 'black')
@@ -90,7 +93,7 @@ plt.show()
 
 # %% [markdown]
 """
-## What normalisation layers remember
+## What normalization layers remember
 
 From noise, a batch of images is moved until its statistics at every BatchNorm are the running
 ones: those of the clients' average, pooled over all of them, or those of one client. Above, what
@@ -101,7 +104,7 @@ is found; the numbers are the distances of noise, of what was found and of real 
 net = build.model(config, data, federation)
 share = federation.clients.size / federation.clients.size.sum()
 pooled = {'params': tree.mix(share, stacked['params']),
-          **statistics.pool(share, {'batch_stats': stacked['batch_stats']})}
+          **pool.pool(share, {'batch_stats': stacked['batch_stats']})}
 invert_batch = invert.inversion(net.bare, steps=STEPS, lr=0.1, terms=invert.Terms(),
                                 augment=invert.as_they_are)
 real, _ = pseudo_data.real_rows(net, count=64)(pooled, stacked, federation, jax.random.key(1))

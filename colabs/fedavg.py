@@ -39,10 +39,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from hmm_jax import build, plots, tree
-from hmm_jax import config as defaults
-from hmm_jax.data import clients, offline, partition
-from hmm_jax.trainer import Trainer
+from hmm_jax import tree
+from hmm_jax.data import federate, partition
+from hmm_jax.data.sources import builtin
+from hmm_jax.experiment import build
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.report import plots
 
 # The project's tests run this notebook with few rounds.
 ROUNDS, EVERY = (4, 2) if os.environ.get('HMM_SMOKE') == '1' else (60, 2)
@@ -57,7 +60,7 @@ client's own rows for training, validation and test, and a test split for all.
 """
 
 # %%
-data = offline.digits()
+data = builtin.digits()
 
 
 def deal(pool, rng):
@@ -65,15 +68,15 @@ def deal(pool, rng):
   return partition.dirichlet(pool.y_train, 20, rng, alpha=0.1, min_size=10)
 
 
-federation = clients.federate(
-    data, deal, divide=clients.deal_then_split, validation=0.1, test=0.1, seed=0)
-for what, figures in clients.describe(federation, data.classes):
+federation = federate.federate(
+    data, deal, divide=federate.deal_then_split, validation=0.1, test=0.1, seed=0)
+for what, figures in federate.describe(federation, data.classes):
   print(f'{what:24}{figures}')
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
   path = os.path.join(folder, 'partition.png')
-  plots.partition(clients.label_counts(federation, data.classes), path)
+  plots.partition(federate.label_counts(federation, data.classes), path)
   display(Image(path))
 
 # %% [markdown]

@@ -37,9 +37,9 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 
-from hmm_jax import build
-from hmm_jax import config as defaults
-from hmm_jax.trainer import Trainer
+from hmm_jax.experiment import build
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.trainer import Trainer
 
 # The project's tests run this notebook with few rounds.
 SMOKE = os.environ.get('HMM_SMOKE') == '1'

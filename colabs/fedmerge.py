@@ -18,7 +18,7 @@
 
 Clients whose tasks differ are badly served by one global model. FedMerge trains a few
 global models and lets every client have its own weighted mean of them. The weights are
-learnt with the models, and nothing is tuned on the client: Chen et al., *FedMerge:
+learned with the models, and nothing is tuned on the client: Chen et al., *FedMerge:
 Federated Model Merging for Personalization*, AAAI 2026,
 [arXiv:2504.06768](https://arxiv.org/abs/2504.06768).
 """
@@ -36,10 +36,10 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 
-from hmm_jax import build
-from hmm_jax import config as defaults
-from hmm_jax.data.clients import label_counts
-from hmm_jax.trainer import Trainer
+from hmm_jax.data.federate import label_counts
+from hmm_jax.experiment import build
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.trainer import Trainer
 
 # The project's tests run this notebook with few rounds.
 SMOKE = os.environ.get('HMM_SMOKE') == '1'

@@ -37,12 +37,13 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from hmm_jax import build, tree
-from hmm_jax import config as defaults
+from hmm_jax import tree
 from hmm_jax.client import mappers
-from hmm_jax.evaluate import score_rows
+from hmm_jax.experiment import build
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.evaluate import score_rows
+from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.merging import recombine
-from hmm_jax.trainer import Trainer
 
 # The project's tests run this notebook with few rounds.
 SMOKE = os.environ.get('HMM_SMOKE') == '1'
@@ -53,7 +54,7 @@ ROUNDS = 10 if SMOKE else 150
 ## What moves
 
 Six models, each filled with its own number, are recombined once. A column is a tensor of
-the network, a row a slot of the pool, the colour the model that a value came from. By
+the network, a row a slot of the pool, the color the model that a value came from. By
 `tensors`, every column is shuffled by itself; `layers` keep a module's weight and bias
 together; one segment is the whole model, which only changes slots.
 """

@@ -34,13 +34,15 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from hmm_jax import build, landscape, tree
-from hmm_jax import config as defaults
+from hmm_jax import tree
 from hmm_jax.client import mappers
-from hmm_jax.evaluate import score_rows
-from hmm_jax.merging import matching, permutation
+from hmm_jax.experiment import build
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.evaluate import score_rows
+from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.merging.alignment import permutation, weight_matching
 from hmm_jax.merging.operators import OPERATORS, REQUIRED
-from hmm_jax.trainer import Trainer
+from hmm_jax.report import landscape
 
 # The project's tests run this notebook with few rounds.
 SMOKE = os.environ.get('HMM_SMOKE') == '1'
@@ -72,10 +74,10 @@ the same of every input as before, and most of the barrier is gone.
 """
 
 # %%
-net, federation, _, states = train(algorithm='centralised', seeds=2)
+net, federation, _, states = train(algorithm='centralized', seeds=2)
 a, b = (tree.take(states.variables, s) for s in range(2))
 symmetry = net.symmetry()
-moved = permutation.permute(symmetry, b, matching.match_weights(jax.random.key(0), symmetry, a, b))
+moved = permutation.permute(symmetry, b, weight_matching.match_weights(jax.random.key(0), symmetry, a, b))
 for name, other in (('as it is', b), ('matched', moved)):
   line = landscape.interpolate(net, a, other, federation.examples, federation.test.rows,
                                mapper=mappers.one_by_one())
@@ -129,7 +131,7 @@ for name, score in sorted(scores.items(), key=lambda item: -item[1]):
   print(f'{name:20} {score:.3f}   {OPERATORS[name].summary}')
 plt.figure(figsize=(7, 4))
 plt.barh(list(scores), list(scores.values()))
-plt.axvspan(min(alone), max(alone), color='grey', alpha=0.3, label='the clients alone')
+plt.axvspan(min(alone), max(alone), color='gray', alpha=0.3, label='the clients alone')
 plt.gca().invert_yaxis()
 plt.xlabel('test accuracy')
 plt.legend()

@@ -14,7 +14,7 @@
 
 # %% [markdown]
 """
-# How much communication does decentralised learning need?
+# How much communication does decentralized learning need?
 
 Sixteen agents hold skewed shares of scikit-learn's digits. There is no server: now and
 then an agent takes another's model and averages it with its own. We vary how often, and
@@ -39,11 +39,13 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from hmm_jax import build, landscape, plots, tree
-from hmm_jax import config as defaults
-from hmm_jax.algorithms.topology import topology
+from hmm_jax import tree
 from hmm_jax.client import mappers
-from hmm_jax.trainer import Trainer
+from hmm_jax.decentralized.topology import topology
+from hmm_jax.experiment import build
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.report import landscape, plots
 
 # The project's tests run this notebook with few rounds.
 SMOKE = os.environ.get('HMM_SMOKE') == '1'

@@ -17,7 +17,8 @@ from absl import app, flags
 import numpy as np
 
 from hmm_jax import main
-from hmm_jax.log import Screen, Workdir
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
 
 CLEAN = flags.DEFINE_string('clean', None, 'Folder of the run without corrupted clients.')

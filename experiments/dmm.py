@@ -1,4 +1,4 @@
-"""Do normalisation statistics say enough of divergent models to distil them into a merge?
+"""Do normalization statistics say enough of divergent models to distil them into a merge?
 
   python -m hmm_jax.main --config=experiments/dmm.py:data=DATA,alpha=ALPHA[,merges=often]
 
@@ -24,8 +24,8 @@ Dirichlet 1 and on CIFAR-10 at 0.01, and better with each model's statistics inv
 
 from ml_collections import ConfigDict
 
-from hmm_jax import config as defaults
-from hmm_jax.variants import arguments, variant
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.comparisons import arguments, variant
 
 IMAGES = {'subset': 0.2, 'clients': 10, 'model': 'resnet'}
 DATA = {
@@ -33,7 +33,7 @@ DATA = {
     'cifar10': {'dataset': 'cifar10', 'augment': 'crop_flip', **IMAGES},
     # No image is needed; as they are, hashed words score better on validation rows.
     'crisismmd': {'dataset': 'crisismmd', 'clients': 7, 'participation': 0, 'model': 'fusion',
-                  'normalise': 'none', 'crisismmd.modalities': 'text', 'partition.kind': 'domain'},
+                  'normalize': 'none', 'crisismmd.modalities': 'text', 'partition.kind': 'domain'},
 }
 AVERAGE = {'algorithm': 'merging'}
 MERGES = {

@@ -7,7 +7,7 @@ rounds of 2 epochs, SGD at 0.05. The server has R = 500 rows (or 100, 2000), 100
 a round for every method. SETTING is
 
   in_domain       rows held out of the training set
-  mnist, cifar10  rows of another task, in grey 28x28, which teach the trunk under a fresh head
+  mnist, cifar10  rows of another task, in gray 28x28, which teach the trunk under a fresh head
   usps            clients of MNIST, rows of USPS: the same digits in another hand
                   (~/tensorflow_datasets/usps.npz)
   noisy           in_domain; all labels of SHARE = 0.3 (or 0.5, 0) of the clients are random
@@ -25,8 +25,8 @@ behind averaging and then SGD on the server's rows; rows of another task or hand
 
 from ml_collections import ConfigDict
 
-from hmm_jax import config as defaults
-from hmm_jax.variants import arguments, variant
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.comparisons import arguments, variant
 
 # What Feddle is compared with, by what differs from it.
 OTHERS = {
@@ -52,11 +52,11 @@ LATE = {
     'fedavg': {'algorithm': 'fedavg'},
 }
 ABLATIONS = {
-    'as_they_are': {'feddle.normalise': 'none'},
+    'as_they_are': {'feddle.normalize': 'none'},
     'convex': {'feddle.constraint': 'convex'},
     'no_fallback': {'feddle.fallback': 'none'},
     'by_layer': {'feddle.coefficients': 'layer'},
-    'all_by_layer': {'feddle.coefficients': 'layer', 'feddle.normalise': 'layer'},
+    'all_by_layer': {'feddle.coefficients': 'layer', 'feddle.normalize': 'layer'},
     'evolution': {'feddle.search': 'evolution'},
     'arrivals': {'feddle.atlas': 10},
     'never_drop': {'feddle.strikes': 0},

@@ -23,7 +23,7 @@ cifar10 930 and 980 MB. The runs' own files are in experiments/results: add
 --workdir=experiments/results/DATASET to a command above to print its table again.
 """
 
-from hmm_jax import config as defaults
+from hmm_jax.experiment import config as defaults
 
 ROUNDS = {'fashion_mnist': 60, 'cifar10': 100}  # 5 to 15 minutes on two cores.
 

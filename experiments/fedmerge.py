@@ -56,8 +56,8 @@ The runs' own files are in experiments/results/fedmerge: add
 
 from ml_collections import ConfigDict
 
-from hmm_jax import config as defaults
-from hmm_jax.variants import arguments, variant
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.comparisons import arguments, variant
 
 # What FedMerge with five models is compared with, by what differs from it.
 OTHERS = {

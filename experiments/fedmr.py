@@ -41,8 +41,8 @@ The runs' own files are in experiments/results/fedmr: add
 
 from ml_collections import ConfigDict
 
-from hmm_jax import config as defaults
-from hmm_jax.variants import arguments, variant
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.comparisons import arguments, variant
 
 # What the runs are compared with, by what differs from FedMR.
 OTHERS = {

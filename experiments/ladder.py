@@ -26,15 +26,19 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from hmm_jax import build, devices, main, plots, report, tree
-from hmm_jax import config as defaults
-from hmm_jax.checkpoint import Checkpoints
-from hmm_jax.client import mappers, pseudo_data
-from hmm_jax.log import Screen, Workdir
+from hmm_jax import main, tree
+from hmm_jax.client import mappers
+from hmm_jax.experiment import build, devices
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.checkpoint import Checkpoints
+from hmm_jax.experiment.run import Progress, finished, over_seeds
+from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.methods import dmm
 from hmm_jax.methods.setup import Setup
-from hmm_jax.run import Progress, finished, over_seeds
-from hmm_jax.trainer import Trainer
+from hmm_jax.report import plots, tables
+from hmm_jax.report.screen import Screen
+from hmm_jax.server import pseudo_data
 from hmm_jax.types import InputError
 
 ESTIMATED = {'algorithm': 'merging', 'merging.statistics': 'recalibrated'}
@@ -85,7 +89,7 @@ def study(argv):
   Screen().table(
       f'{workdir.path}: accuracy of the merged model on the global test split',
       ['arm', 'mean ± std', *(f'seed {seed}' for seed in seeds)],
-      [[name, report.spread(score), *report.seed_by_seed(score)] for name, score in scores.items()])
+      [[name, tables.spread(score), *tables.seed_by_seed(score)] for name, score in scores.items()])
 
 
 def chosen(config):

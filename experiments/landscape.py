@@ -23,14 +23,17 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from hmm_jax import build, devices, landscape, main, plots, tree
-from hmm_jax import config as defaults
-from hmm_jax.checkpoint import Checkpoints
+from hmm_jax import main, tree
 from hmm_jax.client import mappers
-from hmm_jax.log import Screen, Workdir
-from hmm_jax.merging.calibrate import recalibrate
-from hmm_jax.run import Progress
-from hmm_jax.trainer import Trainer
+from hmm_jax.experiment import build, devices
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.checkpoint import Checkpoints
+from hmm_jax.experiment.run import Progress
+from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.merging.batch_norm.recalibrate import recalibrate
+from hmm_jax.report import landscape, plots
+from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
 
 SEED = flags.DEFINE_integer('seed', None, 'Training seed; default the first of the run.')
@@ -39,7 +42,7 @@ ROWS = flags.DEFINE_integer('rows', 2000, 'Rows to score on.', lower_bound=1)
 POINTS = flags.DEFINE_integer(
     'points', 25, 'Points on a line.', lower_bound=2, upper_bound=10_000)
 RESOLUTION = flags.DEFINE_integer(
-    'resolution', 8, 'Rings about the centre of the polygon.', lower_bound=1, upper_bound=200)
+    'resolution', 8, 'Rings about the center of the polygon.', lower_bound=1, upper_bound=200)
 SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'Which rows.')
 BATCHES = flags.DEFINE_integer('batches', 20, 'For new statistics.', lower_bound=1)
 flags.mark_flag_as_required('workdir')  # Of main.

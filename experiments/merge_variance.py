@@ -15,9 +15,10 @@ from absl import app, flags
 import jax
 import numpy as np
 
-from hmm_jax import build, devices, main, tree
-from hmm_jax import config as defaults
-from hmm_jax.log import Screen
+from hmm_jax import main, tree
+from hmm_jax.experiment import build, devices
+from hmm_jax.experiment import config as defaults
+from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
 
 AFTER = flags.DEFINE_integer('after', 20, 'Rounds before.', lower_bound=1)

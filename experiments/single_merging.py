@@ -1,4 +1,4 @@
-"""When does communication matter in decentralised learning? The single global merge.
+"""When does communication matter in decentralized learning? The single global merge.
 
   python -m hmm_jax.main --config=experiments/single_merging.py:setting=SETTING[,scale=paper]
 
@@ -62,8 +62,8 @@ again.
 
 from ml_collections import ConfigDict
 
-from hmm_jax import config as defaults
-from hmm_jax.variants import arguments, variant
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.comparisons import arguments, variant
 
 # Each round an agent pulls from a random other with probability 0.2; different initial
 # models; one uniform merge at the end.

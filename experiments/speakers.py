@@ -26,8 +26,8 @@ The runs' own files are in experiments/results/speakers, made with PATH=speeches
 
 from ml_collections import ConfigDict
 
-from hmm_jax import config as defaults
-from hmm_jax.variants import variant
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.comparisons import variant
 
 # What FedMerge is compared with, by what differs from it.
 OTHERS = {

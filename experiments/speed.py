@@ -53,10 +53,11 @@ import time
 from absl import app, flags
 import numpy as np
 
-from hmm_jax import build, devices, tree
-from hmm_jax import config as defaults
-from hmm_jax.run import peak_memory
-from hmm_jax.trainer import Trainer
+from hmm_jax import tree
+from hmm_jax.experiment import build, devices
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.run import peak_memory
+from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.types import Dataset
 
 WORKLOADS = {
@@ -73,7 +74,7 @@ ALGORITHM = flags.DEFINE_enum(
 MODEL = flags.DEFINE_enum('model', 'cnn', ['cnn', 'mlp'], 'Which network.')
 ROUNDS = flags.DEFINE_integer('rounds', 6, 'Rounds, the first included.', lower_bound=2)
 MAPPER = flags.DEFINE_string('mapper', 'auto', 'How clients are mapped.')
-CHUNK = flags.DEFINE_integer('chunk', 0, 'Clients vectorised at a time by vmap.')
+CHUNK = flags.DEFINE_integer('chunk', 0, 'Clients vectorized at a time by vmap.')
 SEED = flags.DEFINE_integer('seed', 0, 'Of the model and the cohorts; the data is fixed.')
 
 
@@ -98,7 +99,7 @@ def settings(workload: dict):
       'algorithm': 'feddle' if unguided else ALGORITHM.value,
       'feddle.search': 'none' if unguided else 'adam', 'feddle.strikes': 0,
       'model': MODEL.value, 'cnn.size': 'small',
-      'mlp.hidden': (200,), 'normalise': 'none',
+      'mlp.hidden': (200,), 'normalize': 'none',
       'clients': 0, 'participation': workload['COHORT'], 'fedavg.weights': 'uniform',
       'rounds': ROUNDS.value, 'eval_every': 1, 'seed': SEED.value, 'seeds': 1,
       'mapper': MAPPER.value, 'chunk': CHUNK.value,

@@ -35,15 +35,30 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def count(stacked: PyTree) -> int:
+  """Counts the members of a stack, K."""
+  return len(jax.tree.leaves(stacked)[0])
+
+
+def mean(stacked: PyTree) -> PyTree:
+  """Averages the members of a stack, with equal weights, as `mix` does."""
+  members = count(stacked)
+  return mix(jnp.full(members, 1 / members), stacked)
+
+
+def statistics(variables: PyTree) -> PyTree:
+  """Returns `variables` less 'params': the statistics of BatchNorm, {} if there are none."""
+  return {name: value for name, value in variables.items() if name != 'params'}
+
+
 def unstack(stacked: PyTree) -> list[PyTree]:
   """Splits a stack into the list of its K trees."""
-  count = jax.tree.leaves(stacked)[0].shape[0]
-  return [take(stacked, k) for k in range(count)]
+  return [take(stacked, k) for k in range(count(stacked))]
 
 
-def repeat(tree: PyTree, count: int) -> PyTree:
-  """Returns `count` copies of a tree as one stack."""
-  return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree)
+def repeat(tree: PyTree, times: int) -> PyTree:
+  """Returns copies of a tree as one stack."""
+  return jax.tree.map(lambda x: jnp.broadcast_to(x, (times, *jnp.shape(x))), tree)
 
 
 def take(stacked: PyTree, index: Array) -> PyTree:

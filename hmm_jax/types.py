@@ -14,7 +14,7 @@ model are float32, whatever it computes in.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -59,7 +59,7 @@ class Split(NamedTuple):
 
 
 class Server(NamedTuple):
-  """The centralised data, inputs in the clients' shape.
+  """The centralized data, inputs in the clients' shape.
 
   The row numbers are into these `examples`; each of them is in one of the two.
   """
@@ -89,7 +89,7 @@ class Dataset(NamedTuple):
 
   `x_test` has no rows where the set has no test split of its own. `client` and
   `domain` ([D] int) name the natural owner and the domain of each training row;
-  `relabelled` ([D] int) are other labels of these rows, such as people gave them.
+  `relabeled` ([D] int) are other labels of these rows, such as people gave them.
   """
 
   name: str
@@ -100,14 +100,14 @@ class Dataset(NamedTuple):
   classes: int
   client: np.ndarray | None = None
   domain: np.ndarray | None = None
-  relabelled: np.ndarray | None = None
+  relabeled: np.ndarray | None = None
 
   def keep(self, rows: np.ndarray) -> 'Dataset':
     """Returns the set with these training rows only; its test split stays as it is."""
     take = lambda x: jax.tree.map(lambda leaf: leaf[rows], x)
     return self._replace(
         x_train=take(self.x_train), y_train=self.y_train[rows], client=take(self.client),
-        domain=take(self.domain), relabelled=take(self.relabelled))
+        domain=take(self.domain), relabeled=take(self.relabeled))
 
 
 class Linear(NamedTuple):
@@ -127,7 +127,7 @@ class Symmetry(NamedTuple):
   units of its group r times over: a flattened image once a pixel, a gated layer once a gate.
 
   A permutation of a group says from which unit each place takes. Any one is allowed unless
-  the units stand in several `runs` of equal length, such as channels normalised together: then
+  the units stand in several `runs` of equal length, such as channels normalized together: then
   places change within a run, and whole runs change places.
   """
 
@@ -137,7 +137,7 @@ class Symmetry(NamedTuple):
 
 
 class Embedded(NamedTuple):
-  """An input that is past its embedding: what the first normalisation sees of a text."""
+  """An input that is past its embedding: what the first normalization sees of a text."""
 
   x: Array  # [B, E]
 
@@ -160,8 +160,8 @@ class Model(NamedTuple):
   modules:    () -> the module paths in the order in which an input meets them.
   linear:     (variables, x) -> {module path: Linear} of its dense layers and convolutions.
   symmetry:   () -> Symmetry. Raises InputError where nobody has said what it is.
-  normalise:  (x) -> x as `bare` takes it: floats, each about N(0, 1).
-  bare:       the same network on inputs that are normalised already; None: this one.
+  normalize:  (x) -> x as `bare` takes it: floats, each about N(0, 1).
+  bare:       the same network on inputs that are normalized already; None: this one.
   embed:      (variables, x) -> x of `bare`, texts Embedded; `apply` takes both forms.
   """
 
@@ -174,7 +174,7 @@ class Model(NamedTuple):
   modules: Callable
   linear: Callable
   symmetry: Callable
-  normalise: Callable = lambda x: x
+  normalize: Callable = lambda x: x
   bare: 'Model | None' = None
   embed: Callable = lambda variables, x: x
 
@@ -213,7 +213,7 @@ class Cohort(NamedTuple):
   loss: Array  # float32, mean training loss over the rows it saw
   finite: Array  # bool: its loss and the norm of its model are finite numbers
   size: Array  # int32, rows it holds
-  steps: Array  # int32, optimiser steps it took
+  steps: Array  # int32, optimizer steps it took
 
 
 class Algorithm(NamedTuple):
@@ -240,7 +240,22 @@ class Algorithm(NamedTuple):
   facts:   (what, figures) pairs worth showing before the first round.
   tables:  the names of what 'records' holds.
 
-  A state has a field `round`, the number of rounds done.
+  A state has a field `round`, the number of rounds done. The shortest method, which draws one
+  client in each round and keeps what it has trained:
+
+    def relay(model, local):
+      train = mappers.map_clients(local, mappers.one_by_one())
+
+      def init(key, federation):
+        return State(jnp.int32(0), model.init(key))
+
+      def round(state, federation, key):
+        _, client = sampling.sample(federation.clients, 1, key)
+        models, _, cohort = train(state.variables, federation.examples, client, (), key)
+        return State(state.round + 1, tree.take(models, 0)), sampling.round_metrics(cohort)
+
+      return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
+                       traffic=Traffic(up=1, down=1))
   """
 
   init: Callable
@@ -262,14 +277,158 @@ class Batch(NamedTuple):
   mask: Array  # [B] bool
 
 
-# One client's work, written without a client axis:
-#   (start, examples, client, extra, key) -> (variables, extra, report)
-# `client` is one row of Clients, `extra` the client's private pytree (a control
-# variate, a head, an optimiser state; () for none), `report` one row of Cohort.
-Local = Callable
+class Local(Protocol):
+  """One client's work, written without a client axis.
 
-# What a client minimises:
-#   (params, statistics, batch, start, extra, key) -> (loss, (variables, report))
-# `statistics` is `variables` less 'params', `report` the loss worth logging,
-# without regularisers.
-Loss = Callable
+  `client` is one element of Clients, `extra` the client's private pytree (a control variate, a
+  head, an optimizer state; () for none), which comes back as the second result; the third is one
+  element of Cohort.
+  """
+
+  def __call__(self, start: PyTree, examples: Examples, client: Clients, extra: PyTree,
+               key: Key, /) -> tuple[PyTree, PyTree, Cohort]:
+    ...
+
+
+class Loss(Protocol):
+  """What a client minimizes.
+
+  `statistics` is `variables` less 'params', `start` the model that the client received. The last
+  result is the loss worth logging, without regularizers.
+  """
+
+  def __call__(self, params: PyTree, statistics: PyTree, batch: Batch, start: PyTree,
+               extra: PyTree, key: Key, /) -> tuple[Array, tuple[PyTree, Array]]:
+    ...
+
+
+class Merge(Protocol):
+  """A merge of K models without data, as an operator's `make` returns it.
+
+  `stacked` is a tree of [K, ...], `base` the parameters that the models were trained from, or
+  None where the operator needs none, `key` drives what is drawn.
+  """
+
+  def __call__(self, stacked: PyTree, base: PyTree, key: Key, /) -> PyTree:
+    ...
+
+
+class Mapper(NamedTuple):
+  """How work on one member is lifted over the members of a stack.
+
+  `f(shared, one)` is the work: `shared` is the same for every member and `one` is one member of
+  the pytree `stacked`; f must not close over traced arrays. `cost` [K] (say, examples of each
+  client) balances the load.
+
+  each: (f, shared, stacked, cost=None) -> f's results, stacked [K, ...].
+  mix:  (f, rows [M, K], shared, stacked, cost=None) -> (mixed [M, ...], rest [K, ...]) for f's
+        results (tree, rest): the trees are mixed as they appear and never exist together.
+  devices: how many share the members.
+  """
+
+  each: Callable
+  mix: Callable
+  devices: int = 1
+
+
+class Objective(NamedTuple):
+  """A loss on the server's examples.
+
+  targets: (models [m, ...], examples) -> examples, whose y is what predictions are compared to.
+  context: (variables, examples) -> what else `rows` needs, made once in a round.
+  rows:    (variables, x, y, context, **mode) -> (losses [B], variables); `mode` is what
+           `Model.apply` takes: train, mask and key.
+  """
+
+  targets: Callable
+  context: Callable
+  rows: Callable
+
+
+class Search(NamedTuple):
+  """A search for the coefficients of a merge, and what it costs.
+
+  run:       (loss, judge, start, batches, key, project) -> Trace.
+  gradients: how often it differentiates the loss of a batch.
+  forwards:  how often it evaluates one besides.
+  """
+
+  run: Callable
+  gradients: int
+  forwards: int
+
+
+class Trace(NamedTuple):
+  """Candidates along a search, at P points; the start is not included."""
+
+  step: Array  # [P] int32
+  c: Array  # [P, ...] the candidates
+  loss: Array  # [P], mean of the minibatches since the last point
+  judged: Array  # [P], their loss on held-out examples
+
+
+class Topology(NamedTuple):
+  """Mixing matrices of decentralized learning; a rate may be a float or traced.
+
+  matrix:       (step, key, rate=1.0) -> [K, K] float32, pure.
+  spectral_gap: (rate=1.0) -> 1 - |lambda_2| of E[W].
+  contraction:  (rate=1.0) -> p, 1 - lambda_max of E[W^T (I - J) W], over draws and period.
+  messages:     (rate=1.0) -> expected models an agent sends in a round, the mean over agents.
+
+  The rate of `matching` and `pull` is how often an agent exchanges. Elsewhere (our choice) it is
+  the probability that a round communicates at all, drawn once for all agents; a sequence goes on
+  while nothing is sent. Rates above `max_rate` are the caller's to refuse; `matching` takes them
+  for `max_rate`.
+  """
+
+  name: str
+  agents: int  # K
+  matrix: Callable
+  symmetric: bool  # every matrix is symmetric
+  stochastic: str  # 'doubly' or 'row'
+  spectral_gap: Callable
+  contraction: Callable
+  messages: Callable
+  period: int = 1  # steps after which a sequence repeats
+  max_rate: float = 1.0
+
+
+class Schedule(NamedTuple):
+  """When agents communicate.
+
+  at:     (round) -> (rate, dense): float32 and bool scalars.
+  length: the run's rounds, if a piece reads them; else None.
+  """
+
+  at: Callable
+  length: int | None
+
+
+class Scores(NamedTuple):
+  """The results of an evaluation.
+
+  metrics: {<view>/<split>/<metric>: float}.
+  clients: {<split>/<metric>: [K]} of the clients' models on their own splits, `rows` for the
+           number of examples; accuracy and loss are NaN where a client holds none.
+  """
+
+  metrics: dict
+  clients: dict
+
+
+class Experiment(NamedTuple):
+  """Everything that a run needs; `experiment.build` makes it from a config."""
+
+  algorithm: Algorithm
+  federation: Federation
+  evaluate: Callable[[dict], Scores]  # of views
+  criterion: str  # the validation metric that selects a round: the highest accuracy or lowest loss
+  seeds: tuple[int, ...]
+  seed_map: Callable  # jax.vmap (together) or a loop (in turn)
+  sharding: jax.sharding.Sharding  # where states and data live
+  rounds: int
+  eval_every: int
+  patience: int = 0  # evaluations without a better criterion; 0: no stop
+  keep_best: bool = False
+  keep: int = 2  # checkpoints
+  tensorboard: bool = False

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 
-from hmm_jax.log import Screen
+from hmm_jax.report.screen import Screen
 
 # The test accuracy of the first view that the algorithm has.
 TEST = ('global/test/accuracy', 'locals/test/accuracy', 'clients/test/accuracy')

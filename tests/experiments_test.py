@@ -8,9 +8,10 @@ import tempfile
 from absl.testing import absltest, parameterized
 import jax
 
-from hmm_jax import build, main, variants
-from hmm_jax import config as defaults
-from hmm_jax.log import Workdir
+from hmm_jax import main
+from hmm_jax.experiment import build, comparisons
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.workdir import Workdir
 
 FOLDER = pathlib.Path(__file__).parent.parent / 'experiments'
 # On data that needs no download, with networks that are quick to trace.
@@ -64,7 +65,7 @@ def study(name: str, *arguments):
 def assert_can_be_built(config):
   """Builds a study's first run and the others, and traces a round and its views."""
   data = build.dataset(config)
-  for run in (config, *variants.comparisons(config).values()):
+  for run in (config, *comparisons.comparisons(config).values()):
     federation = build.federation(run, data)
     made = build.experiment(run, data, federation)
 
@@ -84,7 +85,7 @@ class ExperimentsTest(parameterized.TestCase):
     config = defaults.complete(study(name, *filter(None, [arguments])))
     defaults.check(config)
     self.assertEqual((config.seed, config.seeds), (0, 3))
-    for run in variants.comparisons(config).values():
+    for run in comparisons.comparisons(config).values():
       self.assertEqual((run.rounds, run.seeds), (config.rounds, config.seeds))
       self.assertLessEqual(run.participation, run.clients)
 
@@ -102,7 +103,7 @@ class ExperimentsTest(parameterized.TestCase):
     config = defaults.complete(study(name, *filter(None, [arguments])))
     path = FOLDER / 'results' / folder
     runs = {path: config} | {path / 'references' / other: changed
-                             for other, changed in variants.comparisons(config).items()}
+                             for other, changed in comparisons.comparisons(config).items()}
     for place, run in runs.items():
       workdir = Workdir(str(place))
       main.compare(run, workdir)

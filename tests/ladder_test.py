@@ -10,7 +10,7 @@ import tempfile
 
 from absl.testing import absltest
 
-from hmm_jax.log import Workdir
+from hmm_jax.experiment.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ('--config.algorithm=dmm', '--config.model=fusion', '--config.fusion.channels=(4,)',

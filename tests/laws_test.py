@@ -12,42 +12,44 @@ from reference import toys
 
 from hmm_jax import tree
 from hmm_jax.algorithms import (
-    apfl,
-    centralised,
-    clusamp,
-    ditto,
-    dmm,
-    fedavg,
-    fedclg,
-    fedcross,
-    feddf,
-    feddle,
-    fedem,
-    fedgen,
-    fedmerge,
-    fedmr,
-    fedopt,
-    fedper,
-    fedrep,
-    fesem,
-    gossip,
-    ifca,
-    local,
-    moon,
-    one_shot,
-    pfedme,
-    scaffold,
-    server_as_client,
-    server_only,
-    topology,
+  apfl,
+  centralized,
+  clusamp,
+  ditto,
+  dmm,
+  fedavg,
+  fedclg,
+  fedcross,
+  feddf,
+  feddle,
+  fedem,
+  fedgen,
+  fedmerge,
+  fedmr,
+  fedopt,
+  fedper,
+  fedrep,
+  fesem,
+  gossip,
+  ifca,
+  local,
+  moon,
+  one_shot,
+  pfedme,
+  scaffold,
+  server_as_client,
+  server_only,
 )
-from hmm_jax.algorithms.schedule import schedule
-from hmm_jax.client import guidance, losses, participation, pseudo_data, surrogates
+from hmm_jax.client import losses, sampling
+from hmm_jax.client.initial import initial_models
 from hmm_jax.client.local import continued_training, full_gradient, local_training
-from hmm_jax.client.starts import initial_models
-from hmm_jax.evaluate import STACKED
-from hmm_jax.merging import atlas, distil, invert, recombine, search
+from hmm_jax.decentralized import topology
+from hmm_jax.decentralized.schedule import schedule
+from hmm_jax.experiment.evaluate import STACKED
+from hmm_jax.merging import atlas, recombine, search
+from hmm_jax.merging.data_free import distill, invert
 from hmm_jax.models import generator, mlp
+from hmm_jax.server import guided_search, objectives, pseudo_data
 from hmm_jax.types import Algorithm, Cohort, Federation, Mixture, Model, PyTree, Traffic
 
 LR = 0.3
@@ -67,7 +69,7 @@ def training(loss=CROSS_ENTROPY, *, lr=LR):
 
 
 def gossiping(graph, **on):
-  """Returns gossip from different starts; optimisers with momentum live on."""
+  """Returns gossip from different starts; optimizers with momentum live on."""
   optimizer, complete = optax.sgd(LR, momentum=0.5), topology.topology('complete', K)
   return gossip.gossip(
       NET, continued_training(CROSS_ENTROPY, optimizer, batch=4, epochs=2),
@@ -78,8 +80,8 @@ def gossiping(graph, **on):
 
 def merging(optimizer, **on):
   """Returns FedMerge with three models."""
-  settings = {'rule': fedmerge.max_normalised, 'scope': fedmerge.head,
-              'weigh': fedmerge.column_normalised} | on
+  settings = {'rule': fedmerge.max_normalized, 'scope': fedmerge.head,
+              'weigh': fedmerge.column_normalized} | on
   return fedmerge.fedmerge(
       DEEP, training(losses.proximal(losses.cross_entropy(DEEP), 0.02)), models=3,
       begin=initial_models, optimizer=optimizer, **settings)
@@ -95,7 +97,7 @@ def generating(**on):
 
 def guided(find, **on):
   """Returns Feddle with a short search."""
-  guide = guidance.Guide(surrogates.labels(NET), find, atlas.any_weights, guidance.HELD_OUT,
+  guide = guided_search.Guide(objectives.labels(NET), find, atlas.any_weights, guided_search.HELD_OUT,
                          on['mapper'], steps=8, batch=4)
   settings = {'slots': K, 'units': atlas.whole, 'lengths': atlas.to_median,
               'first_to_go': atlas.oldest} | on
@@ -104,21 +106,21 @@ def guided(find, **on):
 
 def server(surrogate):
   """Returns the server's training."""
-  return guidance.server_training(surrogate, training(surrogates.training_loss(surrogate)))
+  return guided_search.server_training(surrogate, training(objectives.training_loss(surrogate)))
 
 
 def cooperating(work, **on):
   """Returns FedCLG."""
-  gradient = guidance.server_gradient(surrogates.labels(NET), batch=4)
-  return fedclg.fedclg(NET, work, gradient=gradient, server=server(surrogates.labels(NET)), **on)
+  gradient = guided_search.server_gradient(objectives.labels(NET), batch=4)
+  return fedclg.fedclg(NET, work, gradient=gradient, server=server(objectives.labels(NET)), **on)
 
 
 def adapting(**on):
   """Returns DMM, which merges after every third round; short of steps."""
   each, augment = on['mapper'].each, invert.as_they_are
   search = invert.inversion(NORM, steps=4, lr=0.1, terms=invert.Terms(), augment=augment)
-  lessons = distil.distillation(
-      NORM, optax.sgd(0.02), order=distil.jointly, steps=4, batch=8, temperature=1.0, keep=0.1,
+  lessons = distill.distillation(
+      NORM, optax.sgd(0.02), order=distill.jointly, steps=4, batch=8, temperature=1.0, keep=0.1,
       augment=augment, each=each)
   return one_shot.one_shot(
       NORM, training(losses.cross_entropy(NORM)), every=3, merge=dmm.dmm(
@@ -126,7 +128,7 @@ def adapting(**on):
           combine=lambda weights, stacked, base, key: tree.mix(weights, stacked['params']),
           inputs=pseudo_data.inverted(
               NORM, search, whose=pseudo_data.of_each, each=each, batch=8, batches=1),
-          weigh=distil.by_counts, distillation=lessons, settle=lambda variables, x: variables),
+          weigh=distill.by_counts, distillation=lessons, settle=lambda variables, x: variables),
       **on)
 
 
@@ -227,7 +229,7 @@ def clients_approach(name: str):
 TABLE = {
     'fedavg': Case(lambda **on: fedavg.fedavg(NET, training(), **on), far_from('uniform')),
     'uniform': Case(lambda **on: fedavg.fedavg(
-        NET, training(), weigh=participation.uniform, **on), far_from('fedavg')),
+        NET, training(), weigh=sampling.uniform, **on), far_from('fedavg')),
     'fedprox': Case(lambda **on: fedavg.fedavg(
         NET, training(losses.proximal(CROSS_ENTROPY, 1.0)), **on), nearer_than('fedavg')),
     'fedopt': Case(lambda **on: fedopt.fedopt(
@@ -240,7 +242,7 @@ TABLE = {
         DEEP, training(losses.cross_entropy(DEEP)), units=recombine.layers, dropout=0.2,
         select=lambda r, count: np.linspace(1, 0.5, count), **on),
         far_from_plain(lambda **on: fedavg.fedavg(
-            DEEP, training(losses.cross_entropy(DEEP)), weigh=participation.uniform, **on)),
+            DEEP, training(losses.cross_entropy(DEEP)), weigh=sampling.uniform, **on)),
         net=DEEP, slots=True),
     'fedcross': Case(lambda **on: fedcross.fedcross(
         NET, training(), collaborator=fedcross.least_similar, alpha=0.9, **on),
@@ -295,11 +297,11 @@ TABLE = {
             lengths=atlas.to_median_by_unit, first_to_go=atlas.worst, tau_max=2, strikes=1, **on),
         far_from('fedavg'), slots=True),
     'server_only': Case(
-        lambda **on: server_only.server_only(NET, server=server(surrogates.labels(NET))),
+        lambda **on: server_only.server_only(NET, server=server(objectives.labels(NET))),
         far_from('fedavg'), samples=False),
     'server_as_client': Case(
         lambda **on: server_as_client.server_as_client(
-            NET, training(), server=server(surrogates.labels(NET)), **on), far_from('fedavg')),
+            NET, training(), server=server(objectives.labels(NET)), **on), far_from('fedavg')),
     'clg_sgd': Case(
         lambda **on: cooperating(fedclg.unguided(training()), **on), far_from('fedavg')),
     'fedclg_c': Case(
@@ -311,12 +313,12 @@ TABLE = {
             training(lr=0.1), full_gradient(CROSS_ENTROPY, batch=4), lr=0.1), **on),
         far_from_plain(lambda **on: cooperating(fedclg.unguided(training(lr=0.1)), **on))),
     'feddf': Case(
-        lambda **on: feddf.feddf(NET, training(), server=server(surrogates.distil(NET)), **on),
+        lambda **on: feddf.feddf(NET, training(), server=server(objectives.distil(NET)), **on),
         far_from('fedavg')),
     'dmm': Case(adapting, far_from_plain(lambda **on: fedavg.fedavg(
         NORM, training(losses.cross_entropy(NORM)), **on)), samples=False, net=NORM),
     'local': Case(lambda **on: local.local(NET, training(), **on), clients_differ),
-    'centralised': Case(lambda **on: centralised.centralised(
+    'centralized': Case(lambda **on: centralized.centralized(
         NET, training(), **on), far_from('fedavg'), samples=False),
 }
 FULL = tuple((name, 0) for name in TABLE)

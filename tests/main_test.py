@@ -16,10 +16,12 @@ from absl.testing import absltest, parameterized
 import jax
 import numpy as np
 
-from hmm_jax import config as defaults
-from hmm_jax import main, plots
-from hmm_jax.log import Screen, Workdir
-from hmm_jax.trainer import Trainer
+from hmm_jax import main
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report import plots
+from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
 
 QUICK = ('--cpu_devices=2', '--config.local.epochs=1', '--config.mlp.hidden=(16,)')
@@ -111,7 +113,7 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(metrics(self.path('a')), metrics(self.path('b')))
     self.assertEqual(clients(self.path('a')), clients(self.path('b')))
 
-  def test_a_personalised_run_beside_federated_averaging(self):
+  def test_a_personalized_run_beside_federated_averaging(self):
     workdir = self.path('run')
     code, out, err = command(
         f'--workdir={workdir}', '--config.algorithm=fedmerge', '--config.references=fedavg',

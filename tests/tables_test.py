@@ -13,11 +13,12 @@ from reference import toys
 from reference.configs import experiment as built
 from reference.configs import tiny
 
-from hmm_jax.checkpoint import Checkpoints
-from hmm_jax.evaluate import Scores
-from hmm_jax.log import Screen, Workdir
-from hmm_jax.run import run
-from hmm_jax.trainer import Experiment, in_turn
+from hmm_jax.experiment.checkpoint import Checkpoints
+from hmm_jax.experiment.evaluate import Scores
+from hmm_jax.experiment.run import run
+from hmm_jax.experiment.trainer import Experiment, in_turn
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report.screen import Screen
 from hmm_jax.types import Algorithm, Cohort, InputError, Traffic
 
 IDS = (4, 7, 9)

@@ -15,6 +15,7 @@ Reference: Deng, Kamani, Mahdavi. Adaptive Personalized Federated Learning. 2020
   arXiv:2003.13461, algorithm 1.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,10 +23,11 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import mappers, sampling
 from hmm_jax.client.local import descent, over_minibatches
-from hmm_jax.types import Algorithm, Array, Local, Loss, Model, PyTree, Traffic
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import Algorithm, Array, Local, Loss, Mapper, Model, PyTree, Traffic
 
 
 class APFLState(NamedTuple):
@@ -35,7 +37,7 @@ class APFLState(NamedTuple):
   alpha: Array  # [K] float32, the share of its own model in each client's mixture
 
 
-def apfl(model: Model, local: Local, *, mapper: mappers.Mapper, alpha: float = 0.5,
+def apfl(model: Model, local: Local, *, mapper: Mapper, alpha: float = 0.5,
          participation: int = 0) -> Algorithm:
   """Averages m of K clients each round, who learn mixtures on the side.
 
@@ -56,13 +58,13 @@ def apfl(model: Model, local: Local, *, mapper: mappers.Mapper, alpha: float = 0
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    positions, clients = participate.sample(federation.clients, participation, cohort_key)
+    positions, clients = sampling.sample(federation.clients, participation, cohort_key)
     private = (state.personal, state.alpha)
     mixed, ours, cohort = train(
-        participate.by_size(clients)[None], state.variables, federation.examples, clients,
+        sampling.by_size(clients)[None], state.variables, federation.examples, clients,
         tree.take(private, positions), local_key)
     return APFLState(state.round + 1, tree.take(mixed, 0),
-                     *tree.put(private, positions, ours)), participate.round_metrics(cohort)
+                     *tree.put(private, positions, ours)), sampling.round_metrics(cohort)
 
   def views(state, federation):
     del federation
@@ -83,7 +85,7 @@ def mixture_training(loss: Loss, optimizer: optax.GradientTransformation, *, alp
                      batch: int, epochs: int = 1, steps: int = 0) -> Local:
   """Trains w as `local_training` does, and `extra`, (v_i, alpha_i), beside it.
 
-  Both w_i and u_i minimise `loss`; w_i and v_i have an optimiser state each. `alpha_lr` is
+  Both w_i and u_i minimize `loss`; w_i and v_i have an optimizer state each. `alpha_lr` is
   the learning rate of alpha_i, other arguments are those of `local_training`.
   """
   step = descent(loss, optimizer)
@@ -113,3 +115,21 @@ def mixture_training(loss: Loss, optimizer: optax.GradientTransformation, *, alp
     return w, (v, alpha), report
 
   return local
+
+
+SETTINGS = {
+    'alpha': Setting(0.5, "initial share of a client's own model in its mixture",
+                     at_least=0, at_most=1),
+    'alpha_lr': Setting(0.05, 'learning rate of that share', at_least=0),
+}
+
+
+def build_apfl(parts: Parts, settings) -> Algorithm:
+  train = parts.training(make=partial(mixture_training, alpha_lr=settings.alpha_lr))
+  return apfl(parts.model, train, alpha=settings.alpha, **parts.cohort)
+
+
+METHOD = Method(
+    'apfl', build_apfl, SETTINGS, kind='personal', needs=('own examples', 'no prox'),
+    summary='each client mixes its own model with the global one, by a share that it learns',
+    paper='Deng, Kamani, Mahdavi. 2020. arXiv:2003.13461')

@@ -26,9 +26,20 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Clients, InputError, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import mappers, sampling
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import (
+  Algorithm,
+  Array,
+  Clients,
+  InputError,
+  Local,
+  Mapper,
+  Model,
+  PyTree,
+  Traffic,
+)
 
 
 class CluSampState(NamedTuple):
@@ -37,7 +48,7 @@ class CluSampState(NamedTuple):
   updates: PyTree  # the clients' last updates of their parameters, stacked; () by size
 
 
-def clusamp(model: Model, local: Local, *, mapper: mappers.Mapper, participation: int = 0,
+def clusamp(model: Model, local: Local, *, mapper: Mapper, participation: int = 0,
             order: str = 'size') -> Algorithm:
   """Averages m clients each round, some maybe twice, drawn one from each cluster.
 
@@ -54,9 +65,8 @@ def clusamp(model: Model, local: Local, *, mapper: mappers.Mapper, participation
   Raises:
     InputError: a setting is out of range.
   """
-  orders = {'size': by_size, 'similarity': by_similarity}
-  if order not in orders:
-    raise InputError(f'got clusamp.order={order}; expected one of {", ".join(orders)}')
+  if order not in ORDERS:
+    raise InputError(f'got order={order}; expected one of {", ".join(ORDERS)}')
   if participation < 0:
     raise InputError(f'got participation={participation}; expected 0 (as many as clients) or more')
   remembers = order == 'similarity'
@@ -76,16 +86,16 @@ def clusamp(model: Model, local: Local, *, mapper: mappers.Mapper, participation
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    line = orders[order](federation.clients, state.updates)
+    line = ORDERS[order](federation.clients, state.updates)
     clusters = distributions(federation.clients.size[line], participation or len(line))
     positions = line[jax.random.categorical(cohort_key, jnp.log(clusters), axis=1)]
     clients = tree.take(federation.clients, positions)
     mixed, updates, cohort = train(
-        participate.uniform(clients)[None], state.variables, federation.examples, clients, (),
+        sampling.uniform(clients)[None], state.variables, federation.examples, clients, (),
         local_key)
     return CluSampState(
         state.round + 1, tree.take(mixed, 0),
-        tree.put(state.updates, positions, updates)), participate.round_metrics(cohort)
+        tree.put(state.updates, positions, updates)), sampling.round_metrics(cohort)
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=size, down=size))
@@ -145,3 +155,17 @@ def leaves(gaps: Array) -> Array:
   start = alone, jnp.ones(count), jnp.arange(count), jnp.zeros(count)
   *_, place = jax.lax.fori_loop(0, count - 1, merge, start)
   return jnp.argsort(place)
+
+
+ORDERS = {'size': by_size, 'similarity': by_similarity}
+
+
+def build_clusamp(parts: Parts, settings) -> Algorithm:
+  return clusamp(parts.model, parts.training(), order=settings.order, **parts.cohort)
+
+
+METHOD = Method(
+    'clusamp', build_clusamp,
+    {'order': Setting('size', 'what clusters are made by', choices=ORDERS)},
+    summary='one client is drawn from each of m clusters',
+    paper='Fraboni et al. ICML 2021. arXiv:2105.05883')

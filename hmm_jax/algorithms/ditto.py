@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import losses, mappers, sampling
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import Algorithm, Array, Local, Mapper, Model, PyTree, Traffic
 
 
 class DittoState(NamedTuple):
@@ -30,7 +31,7 @@ class DittoState(NamedTuple):
   personal: PyTree  # v_i, the clients' own, stacked
 
 
-def ditto(model: Model, local: Local, *, personal: Local, mapper: mappers.Mapper,
+def ditto(model: Model, local: Local, *, personal: Local, mapper: Mapper,
           participation: int = 0) -> Algorithm:
   """Averages m of K clients each round, who train their own models on the side.
 
@@ -57,13 +58,13 @@ def ditto(model: Model, local: Local, *, personal: Local, mapper: mappers.Mapper
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    positions, clients = participate.sample(federation.clients, participation, cohort_key)
+    positions, clients = sampling.sample(federation.clients, participation, cohort_key)
     mixed, personal, cohort = train(
-        participate.by_size(clients)[None], state.variables, federation.examples, clients,
+        sampling.by_size(clients)[None], state.variables, federation.examples, clients,
         tree.take(state.personal, positions), local_key)
     return DittoState(
         state.round + 1, tree.take(mixed, 0),
-        tree.put(state.personal, positions, personal)), participate.round_metrics(cohort)
+        tree.put(state.personal, positions, personal)), sampling.round_metrics(cohort)
 
   def views(state, federation):
     del federation
@@ -76,3 +77,17 @@ def received(start: PyTree, extra: PyTree) -> PyTree:
   """Returns the parameters that the personal training is pulled to: the anchor."""
   del start
   return extra
+
+
+def build_ditto(parts: Parts, settings) -> Algorithm:
+  own = losses.proximal(parts.loss(), settings.lam, anchor=received)
+  return ditto(parts.model, parts.training(), personal=parts.training(own), **parts.cohort)
+
+
+METHOD = Method(
+    'ditto', build_ditto,
+    {'lam': Setting(1.0, "weight of the proximal term that ties clients' models to the global one",
+                    at_least=0)},
+    kind='personal', needs=('own examples', 'no prox'),
+    summary='each client trains a model of its own near the global one',
+    paper='Li et al. ICML 2021. arXiv:2012.04221')

@@ -20,9 +20,12 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import losses, mappers, sampling
+from hmm_jax.client.local import full_gradient
+from hmm_jax.registry import Method
+from hmm_jax.server.training import server_gradient
+from hmm_jax.types import Algorithm, Array, Local, Mapper, Model, PyTree, Traffic
 
 
 class FedCLGState(NamedTuple):
@@ -44,7 +47,7 @@ class Guided(NamedTuple):
 
 
 def fedclg(model: Model, guided: Guided, *, gradient: Callable | None, server: Callable,
-           mapper: mappers.Mapper, participation: int = 0) -> Algorithm:
+           mapper: Mapper, participation: int = 0) -> Algorithm:
   """Averages m of K clients each round, then trains on the server's rows.
 
   Args:
@@ -65,17 +68,17 @@ def fedclg(model: Model, guided: Guided, *, gradient: Callable | None, server: C
 
   def round(state, federation, key):
     cohort_key, local_key, gradient_key, server_key = jax.random.split(key, 4)
-    _, clients = participate.sample(federation.clients, participation, cohort_key)
+    _, clients = sampling.sample(federation.clients, participation, cohort_key)
     central, minibatches = (), 0
     if gradient:
       central, minibatches = gradient(state.variables, federation.server, gradient_key)
     mixed, _, cohort = train(
-        participate.by_size(clients)[None], (state.variables, central), federation.examples,
+        sampling.by_size(clients)[None], (state.variables, central), federation.examples,
         clients, (), local_key)
     variables, _, spent = server(tree.take(mixed, 0), (), federation.server, server_key)
     spent = spent | {'server/gradients': spent['server/gradients'] + minibatches}
     return FedCLGState(state.round + 1, variables), {
-        **participate.round_metrics(cohort), **spent}
+        **sampling.round_metrics(cohort), **spent}
 
   return Algorithm(
       init, round, views=lambda state, _: {'global': state.variables},
@@ -125,3 +128,45 @@ def corrected_aggregate(local: Local, gradient: Callable, *, lr: float) -> Guide
     return {**y, 'params': params}, extra, report
 
   return Guided(work, up=1, down=0)
+
+
+def build_clg_sgd(parts: Parts, settings) -> Algorithm:
+  del settings
+  return fedclg(parts.model, unguided(parts.training()), gradient=None, server=parts.server_sgd(),
+                **parts.cohort)
+
+
+def build_fedclg_c(parts: Parts, settings) -> Algorithm:
+  del settings
+  train = parts.training(losses.corrected(parts.loss()))
+  return _with_server_gradient(parts, corrected_steps(train, _own_gradient(parts)))
+
+
+def build_fedclg_s(parts: Parts, settings) -> Algorithm:
+  del settings
+  return _with_server_gradient(parts, corrected_aggregate(
+      parts.training(), _own_gradient(parts), lr=parts.local.lr))
+
+
+def _own_gradient(parts):
+  return full_gradient(parts.loss(), batch=parts.local.batch)
+
+
+def _with_server_gradient(parts, guided):
+  gradient = server_gradient(parts.objective(), batch=parts.config.server.batch)
+  return fedclg(
+      parts.model, guided, gradient=gradient, server=parts.server_sgd(), **parts.cohort)
+
+
+CLG_SGD = Method(
+    'clg_sgd', build_clg_sgd, kind='hybrid', needs=('server examples',),
+    summary='FedAvg, then SGD on the examples of the server',
+    paper='Yang, Chen, Shen. IEEE JSAC 2023')
+FEDCLG_C = Method(
+    'fedclg_c', build_fedclg_c, kind='hybrid', needs=('server examples', 'plain sgd'),
+    summary="local steps are corrected by the server's gradient, then SGD at the server",
+    paper='Bian et al. 2023. arXiv:2304.05397')
+FEDCLG_S = Method(
+    'fedclg_s', build_fedclg_s, kind='hybrid', needs=('server examples', 'plain sgd'),
+    summary="the mean of the models is corrected by the server's gradient, then SGD at the server",
+    paper='Bian et al. 2023. arXiv:2304.05397')

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import mappers, sampling
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import Algorithm, Array, Local, Mapper, Model, PyTree, Traffic
 
 
 class FedCrossState(NamedTuple):
@@ -26,7 +27,7 @@ class FedCrossState(NamedTuple):
   pool: PyTree  # [m, ...], the models in the slots
 
 
-def fedcross(model: Model, local: Local, *, mapper: mappers.Mapper, collaborator: Callable,
+def fedcross(model: Model, local: Local, *, mapper: Mapper, collaborator: Callable,
              participation: int = 0, alpha: float = 0.99) -> Algorithm:
   """Cross-aggregates the models of a pool of m slots each round.
 
@@ -48,12 +49,12 @@ def fedcross(model: Model, local: Local, *, mapper: mappers.Mapper, collaborator
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    _, clients = participate.shuffled(federation.clients, participation, cohort_key)
+    _, clients = sampling.shuffled(federation.clients, participation, cohort_key)
     trained, _, cohort = train(state.pool, federation.examples, clients, (), local_key)
     partner = collaborator(state.round, trained['params'])
     own = jnp.eye(len(partner))
     pool = tree.mix(alpha * own + (1 - alpha) * own[partner], trained)
-    return FedCrossState(state.round + 1, pool), participate.round_metrics(cohort)
+    return FedCrossState(state.round + 1, pool), sampling.round_metrics(cohort)
 
   def views(state, federation):
     del federation
@@ -86,3 +87,22 @@ def _cosines(pool, diagonal):
   norm = jnp.sqrt(jnp.diag(gram))
   cosines = gram / (norm[:, None] * norm[None])
   return jnp.where(jnp.eye(len(norm), dtype=bool), diagonal, cosines)
+
+
+COLLABORATORS = {'in_order': in_order, 'lowest': least_similar, 'highest': most_similar}
+SETTINGS = {
+    'collaborator': Setting(
+        'lowest', 'the partner of a model: in turn, or by cosine similarity', choices=COLLABORATORS),
+    'alpha': Setting(0.99, 'share of itself that a model keeps', at_least=0, at_most=1),
+}
+
+
+def build_fedcross(parts: Parts, settings) -> Algorithm:
+  return fedcross(parts.model, parts.training(), alpha=settings.alpha,
+                  collaborator=COLLABORATORS[settings.collaborator], **parts.cohort)
+
+
+METHOD = Method(
+    'fedcross', build_fedcross, SETTINGS,
+    summary='each model is mixed with one collaborator instead of all',
+    paper='Hu et al. ICDE 2024. arXiv:2210.08285')

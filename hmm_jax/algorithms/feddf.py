@@ -16,11 +16,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import mappers, sampling
+from hmm_jax.registry import Method, Setting
+from hmm_jax.server import objectives
+from hmm_jax.types import Algorithm, Array, Local, Mapper, Model, PyTree, Traffic
 
 
 class FedDFState(NamedTuple):
@@ -28,7 +31,7 @@ class FedDFState(NamedTuple):
   variables: PyTree  # x, the global model
 
 
-def feddf(model: Model, local: Local, *, server: Callable, mapper: mappers.Mapper,
+def feddf(model: Model, local: Local, *, server: Callable, mapper: Mapper,
           participation: int = 0) -> Algorithm:
   """Averages m of K clients each round, then distils them.
 
@@ -48,13 +51,27 @@ def feddf(model: Model, local: Local, *, server: Callable, mapper: mappers.Mappe
 
   def round(state, federation, key):
     cohort_key, local_key, server_key = jax.random.split(key, 3)
-    _, clients = participate.sample(federation.clients, participation, cohort_key)
+    _, clients = sampling.sample(federation.clients, participation, cohort_key)
     models, _, cohort = train(
         state.variables, federation.examples, clients, (), local_key)
-    mean = tree.mix(participate.by_size(clients), models)
+    mean = tree.mix(sampling.by_size(clients), models)
     variables, _, spent = server(mean, models, federation.server, server_key)
     return FedDFState(state.round + 1, variables), {
-        **participate.round_metrics(cohort), **spent}
+        **sampling.round_metrics(cohort), **spent}
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=size, down=size))
+
+
+def build_feddf(parts: Parts, settings) -> Algorithm:
+  rate = optax.cosine_decay_schedule(settings.lr, parts.config.server.steps)
+  server = parts.server_training(objectives.distill(parts.model), optax.adam(rate))
+  return feddf(parts.model, parts.training(), server=server, **parts.cohort)
+
+
+METHOD = Method(
+    'feddf', build_feddf,
+    {'lr': Setting(1e-3, 'learning rate of Adam, which falls along a cosine', above=0)},
+    kind='hybrid', needs=('server examples',),
+    summary="the ensemble of local models is distilled into their mean on the server's inputs",
+    paper='Lin et al. NeurIPS 2020. arXiv:2006.07242')

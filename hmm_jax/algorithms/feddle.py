@@ -16,7 +16,7 @@ averaged over the arrivals with weights p, or estimated anew on the server's row
 The paper's text was not at hand and there is no released code: this is a reconstruction from
 its abstract and figures. Ours are the formula of NORMALISE, where the search begins and how
 it goes, the fallback's rule, what is evicted and dropped, and that an update which has
-travelled for d rounds is added to the newest model as it is.
+traveled for d rounds is added to the newest model as it is.
 
 Reference: Zhu, Yao, Ceritli, Ozkan, Blaschko, Noh, Min, Min, Ozay. Guided Model Merging for
   Hybrid Data Learning: Leveraging Centralized Data to Refine Decentralized Models. WACV
@@ -24,17 +24,23 @@ Reference: Zhu, Yao, Ceritli, Ozkan, Blaschko, Noh, Min, Min, Ozay. Guided Model
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.client.guidance import Guide, follow
+from hmm_jax.algorithms.parts import Parts, named_optimizer
+from hmm_jax.client import mappers, sampling
 from hmm_jax.merging import atlas as anchors
-from hmm_jax.types import Algorithm, Array, InputError, Local, Model, PyTree, Traffic
+from hmm_jax.merging import recombine, search
+from hmm_jax.merging.batch_norm.recalibrate import recalibrate
+from hmm_jax.registry import Method, Setting
+from hmm_jax.server import objectives
+from hmm_jax.server.guided_search import HELD_OUT, NEVER, Guide, follow
+from hmm_jax.types import Algorithm, Array, InputError, Local, Mapper, Model, PyTree, Traffic
 
 
 class FeddleState(NamedTuple):
@@ -43,7 +49,7 @@ class FeddleState(NamedTuple):
   atlas: anchors.Atlas
 
 
-def feddle(model: Model, local: Local, *, mapper: mappers.Mapper, guide: Guide | None,
+def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
            slots: int, units: Callable, lengths: Callable, first_to_go: Callable,
            participation: int = 0, tau_max: int = 0, strikes: int = 0, memory: float = 0.9,
            calibrate: Callable = lambda variables, federation: variables) -> Algorithm:
@@ -72,7 +78,7 @@ def feddle(model: Model, local: Local, *, mapper: mappers.Mapper, guide: Guide |
     InputError: no slot or a negative number; from `init`: fewer slots than arrivals.
   """
   if slots < 1 or tau_max < 0 or strikes < 0:
-    raise InputError(f'got feddle.atlas={slots}, feddle.tau_max={tau_max}, feddle.strikes='
+    raise InputError(f'got atlas={slots}, tau_max={tau_max}, strikes='
                      f'{strikes}; expected at least 1, and 0 or more of the others')
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   unit = units(model, {'params': shapes['params']})['params']
@@ -88,7 +94,7 @@ def feddle(model: Model, local: Local, *, mapper: mappers.Mapper, guide: Guide |
   def init(key, federation):
     variables, total = model.init(key), len(federation.clients.id)
     if slots < (participation or total):
-      raise InputError(f'got feddle.atlas={slots} with {participation or total} clients a round; '
+      raise InputError(f'got atlas={slots} with {participation or total} clients a round; '
                        'expected at least as many slots, or updates are lost as they arrive')
     held = min(slots, total)
     return FeddleState(jnp.int32(0), tree.repeat(variables, tau_max + 1),
@@ -96,7 +102,7 @@ def feddle(model: Model, local: Local, *, mapper: mappers.Mapper, guide: Guide |
 
   def round(state, federation, key):
     cohort_key, local_key, delay_key, search_key = jax.random.split(key, 4)
-    _, clients = participate.sample(federation.clients, participation, cohort_key)
+    _, clients = sampling.sample(federation.clients, participation, cohort_key)
     clients = tree.take(clients, jnp.argsort(clients.id))
     delays = jax.random.randint(delay_key, clients.id.shape, 0, tau_max + 1)
     updates, _, cohort = train(state.past, federation.examples, clients, delays, local_key)
@@ -104,11 +110,11 @@ def feddle(model: Model, local: Local, *, mapper: mappers.Mapper, guide: Guide |
     atlas, arrivals = anchors.add(
         state.atlas, updates['params'], clients.id, state.round, first_to_go=first_to_go)
     scale = lengths(atlas, unit)
-    weights = jnp.zeros(len(scale)).at[arrivals].set(participate.by_size(clients))
+    weights = jnp.zeros(len(scale)).at[arrivals].set(sampling.by_size(clients))
     average = jnp.where(scale > 0, weights[:, None] / jnp.where(scale > 0, scale, 1), 0)
 
     omega = tree.take(state.past, 0)
-    statistics = tree.mix(participate.by_size(clients), {
+    statistics = tree.mix(sampling.by_size(clients), {
         name: value for name, value in updates.items() if name != 'params'})
     merge = lambda c: anchors.merge(omega['params'], c * scale, unit, atlas.updates)
     c, spent, records = average, {}, {}
@@ -128,9 +134,125 @@ def feddle(model: Model, local: Local, *, mapper: mappers.Mapper, guide: Guide |
     atlas = anchors.judge(atlas, c, decay=memory)
     atlas = anchors.drop(atlas, strikes) if strikes else atlas
     return FeddleState(state.round + 1, past, atlas), {
-        **participate.round_metrics(cohort), **spent, 'records': records}
+        **sampling.round_metrics(cohort), **spent, 'records': records}
 
   return Algorithm(
       init, round, views=lambda state, _: {'global': tree.take(state.past, 0)},
       traffic=Traffic(up=size, down=size),
       tables=('anchors', 'search') if guide else ('anchors',))
+
+
+UNITS = {'global': anchors.whole, 'layer': recombine.layers}
+SCALES = {'whole': anchors.to_median, 'layer': anchors.to_median_by_unit, 'none': anchors.as_they_are}
+CONSTRAINTS = {'none': lambda bound: anchors.any_weights, 'convex': lambda bound: anchors.convex,
+               'box': anchors.boxed}
+FALLBACKS = {'held_out': HELD_OUT, 'none': NEVER}
+EVICTIONS = {'oldest': anchors.oldest, 'worst': anchors.worst}
+SETTINGS = {
+    'atlas': Setting(50, 'slots for updates, of which no more than clients are used', at_least=1),
+    'normalize': Setting('whole', 'what of an update is scaled to the median norm', choices=SCALES),
+    'coefficients': Setting('global', 'one for each update, or one for each of its layers', choices=UNITS),
+    'search': Setting('adam', 'evolution, none (federated averaging), or an optax optimizer'),
+    'lr': Setting(0.05, 'learning rate of that optimizer, which falls along a cosine', above=0),
+    'sigma': Setting(0.05, 'initial step size (evolution)', above=0),
+    'population': Setting(16, 'candidates in a step (evolution)', at_least=1),
+    'marks': Setting(5, 'candidates along a search that are evaluated on held-out examples, at most', at_least=1),
+    'pull': Setting(0.0, 'weight of pull/2 |c - average|^2', at_least=0),
+    'constraint': Setting('none', "on the updates' weights", choices=CONSTRAINTS),
+    'bound': Setting(1.0, 'largest weight (box)', above=0),
+    'fallback': Setting('held_out', 'to the average, unless held-out examples say better, or never',
+                        choices=FALLBACKS),
+    'evict': Setting('oldest', 'which update leaves a full atlas', choices=EVICTIONS),
+    'strikes': Setting(5, 'rounds in a row with a negative score before the worst is dropped; 0: never',
+                       at_least=0),
+    'memory': Setting(0.9, 'decay of the score, a moving average of the coefficients',
+                      at_least=0, at_most=1),
+    'tau_max': Setting(0, 'most rounds that an update may be late', at_least=0),
+    'statistics': Setting('average', "BatchNorm's: averaged, or recalibrated on the server's examples",
+                          choices=('average', 'server')),
+    'batches': Setting(32, 'minibatches to recalibrate on (statistics=server)', at_least=1),
+}
+
+
+def build_feddle(parts: Parts, settings) -> Algorithm:
+  """Builds Feddle.
+
+  Raises:
+    InputError: an objective that does not fit the data, or an unknown search.
+  """
+  guide = None
+  if settings.search != 'none':
+    guide = parts.guide(parts.objective(), _search(parts, settings),
+                        CONSTRAINTS[settings.constraint](settings.bound),
+                        FALLBACKS[settings.fallback])
+  calibrate = {'average': lambda variables, federation: variables,
+               'server': partial(_recalibrate, parts)}[settings.statistics]
+  return feddle(
+      parts.model, parts.training(), guide=guide, slots=settings.atlas,
+      units=UNITS[settings.coefficients], lengths=SCALES[settings.normalize],
+      first_to_go=EVICTIONS[settings.evict], tau_max=settings.tau_max, strikes=settings.strikes,
+      memory=settings.memory, calibrate=calibrate, **parts.cohort)
+
+
+def _search(parts, settings):
+  if settings.search == 'evolution':
+    return search.evolution_search(sigma=settings.sigma, population=settings.population,
+                                   pull=settings.pull, marks=settings.marks)
+  rate = optax.cosine_decay_schedule(settings.lr, parts.config.server.steps)
+  optimizer = named_optimizer('feddle.search', settings.search, {'learning_rate': rate},
+                              others=('evolution', 'none'))
+  return search.gradient_search(optimizer, pull=settings.pull, marks=settings.marks)
+
+
+def _recalibrate(parts, variables, federation):
+  """Recalibrates on the server's examples, in minibatches that are the same in every round."""
+  server = federation.server
+  batches = search.minibatches(jax.random.key(0), server.search, batch=parts.config.server.batch,
+                               steps=parts.config.feddle.batches)
+  return recalibrate(parts.model, variables, server.examples, batches)
+
+
+def build_learned_soup(parts: Parts, settings) -> Algorithm:
+  optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
+  guide = parts.guide(parts.objective(), search.gradient_search(optimizer), anchors.convex, NEVER)
+  return _merge_of_arrivals(parts, guide, anchors.whole)
+
+
+def build_adamerging(parts: Parts, settings) -> Algorithm:
+  guide = parts.guide(objectives.entropy(parts.model),
+                      search.gradient_search(optax.adam(settings.lr)), anchors.boxed(1.0), NEVER)
+  return _merge_of_arrivals(parts, guide, recombine.layers)
+
+
+def _merge_of_arrivals(parts, guide, units):
+  """Searches over the updates of the round alone, as they are."""
+  return feddle(
+      parts.model, parts.training(), guide=guide, slots=parts.config.participation or parts.clients,
+      units=units, lengths=anchors.as_they_are, first_to_go=anchors.oldest, **parts.cohort)
+
+
+def check(config):
+  """Checks that scales of layers go with coefficients of layers."""
+  settings = config.feddle
+  if (settings.normalize, settings.coefficients) == ('layer', 'global'):
+    raise InputError('got normalize=layer with coefficients=global; expected '
+                     'coefficients=layer, or no coefficients would be the average')
+
+
+FEDDLE = Method(
+    'feddle', build_feddle, SETTINGS, kind='hybrid', needs=('server examples',), check=check,
+    summary="updates in an atlas, merged by coefficients that are learned on the server's examples",
+    paper='Zhu et al. WACV 2026. arXiv:2503.20138')
+LEARNED_SOUP = Method(
+    'learned_soup', build_learned_soup,
+    {'lr': Setting(0.05, 'learning rate of AdamW on the weights', above=0),
+     'weight_decay': Setting(1e-4, 'weight decay of AdamW', at_least=0)},
+    kind='hybrid', needs=('server examples',),
+    summary="each round's updates by convex weights that are learned on the server's examples",
+    paper='Wortsman et al. ICML 2022. arXiv:2203.05482')
+ADAMERGING = Method(
+    'adamerging', build_adamerging,
+    {'lr': Setting(1e-3, "learning rate of Adam on the layers' weights", above=0)},
+    kind='hybrid', needs=('server examples',),
+    summary="each round's updates by weights of layers that minimize the entropy of predictions",
+    paper='Yang et al. ICLR 2024. arXiv:2310.02575')

@@ -22,11 +22,23 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.client import losses, mappers, scoring
-from hmm_jax.client import participation as participate
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import losses, mappers, sampling, scoring
+from hmm_jax.client.initial import initial_models
 from hmm_jax.client.local import local_training
-from hmm_jax.client.starts import initial_models
-from hmm_jax.types import Algorithm, Array, InputError, Local, Loss, Mixture, Model, PyTree, Traffic
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import (
+  Algorithm,
+  Array,
+  InputError,
+  Local,
+  Loss,
+  Mapper,
+  Mixture,
+  Model,
+  PyTree,
+  Traffic,
+)
 
 
 class FedEMState(NamedTuple):
@@ -35,7 +47,7 @@ class FedEMState(NamedTuple):
   weight: Array  # pi [K, M], rows sum to 1
 
 
-def fedem(model: Model, local: Local, *, models: int, mapper: mappers.Mapper,
+def fedem(model: Model, local: Local, *, models: int, mapper: Mapper,
           participation: int = 0, batch: int = 512) -> Algorithm:
   """Averages M models over m of K clients, who learn how much of each they are.
 
@@ -51,7 +63,7 @@ def fedem(model: Model, local: Local, *, models: int, mapper: mappers.Mapper,
     InputError: no model.
   """
   if models < 1:
-    raise InputError(f'got fedem.models={models}; expected at least 1')
+    raise InputError(f'got models={models}; expected at least 1')
   row_losses = scoring.cross_entropies(model)
   mean_posterior = scoring.mean_over_rows(
       lambda given, minibatch: posterior(given[0], row_losses(given[1], minibatch)), batch=batch)
@@ -70,12 +82,12 @@ def fedem(model: Model, local: Local, *, models: int, mapper: mappers.Mapper,
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    positions, clients = participate.sample(federation.clients, participation, cohort_key)
+    positions, clients = sampling.sample(federation.clients, participation, cohort_key)
     mixed, weight, cohort = train(
-        participate.by_size(clients)[None], state.models, federation.examples, clients,
+        sampling.by_size(clients)[None], state.models, federation.examples, clients,
         state.weight[positions], local_key)
     return (FedEMState(state.round + 1, tree.take(mixed, 0),
-                       state.weight.at[positions].set(weight)), participate.round_metrics(cohort))
+                       state.weight.at[positions].set(weight)), sampling.round_metrics(cohort))
 
   return Algorithm(init, round,
                    views=lambda state, _: {'clients': Mixture(state.models, state.weight)},
@@ -107,6 +119,19 @@ def surrogate(model: Model) -> Loss:
 
 def component_training(model: Model, optimizer: optax.GradientTransformation, *, batch: int,
                        epochs: int = 1, steps: int = 0) -> Local:
-  """Trains M stacked models, each with an optimiser of its own; else as `local_training`."""
+  """Trains M stacked models, each with an optimizer of its own; else as `local_training`."""
   each = optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
   return local_training(surrogate(model), each, batch=batch, epochs=epochs, steps=steps)
+
+
+def build_fedem(parts: Parts, settings) -> Algorithm:
+  # Its loss is made from the network.
+  train = parts.training(parts.model, make=component_training)
+  return fedem(parts.model, train, models=settings.models, batch=parts.config.eval_batch,
+               **parts.cohort)
+
+
+METHOD = Method(
+    'fedem', build_fedem, {'models': Setting(3, 'number of models', at_least=1)}, kind='personal',
+    needs=('own examples', 'plain loss'), summary='each client is a mixture of M models',
+    paper='Marfoq et al. NeurIPS 2021. arXiv:2108.10252')

@@ -8,7 +8,7 @@
 
 c_ky are the rows of class y that participant k holds, c_y their sum over k, p the share of
 each c_y; |.| and (.)^2 are means over coordinates. In the first round no generator has
-learnt, and clients do without, as in the published code.
+learned, and clients do without, as in the published code.
 
 Our choices where that code and the paper differ: label counts weigh the heads' losses, as
 in the code (the paper takes the loss of the mean logits); both sides draw labels from p, as
@@ -27,19 +27,21 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import mappers, sampling
+from hmm_jax.registry import Method, Setting
 from hmm_jax.types import (
-    Algorithm,
-    Array,
-    Generator,
-    InputError,
-    Key,
-    Local,
-    Loss,
-    Model,
-    PyTree,
-    Traffic,
+  Algorithm,
+  Array,
+  Generator,
+  InputError,
+  Key,
+  Local,
+  Loss,
+  Mapper,
+  Model,
+  PyTree,
+  Traffic,
 )
 
 
@@ -47,12 +49,12 @@ class FedGenState(NamedTuple):
   round: Array  # [] int32
   variables: PyTree  # the global model
   generator: PyTree  # its parameters
-  server: PyTree  # the state of its optimiser
+  server: PyTree  # the state of its optimizer
   counts: Array  # [C] float32, rows of each class among the last participants
 
 
 def fedgen(model: Model, local: Local, *, generator: Generator,
-           server: optax.GradientTransformation, mapper: mappers.Mapper, participation: int = 0,
+           server: optax.GradientTransformation, mapper: Mapper, participation: int = 0,
            alpha: float = 10.0, decay: float = 0.98, steps: int = 50,
            batch: int = 32) -> Algorithm:
   """Averages m of K clients each round and trains a generator on their heads.
@@ -65,7 +67,7 @@ def fedgen(model: Model, local: Local, *, generator: Generator,
     local: one client's training on a `taught` loss, whose extra argument is (weight,
       label counts, the generator's parameters).
     generator: makes inputs of the head.
-    server: the generator's optimiser; published: Adam at 3e-4 (EMNIST: 1e-4), which falls
+    server: the generator's optimizer; published: Adam at 3e-4 (EMNIST: 1e-4), which falls
       to .98 of itself each round, with .01 of the parameters added to the gradient.
     mapper: how clients are mapped.
     participation: clients a round, m; 0 means all.
@@ -79,7 +81,7 @@ def fedgen(model: Model, local: Local, *, generator: Generator,
   """
   if alpha < 0 or not 0 < decay <= 1 or steps < 1 or batch < 1:
     raise InputError(
-        f'got fedgen.alpha={alpha}, fedgen.decay={decay}, fedgen.steps={steps}, fedgen.batch='
+        f'got alpha={alpha}, decay={decay}, steps={steps}, batch='
         f'{batch}; expected 0 or more, above 0 to 1, and at least 1 of both')
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   size = tree.nbytes(shapes)
@@ -100,15 +102,15 @@ def fedgen(model: Model, local: Local, *, generator: Generator,
 
   def round(state, federation, key):
     cohort_key, local_key, server_key = jax.random.split(key, 3)
-    _, clients = participate.sample(federation.clients, participation, cohort_key)
+    _, clients = sampling.sample(federation.clients, participation, cohort_key)
     weight = jnp.where(state.round > 0, alpha * decay**state.round, 0)
     mixed, heads, cohort = train(
-        participate.by_size(clients)[None],
+        sampling.by_size(clients)[None],
         (state.variables, (weight, state.counts, state.generator)),
         federation.examples, clients, (), local_key)
     variables = tree.take(mixed, 0)
 
-    counts = participate.label_counts(clients, federation.examples.y, generator.classes)
+    counts = sampling.label_counts(clients, federation.examples.y, generator.classes)
     trunk = tree.split(is_head, variables)[1]  # `Model.head` takes a whole model.
     predict = lambda z: jax.vmap(lambda head: model.head(tree.join(head, trunk), z))(heads)
 
@@ -121,7 +123,7 @@ def fedgen(model: Model, local: Local, *, generator: Generator,
     (params, server_state), _ = jax.lax.scan(
         step, (state.generator, state.server), jax.random.split(server_key, steps))
     return (FedGenState(state.round + 1, variables, params, server_state, counts.sum(0)),
-            participate.round_metrics(cohort))
+            sampling.round_metrics(cohort))
 
   down = size + tree.nbytes(jax.eval_shape(generator.init, jax.random.key(0)))
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
@@ -171,3 +173,31 @@ def generate(generator: Generator, params: PyTree, counts: Array, key: Key,
   logits = jnp.log(jnp.maximum(counts, 1e-30))
   labels = jax.random.categorical(label_key, logits, shape=(batch,))
   return labels, *generator.apply(params, labels, noise_key)
+
+
+SETTINGS = {
+    'alpha': Setting(10.0, 'weight of generated features in the local loss', at_least=0),
+    'decay': Setting(0.98, 'factor of alpha and of the learning rate in each round', above=0, at_most=1),
+    'steps': Setting(50, 'steps of the generator in a round', at_least=1),
+    'batch': Setting(32, 'features generated at a time', at_least=1),
+    'lr': Setting(3e-4, 'learning rate of the generator, for Adam', above=0),
+    'weight_decay': Setting(0.01, 'weight decay of the generator', at_least=0),
+    'hidden': Setting(256, 'hidden units of the generator', at_least=1),
+    'noise': Setting(32, 'width of its noise', at_least=1),
+}
+
+
+def build_fedgen(parts: Parts, settings) -> Algorithm:
+  generator = parts.generator(hidden=settings.hidden, noise=settings.noise)
+  rate = optax.exponential_decay(settings.lr, settings.steps, settings.decay, staircase=True)
+  server = optax.chain(optax.add_decayed_weights(settings.weight_decay), optax.adam(rate))
+  loss = taught(parts.loss(), parts.model, generator, batch=settings.batch)
+  return fedgen(
+      parts.model, parts.training(loss), generator=generator, server=server, alpha=settings.alpha,
+      decay=settings.decay, steps=settings.steps, batch=settings.batch, **parts.cohort)
+
+
+METHOD = Method(
+    'fedgen', build_fedgen, SETTINGS,
+    summary='a generator learns from the clients\' heads and regularizes local training',
+    paper='Zhu, Hong, Zhou. ICML 2021. arXiv:2105.10056')

@@ -26,20 +26,33 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.merging.statistics import nonnegative_variances
-from hmm_jax.types import Algorithm, Array, Clients, InputError, Key, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts, named_optimizer
+from hmm_jax.client import losses, mappers, sampling
+from hmm_jax.client.initial import initial_models
+from hmm_jax.merging.batch_norm.pool import nonnegative_variances
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import (
+  Algorithm,
+  Array,
+  Clients,
+  InputError,
+  Key,
+  Local,
+  Mapper,
+  Model,
+  PyTree,
+  Traffic,
+)
 
 
 class FedMergeState(NamedTuple):
   round: Array  # [] int32
   models: PyTree  # Theta [M, ...]
   logits: Array  # W [K, M]
-  steps: PyTree  # of the optimiser of each row of W, [K, ...]
+  steps: PyTree  # of the optimizer of each row of W, [K, ...]
 
 
-def fedmerge(model: Model, local: Local, *, mapper: mappers.Mapper, models: int,
+def fedmerge(model: Model, local: Local, *, mapper: Mapper, models: int,
              begin: Callable, scope: Callable, rule: Callable,
              optimizer: optax.GradientTransformation, weigh: Callable, participation: int = 0,
              newcomers: int = 0, newcomer_rounds: int = 0) -> Algorithm:
@@ -50,13 +63,13 @@ def fedmerge(model: Model, local: Local, *, mapper: mappers.Mapper, models: int,
     local: one client's training, in the paper with a proximal pull of mu = 0.02.
     mapper: how clients are mapped.
     models: M.
-    begin: (model, key, M) -> the first Theta: `starts.initial_models` or `same_start`.
+    begin: (model, key, M) -> the first Theta: `initial_models` or `same_init`.
     scope: (groups) -> tree of bools, the parameters in the inner product: `head` or
       `everything`.
-    rule: ([m, M]) -> [m, M], what becomes of p_i G_ij before the optimiser:
-      `max_normalised` or `plain`.
+    rule: ([m, M]) -> [m, M], what becomes of p_i G_ij before the optimizer:
+      `max_normalized` or `plain`.
     optimizer: of the rows of W, each of which has a state of its own; sgd in the paper.
-    weigh: (c [m, M] = p_i w_ij) -> weights of the updates: `column_normalised` or `exact`.
+    weigh: (c [m, M] = p_i w_ij) -> weights of the updates: `column_normalized` or `exact`.
     participation: clients a round, m; 0 means all.
     newcomers: the clients of the last ids, who join after the run: they learn their rows of
       W, one by one, with Theta as it is then.
@@ -66,9 +79,9 @@ def fedmerge(model: Model, local: Local, *, mapper: mappers.Mapper, models: int,
     InputError: no model, or several that begin as one.
   """
   if models < 1:
-    raise InputError(f'got fedmerge.models={models}; expected at least 1')
-  if models > 1 and begin is same_start:
-    raise InputError(f'got fedmerge.start=same with fedmerge.models={models}; expected different '
+    raise InputError(f'got models={models}; expected at least 1')
+  if models > 1 and begin is same_init:
+    raise InputError(f'got start=same with models={models}; expected different '
                      'ones, for the weights of equal models never change')
   train = mappers.map_clients(local, mapper, start_axis=0)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -93,7 +106,7 @@ def fedmerge(model: Model, local: Local, *, mapper: mappers.Mapper, models: int,
     return updates, weight_gradient(logits, state.models, updates), cohort
 
   def weight_step(state, positions, direction):
-    """Moves the rows of W at `positions`, each by an optimiser of its own."""
+    """Moves the rows of W at `positions`, each by an optimizer of its own."""
     logits, steps = state.logits[positions], tree.take(state.steps, positions)
     change, steps = jax.vmap(optimizer.update)(direction, steps, logits)
     return state._replace(logits=state.logits.at[positions].add(change),
@@ -107,18 +120,18 @@ def fedmerge(model: Model, local: Local, *, mapper: mappers.Mapper, models: int,
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
     members, _ = settled(federation.clients, newcomers)
-    chosen, clients = participate.sample(
+    chosen, clients = sampling.sample(
         tree.take(federation.clients, members), participation, cohort_key)
     positions = members[chosen]
     updates, gradient, cohort = visit(state, federation, positions, clients, local_key)
 
-    shares = participate.by_size(clients)[:, None]
+    shares = sampling.by_size(clients)[:, None]
     state = weight_step(state, positions, rule(shares * gradient))
     mixing = weigh(shares * jax.nn.softmax(state.logits[positions]))
     moved = tree.sub(state.models, tree.mix(mixing.T, updates))
     return state._replace(
         round=state.round + 1,
-        models=nonnegative_variances(moved)), participate.round_metrics(cohort)
+        models=nonnegative_variances(moved)), sampling.round_metrics(cohort)
 
   def finish(state, federation, key):
     _, new = settled(federation.clients, newcomers)
@@ -147,7 +160,7 @@ def settled(clients: Clients, newcomers: int) -> tuple[Array, Array]:
   return order[:len(order) - newcomers], order[len(order) - newcomers:]
 
 
-def same_start(model: Model, key: Key, count: int) -> PyTree:
+def same_init(model: Model, key: Key, count: int) -> PyTree:
   """Makes every global model a copy of one: fit for a single one."""
   return tree.repeat(model.init(key), count)
 
@@ -162,7 +175,7 @@ def everything(groups: PyTree) -> PyTree:
   return jax.tree.map(lambda module: True, groups)
 
 
-def max_normalised(gradient: Array) -> Array:
+def max_normalized(gradient: Array) -> Array:
   """Makes the largest entry one, so that a step is never longer than the rate."""
   largest = jnp.abs(gradient).max()
   return jnp.where(largest > 0, gradient / largest, 0)
@@ -173,7 +186,7 @@ def plain(gradient: Array) -> Array:
   return gradient
 
 
-def column_normalised(mixing: Array) -> Array:
+def column_normalized(mixing: Array) -> Array:
   """Lets the updates of a global model be a weighted mean of the clients'."""
   total = mixing.sum(axis=0, keepdims=True)
   return jnp.where(total > 0, mixing / total, 0)
@@ -182,3 +195,59 @@ def column_normalised(mixing: Array) -> Array:
 def exact(mixing: Array) -> Array:
   """Leaves the weights as the chain rule has them."""
   return mixing
+
+
+INITS = {'different': initial_models, 'same': same_init}
+SCOPES = {'head': head, 'all': everything}
+RULES = {'max_normalized': max_normalized, 'plain': plain}
+MIXINGS = {'column': column_normalized, 'none': exact}
+SETTINGS = {
+    'models': Setting(5, 'number of global models', at_least=1),
+    'start': Setting('different', 'initial global models; same only for a single one', choices=INITS),
+    'scope': Setting('head', "parameters in the inner product of the weights' gradient", choices=SCOPES),
+    'weight_step': Setting('max_normalized', f'{", ".join(RULES)}, or an optax optimizer of the weights'),
+    'weight_lr': Setting(0.01, 'learning rate of the weights', above=0),
+    'normalize': Setting(
+        'column', "weights of the clients' updates: a mean for each global model, or as the chain "
+        'rule has them', choices=MIXINGS),
+    'mu': Setting(0.02, 'weight of the proximal term around the merge; 0.01 in the released code, '
+                  'without the 1/2', at_least=0),
+    'newcomers': Setting(
+        0, 'number of clients, the last ones, who join after the run and learn their weights only',
+        at_least=0),
+    'newcomer_rounds': Setting(20, 'rounds that these learn for', at_least=0),
+}
+
+
+def build_fedmerge(parts: Parts, settings) -> Algorithm:
+  """Builds FedMerge.
+
+  Raises:
+    InputError: several models with the same start, or an unknown weight_step.
+  """
+  rule = settings.weight_step
+  return fedmerge(
+      parts.model, parts.training(losses.proximal(parts.cross_entropy(), settings.mu)),
+      models=settings.models, begin=INITS[settings.start], scope=SCOPES[settings.scope],
+      rule=RULES.get(rule, plain),
+      optimizer=named_optimizer('fedmerge.weight_step', 'sgd' if rule in RULES else rule,
+                                {'learning_rate': settings.weight_lr}, others=tuple(RULES)),
+      weigh=MIXINGS[settings.normalize], newcomers=settings.newcomers,
+      newcomer_rounds=settings.newcomer_rounds, **parts.cohort)
+
+
+def check(config):
+  """Checks that enough clients remain beside the newcomers, and that these have rounds."""
+  new, rounds = config.fedmerge.newcomers, config.fedmerge.newcomer_rounds
+  if config.clients and not new <= config.clients - max(config.participation, 1):
+    raise InputError(f'got newcomers={new} with clients={config.clients}, participation='
+                     f'{config.participation}; expected enough others to take part')
+  if new and not rounds:
+    raise InputError(f'got newcomer_rounds={rounds} with newcomers={new}; '
+                     'expected at least 1')
+
+
+METHOD = Method(
+    'fedmerge', build_fedmerge, SETTINGS, kind='personal', needs=('own examples', 'no prox'),
+    check=check, summary='a few global models, and a learned merge of them for each client',
+    paper='Chen et al. AAAI 2026. arXiv:2504.06768')

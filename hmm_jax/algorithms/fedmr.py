@@ -6,7 +6,7 @@
     in the first stage:                     w_i <- w_glob
     afterwards, for every unit u:           w_i[u] <- w_pi_u(i)[u], pi_u a fresh permutation
 
-A unit is a tensor (the released code: normalisation statistics too have permutations of
+A unit is a tensor (the released code: normalization statistics too have permutations of
 their own), a layer (the paper's text: all that belongs to one module) or a segment of
 consecutive tensors.
 
@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.merging.recombine import recombine
-from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import mappers, sampling
+from hmm_jax.merging.recombine import layers, recombine, segments, tensors
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import Algorithm, Array, InputError, Local, Mapper, Model, PyTree, Traffic
 
 
 class FedMRState(NamedTuple):
@@ -33,7 +34,7 @@ class FedMRState(NamedTuple):
   pool: PyTree  # [m, ...], the models in the slots
 
 
-def fedmr(model: Model, local: Local, *, mapper: mappers.Mapper, units: Callable,
+def fedmr(model: Model, local: Local, *, mapper: Mapper, units: Callable,
           participation: int = 0, first_stage: int = 0, dropout: float = 0.0,
           select: Callable | None = None) -> Algorithm:
   """Recombines the models of a pool of m slots each round.
@@ -49,7 +50,7 @@ def fedmr(model: Model, local: Local, *, mapper: mappers.Mapper, units: Callable
     dropout: chance that a slot's model does not return from its client. Then the slot
       keeps what it had, and the others are mixed among themselves.
     select: (round, count) -> [count] chances that a unit is shuffled; it is averaged
-      otherwise. None: all are shuffled. See `softly` and `central`.
+      otherwise. None: all are shuffled. See `by_probability` and `central_band`.
   """
   train = mappers.map_clients(local, mapper, start_axis=0)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -63,7 +64,7 @@ def fedmr(model: Model, local: Local, *, mapper: mappers.Mapper, units: Callable
 
   def round(state, federation, key):
     cohort_key, local_key, drop_key, shuffle_key = jax.random.split(key, 4)
-    _, clients = participate.shuffled(federation.clients, participation, cohort_key)
+    _, clients = sampling.shuffled(federation.clients, participation, cohort_key)
     trained, _, cohort = train(state.pool, federation.examples, clients, (), local_key)
     returned = jax.random.bernoulli(drop_key, 1 - dropout, (len(clients.id),))
     back = jax.vmap(tree.where)(returned, trained, state.pool)
@@ -71,7 +72,7 @@ def fedmr(model: Model, local: Local, *, mapper: mappers.Mapper, units: Callable
     chance = select(state.round, count) if select else jnp.ones(count)
     chance = jnp.where(state.round < first_stage, 0, chance)
     pool = recombine(shuffle_key, back, unit, returned=returned, chance=chance)
-    metrics = participate.round_metrics(cohort)
+    metrics = sampling.round_metrics(cohort)
     return FedMRState(state.round + 1, pool), {
         **metrics, 'messages_up': returned.sum(dtype=jnp.float32)}
 
@@ -82,7 +83,7 @@ def fedmr(model: Model, local: Local, *, mapper: mappers.Mapper, units: Callable
   return Algorithm(init, round, views=views, traffic=Traffic(up=size, down=size))
 
 
-def softly(rounds: int, first_stage: int, frozen: float) -> Callable:
+def by_probability(rounds: int, first_stage: int, frozen: float) -> Callable:
   """Shuffles each unit with a chance that grows from 0 to 1, as the first release could.
 
   The chance is (t - first_stage) / (rounds frozen): 1 after a share `frozen` of the run.
@@ -94,16 +95,62 @@ def softly(rounds: int, first_stage: int, frozen: float) -> Callable:
   return select
 
 
-def central(rounds: int, first_stage: int, frozen: float) -> Callable:
-  """Shuffles a central band of units, whose share grows like the chance of `softly`.
+def central_band(rounds: int, first_stage: int, frozen: float) -> Callable:
+  """Shuffles a central band of units, whose share grows like the probability of `by_probability`.
 
   Our reading of the first release: the band is what lies within that share of the middle
   of the network, in the order of its units.
   """
-  share = softly(rounds, first_stage, frozen)
+  share = by_probability(rounds, first_stage, frozen)
 
   def select(t, count):
     place = (jnp.arange(count) + 0.5) / count
     return (jnp.abs(2 * place - 1) <= share(t, count)).astype(jnp.float32)
 
   return select
+
+
+SETTINGS = {
+    'granularity': Setting('tensor', 'what is shuffled as one', choices=('tensor', 'layer', 'segment')),
+    'segments': Setting(
+        4, 'number of runs of tensors (segment); 1: whole models change slots', at_least=1),
+    'first_stage': Setting(0, 'rounds of plain averaging before the first shuffle', at_least=0),
+    'shuffle': Setting(
+        'all', 'which units are shuffled; the others are averaged: all, each by a growing '
+        'probability, or a growing central band', choices=('all', 'probability', 'band')),
+    'frozen': Setting(
+        1.0, 'share of the run until all units are shuffled (probability, band)', above=0),
+    'dropout': Setting(0.0, "probability that a slot's model does not return from its client",
+                       at_least=0, at_most=1),
+}
+
+
+def build_fedmr(parts: Parts, settings) -> Algorithm:
+  """Builds FedMR.
+
+  Raises:
+    InputError: more segments than tensors.
+  """
+  rounds = parts.config.rounds
+  units = {'tensor': tensors, 'layer': layers,
+           'segment': segments(settings.segments)}[settings.granularity]
+  growth = (rounds, settings.first_stage, settings.frozen)
+  select = {'all': None, 'probability': by_probability(*growth),
+            'band': central_band(*growth)}[settings.shuffle]
+  made = fedmr(parts.model, parts.training(), units=units, first_stage=settings.first_stage,
+               dropout=settings.dropout, select=select, **parts.cohort)
+  return made._replace(length=rounds) if select else made
+
+
+def check(config):
+  """Checks that some round recombines models."""
+  stage = config.fedmr.first_stage
+  if stage >= config.rounds:
+    raise InputError(f'got first_stage={stage}; expected fewer than rounds={config.rounds}, '
+                     'or nothing is ever recombined')
+
+
+METHOD = Method(
+    'fedmr', build_fedmr, SETTINGS, check=check,
+    summary='tensors are shuffled among the client models instead of averaged',
+    paper='Hu et al. KDD 2024. arXiv:2305.10730')

@@ -1,7 +1,7 @@
-"""FedOpt: the mean client update is a pseudo-gradient for a server optimiser.
+"""FedOpt: the mean client update is a pseudo-gradient for a server optimizer.
 
 FedAvgM, FedAdam, FedYogi and FedAdagrad are this algorithm with optax's momentum,
-adam, yogi and adagrad. Only parameters are optimised; BatchNorm statistics are
+adam, yogi and adagrad. Only parameters are optimized; BatchNorm statistics are
 averaged (our choice: the paper is silent, and a signed step could make a variance
 negative). optax's adam and yogi correct the bias of their moments, which the paper's
 algorithm 2 does not.
@@ -18,26 +18,27 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import WEIGHTS, WEIGHTS_SETTING, Parts, named_optimizer
+from hmm_jax.client import mappers, sampling
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import Algorithm, Array, Local, Mapper, Model, PyTree, Traffic
 
 
 class FedOptState(NamedTuple):
   round: Array  # [] int32
   variables: PyTree  # the global model
-  server: PyTree  # the server optimiser's state
+  server: PyTree  # the server optimizer's state
 
 
 def fedopt(model: Model, local: Local, *, server: optax.GradientTransformation,
-           mapper: mappers.Mapper, participation: int = 0,
-           weigh: Callable = participate.by_size) -> Algorithm:
-  """Steps a server optimiser along start - mean(local), m of K clients a round.
+           mapper: Mapper, participation: int = 0,
+           weigh: Callable = sampling.by_size) -> Algorithm:
+  """Steps a server optimizer along start - mean(local), m of K clients a round.
 
   Args:
     model: the network.
     local: one client's training.
-    server: any optax optimiser; sgd(1.0) gives FedAvg.
+    server: any optax optimizer; sgd(1.0) gives FedAvg.
     mapper: how clients are mapped.
     participation: clients a round, m; 0 means all.
     weigh: (clients) -> [m] weights summing to 1.
@@ -52,7 +53,7 @@ def fedopt(model: Model, local: Local, *, server: optax.GradientTransformation,
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    _, clients = participate.sample(federation.clients, participation, cohort_key)
+    _, clients = sampling.sample(federation.clients, participation, cohort_key)
     mixed, _, cohort = train(
         weigh(clients)[None], state.variables, federation.examples, clients, (), local_key)
     mixed = tree.take(mixed, 0)
@@ -62,7 +63,31 @@ def fedopt(model: Model, local: Local, *, server: optax.GradientTransformation,
     updates, server_state = server.update(pseudo_gradient, state.server, params)
     variables = {**mixed, 'params': optax.apply_updates(params, updates)}
     return (FedOptState(state.round + 1, variables, server_state),
-            participate.round_metrics(cohort))
+            sampling.round_metrics(cohort))
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=size, down=size))
+
+
+SETTINGS = {
+    'optimizer': Setting('adam', 'an optax optimizer, given those of the settings that it takes'),
+    'lr': Setting(0.01, 'learning rate of the server', above=0),
+    'momentum': Setting(0.9, 'momentum, of optimizers that have it', at_least=0),
+    'b1': Setting(0.9, 'decay of the first moment'),
+    'b2': Setting(0.99, 'decay of the second moment'),
+    'eps': Setting(1e-3, 'added to the denominator', at_least=0),
+    'weights': WEIGHTS_SETTING,
+}
+
+
+def build_fedopt(parts: Parts, settings) -> Algorithm:
+  server = named_optimizer('fedopt.optimizer', settings.optimizer,
+                           dict(settings, learning_rate=settings.lr))
+  return fedopt(parts.model, parts.training(), server=server, weigh=WEIGHTS[settings.weights],
+                **parts.cohort)
+
+
+METHOD = Method(
+    'fedopt', build_fedopt, SETTINGS,
+    summary='the mean update is the gradient of a server optimizer',
+    paper='Reddi et al. ICLR 2021. arXiv:2003.00295')

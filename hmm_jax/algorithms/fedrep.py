@@ -10,12 +10,17 @@ Reference: Collins, Hassani, Mokhtari, Shakkottai. Exploiting Shared Representat
   Personalized Federated Learning. ICML 2021. arXiv:2102.07078, algorithm 1.
 """
 
+from functools import partial
+
 import jax
 import optax
 
 from hmm_jax import tree
+from hmm_jax.algorithms.engines.private_part import head, private_part
+from hmm_jax.algorithms.parts import Parts
 from hmm_jax.client.local import local_training
-from hmm_jax.types import Local, Loss, PyTree
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import Algorithm, Local, Loss, PyTree
 
 
 def head_first(loss: Loss, optimizer: optax.GradientTransformation, *, head: PyTree, batch: int,
@@ -23,7 +28,7 @@ def head_first(loss: Loss, optimizer: optax.GradientTransformation, *, head: PyT
   """Trains the head, then the trunk, each while the other is frozen.
 
   Args:
-    loss: what to minimise.
+    loss: what to minimize.
     optimizer: of both phases, with a fresh state for each.
     head: tree of bools, the leaves of a model that are its head.
     batch: as in `local_training`.
@@ -45,7 +50,7 @@ def head_first(loss: Loss, optimizer: optax.GradientTransformation, *, head: PyT
 
 def only(part: PyTree, loss: Loss, optimizer: optax.GradientTransformation, **loop) -> Local:
   """Trains the leaves where `part` holds; `loop` is that of `local_training`."""
-  # XLA drops a gradient that moves nothing, and the optimiser never sees it.
+  # XLA drops a gradient that moves nothing, and the optimizer never sees it.
   moves = optax.partition({True: optimizer, False: optax.set_to_zero()}, part['params'])
   train = local_training(loss, moves, **loop)
 
@@ -56,3 +61,16 @@ def only(part: PyTree, loss: Loss, optimizer: optax.GradientTransformation, **lo
     return tree.join(moved, frozen), extra, report
 
   return local
+
+
+def build_fedrep(parts: Parts, settings) -> Algorithm:
+  make = partial(head_first, head=head(parts.model), head_epochs=settings.head_epochs)
+  return private_part(parts.model, parts.training(make=make), private=head, **parts.cohort)
+
+
+METHOD = Method(
+    'fedrep', build_fedrep,
+    {'head_epochs': Setting(10, "epochs of the head, before the trunk's local.epochs", at_least=1)},
+    kind='personal', needs=('own examples', 'trunk'),
+    summary='each client keeps its classifier head, which is trained before the trunk',
+    paper='Collins et al. ICML 2021. arXiv:2102.07078')

@@ -5,7 +5,7 @@
   mu_m    <- sum_{i: c_i = m} n_i theta_i / sum_{i: c_i = m} n_i
 
 All centers begin as one model, and the first round deals the clients evenly to them, at
-random (our choice, for the paper leaves it open): centers from initialisations of their own
+random (our choice, for the paper leaves it open): centers from initializations of their own
 would never mix, since the distance between those is far more than training moves a model.
 A center without rows stays. Weighing by rows is our choice, so that one center is FedAvg.
 BatchNorm statistics are averaged with their center and count in no distance (our choice).
@@ -20,9 +20,21 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Clients, InputError, Key, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import mappers, sampling
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import (
+  Algorithm,
+  Array,
+  Clients,
+  InputError,
+  Key,
+  Local,
+  Mapper,
+  Model,
+  PyTree,
+  Traffic,
+)
 
 
 class FeSEMState(NamedTuple):
@@ -31,7 +43,7 @@ class FeSEMState(NamedTuple):
   cluster: Array  # [K] int32, the center that each client belongs to
 
 
-def fesem(model: Model, local: Local, *, models: int, mapper: mappers.Mapper,
+def fesem(model: Model, local: Local, *, models: int, mapper: Mapper,
           participation: int = 0) -> Algorithm:
   """Trains M centers, each the mean of the local models that are nearest to it.
 
@@ -49,7 +61,7 @@ def fesem(model: Model, local: Local, *, models: int, mapper: mappers.Mapper,
     InputError: no center.
   """
   if models < 1:
-    raise InputError(f'got fesem.models={models}; expected at least 1')
+    raise InputError(f'got models={models}; expected at least 1')
   size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
 
   def from_its_center(received, examples, client, cluster, key):
@@ -65,15 +77,15 @@ def fesem(model: Model, local: Local, *, models: int, mapper: mappers.Mapper,
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    positions, clients = participate.sample(federation.clients, participation, cohort_key)
+    positions, clients = sampling.sample(federation.clients, participation, cohort_key)
     before = state.cluster[positions]
     trained, nearest, cohort = train(
         state.centers, federation.examples, clients, before, local_key)
     cluster = jnp.where(state.round > 0, nearest, before)
-    rows, occupied = participate.by_size_within(clients, cluster, models)
+    rows, occupied = sampling.by_size_within(clients, cluster, models)
     means = jax.vmap(tree.where)(occupied, tree.mix(rows, trained), state.centers)
     return (FeSEMState(state.round + 1, means, state.cluster.at[positions].set(cluster)),
-            participate.round_metrics(cohort))
+            sampling.round_metrics(cohort))
 
   return Algorithm(init, round,
                    views=lambda state, _: {'clients': tree.take(state.centers, state.cluster)},
@@ -85,3 +97,13 @@ def dealt(clients: Clients, groups: int, key: Key) -> Array:
   """Deals clients to groups, as evenly as can be, at random by their ids: [K] int32."""
   draws = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(clients.id)
   return jnp.argsort(jnp.argsort(draws)) % groups
+
+
+def build_fesem(parts: Parts, settings) -> Algorithm:
+  return fesem(parts.model, parts.training(), models=settings.models, **parts.cohort)
+
+
+METHOD = Method(
+    'fesem', build_fesem, {'models': Setting(3, 'number of models', at_least=1)}, kind='personal',
+    needs=('own examples',), summary='clients are clustered by the distance of their models',
+    paper='Long et al. World Wide Web 2023. arXiv:2005.01026')

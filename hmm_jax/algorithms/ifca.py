@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.client import mappers, scoring
-from hmm_jax.client import participation as participate
-from hmm_jax.client.starts import initial_models
-from hmm_jax.types import Algorithm, Array, InputError, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import mappers, sampling, scoring
+from hmm_jax.client.initial import initial_models
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import Algorithm, Array, InputError, Local, Mapper, Model, PyTree, Traffic
 
 
 class IFCAState(NamedTuple):
@@ -31,7 +32,7 @@ class IFCAState(NamedTuple):
   cluster: Array  # [K] int32, the model that each client took last
 
 
-def ifca(model: Model, local: Local, *, models: int, mapper: mappers.Mapper,
+def ifca(model: Model, local: Local, *, models: int, mapper: Mapper,
          participation: int = 0, batch: int = 512) -> Algorithm:
   """Trains M models, each on the clients that it fits best.
 
@@ -50,7 +51,7 @@ def ifca(model: Model, local: Local, *, models: int, mapper: mappers.Mapper,
     InputError: no model.
   """
   if models < 1:
-    raise InputError(f'got ifca.models={models}; expected at least 1')
+    raise InputError(f'got models={models}; expected at least 1')
   average_loss = scoring.mean_over_rows(scoring.cross_entropies(model), batch=batch)
   size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
 
@@ -71,12 +72,12 @@ def ifca(model: Model, local: Local, *, models: int, mapper: mappers.Mapper,
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    positions, clients = participate.sample(federation.clients, participation, cohort_key)
+    positions, clients = sampling.sample(federation.clients, participation, cohort_key)
     cluster = choose(state.models, federation.examples, clients)
-    rows, taken = participate.by_size_within(clients, cluster, models)
+    rows, taken = sampling.by_size_within(clients, cluster, models)
     mixed, _, cohort = train(
         rows, state.models, federation.examples, clients, cluster, local_key)
-    metrics = participate.round_metrics(cohort)
+    metrics = sampling.round_metrics(cohort)
     return IFCAState(
         state.round + 1, jax.vmap(tree.where)(taken, mixed, state.models),
         state.cluster.at[positions].set(cluster)), {
@@ -86,3 +87,14 @@ def ifca(model: Model, local: Local, *, models: int, mapper: mappers.Mapper,
                    views=lambda state, _: {'clients': tree.take(state.models, state.cluster)},
                    traffic=Traffic(up=size, down=size),
                    gauges=lambda state: {'cluster': state.cluster.astype(jnp.float32)})
+
+
+def build_ifca(parts: Parts, settings) -> Algorithm:
+  return ifca(parts.model, parts.training(), models=settings.models,
+              batch=parts.config.eval_batch, **parts.cohort)
+
+
+METHOD = Method(
+    'ifca', build_ifca, {'models': Setting(3, 'number of models', at_least=1)}, kind='personal',
+    needs=('own examples',), summary='clients cluster themselves by the model of the lowest loss',
+    paper='Ghosh et al. NeurIPS 2020. arXiv:2006.04088')

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import mappers, sampling
+from hmm_jax.registry import Method
+from hmm_jax.types import Algorithm, Array, Local, Mapper, Model, PyTree, Traffic
 
 
 class LocalState(NamedTuple):
@@ -16,7 +17,7 @@ class LocalState(NamedTuple):
   stacked: PyTree  # the clients' models
 
 
-def local(model: Model, local: Local, *, mapper: mappers.Mapper,
+def local(model: Model, local: Local, *, mapper: Mapper,
           participation: int = 0) -> Algorithm:
   """Continues each participant's own model; all begin from one initial model.
 
@@ -33,16 +34,26 @@ def local(model: Model, local: Local, *, mapper: mappers.Mapper,
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    positions, clients = participate.sample(federation.clients, participation, cohort_key)
+    positions, clients = sampling.sample(federation.clients, participation, cohort_key)
     trained, _, cohort = train(tree.take(state.stacked, positions), federation.examples,
                                clients, (), local_key)
     stacked = tree.put(state.stacked, positions, trained)
     silent = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
     return (LocalState(state.round + 1, stacked),
-            {**participate.round_metrics(cohort), **silent})
+            {**sampling.round_metrics(cohort), **silent})
 
   def views(state, federation):
     del federation
     return {'clients': state.stacked, 'locals': state.stacked}
 
   return Algorithm(init, round, views=views, traffic=Traffic(up=0, down=0))
+
+
+def build_local(parts: Parts, settings) -> Algorithm:
+  del settings
+  return local(parts.model, parts.training(), **parts.cohort)
+
+
+METHOD = Method(
+    'local', build_local, kind='bound',
+    summary='each client trains by itself: the lower bound')

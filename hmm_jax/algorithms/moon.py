@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.client import losses, mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, InputError, Local, Loss, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import losses, mappers, sampling
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import Algorithm, Array, InputError, Local, Loss, Mapper, Model, PyTree, Traffic
 
 
 class MoonState(NamedTuple):
@@ -32,7 +33,7 @@ class MoonState(NamedTuple):
   previous: PyTree  # the clients' models of their last rounds, stacked
 
 
-def moon(model: Model, local: Local, *, mapper: mappers.Mapper,
+def moon(model: Model, local: Local, *, mapper: Mapper,
          participation: int = 0) -> Algorithm:
   """Averages m of K clients each round, and keeps every client's last model.
 
@@ -59,13 +60,13 @@ def moon(model: Model, local: Local, *, mapper: mappers.Mapper,
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    positions, clients = participate.sample(federation.clients, participation, cohort_key)
+    positions, clients = sampling.sample(federation.clients, participation, cohort_key)
     mixed, models, cohort = train(
-        participate.by_size(clients)[None], state.variables, federation.examples, clients,
+        sampling.by_size(clients)[None], state.variables, federation.examples, clients,
         tree.take(state.previous, positions), local_key)
     previous = tree.put(state.previous, positions, models)
     return (MoonState(state.round + 1, tree.take(mixed, 0), previous),
-            participate.round_metrics(cohort))
+            sampling.round_metrics(cohort))
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=size, down=size))
@@ -79,7 +80,7 @@ def contrastive(loss: Loss, model: Model, *, mu: float = 1.0, tau: float = 0.5) 
   all three). A step goes forward through three networks, and backward twice through one.
 
   Args:
-    loss: what else to minimise.
+    loss: what else to minimize.
     model: the network.
     mu: weight of the term. The paper tunes 0.1, 1, 5 and 10: best are 5 on CIFAR-10, 1 on
       CIFAR-100 and Tiny-ImageNet.
@@ -89,7 +90,7 @@ def contrastive(loss: Loss, model: Model, *, mu: float = 1.0, tau: float = 0.5) 
     InputError: a setting is out of range.
   """
   if mu < 0 or tau <= 0:
-    raise InputError(f'got moon.mu={mu}, moon.tau={tau}; expected 0 or more and a number above 0')
+    raise InputError(f'got mu={mu}, tau={tau}; expected 0 or more and a number above 0')
 
   def contrasted(params, statistics, batch, start, extra, key):
     value, aux = loss(params, statistics, batch, start, (), key)
@@ -107,3 +108,20 @@ def contrastive(loss: Loss, model: Model, *, mu: float = 1.0, tau: float = 0.5) 
 def unit(z: Array) -> Array:
   """Scales rows [B, F] to length 1, but for rows of zeros, where a norm has no gradient."""
   return z * jax.lax.rsqrt(jnp.maximum((z * z).sum(1, keepdims=True), 1e-16))
+
+
+SETTINGS = {
+    'mu': Setting(1.0, 'weight of the contrastive term', at_least=0),
+    'tau': Setting(0.5, 'temperature of the contrastive term', above=0),
+}
+
+
+def build_moon(parts: Parts, settings) -> Algorithm:
+  loss = contrastive(parts.loss(), parts.model, mu=settings.mu, tau=settings.tau)
+  return moon(parts.model, parts.training(loss), **parts.cohort)
+
+
+METHOD = Method(
+    'moon', build_moon, SETTINGS,
+    summary="a contrastive term keeps local features near the global model's",
+    paper='Li, He, Song. CVPR 2021. arXiv:2103.16257')

@@ -14,6 +14,7 @@ Reference: T. Dinh, Tran, Nguyen. Personalized Federated Learning with Moreau En
   NeurIPS 2020. arXiv:2006.08848, algorithm 1.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,10 +22,11 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.client import losses, mappers
-from hmm_jax.client import participation as participate
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import losses, mappers, sampling
 from hmm_jax.client.local import descent, over_minibatches
-from hmm_jax.types import Algorithm, Array, Local, Loss, Model, PyTree, Traffic
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import Algorithm, Array, Local, Loss, Mapper, Model, PyTree, Traffic
 
 
 class PFedMeState(NamedTuple):
@@ -33,7 +35,7 @@ class PFedMeState(NamedTuple):
   personal: PyTree  # theta_i, stacked
 
 
-def pfedme(model: Model, local: Local, *, mapper: mappers.Mapper, beta: float = 1.0,
+def pfedme(model: Model, local: Local, *, mapper: Mapper, beta: float = 1.0,
            participation: int = 0) -> Algorithm:
   """Moves the global model by beta towards the mean of m of K clients each round.
 
@@ -53,15 +55,15 @@ def pfedme(model: Model, local: Local, *, mapper: mappers.Mapper, beta: float = 
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    positions, clients = participate.sample(federation.clients, participation, cohort_key)
+    positions, clients = sampling.sample(federation.clients, participation, cohort_key)
     mixed, personal, cohort = train(
-        participate.uniform(clients)[None], state.variables, federation.examples, clients, (),
+        sampling.uniform(clients)[None], state.variables, federation.examples, clients, (),
         local_key)
     mean, w = tree.take(mixed, 0), state.variables['params']
     params = tree.add(w, tree.scale(beta, tree.sub(mean['params'], w)))
     return PFedMeState(
         state.round + 1, {**mean, 'params': params},
-        tree.put(state.personal, positions, personal)), participate.round_metrics(cohort)
+        tree.put(state.personal, positions, personal)), sampling.round_metrics(cohort)
 
   def views(state, federation):
     del federation
@@ -106,3 +108,25 @@ def moreau_training(loss: Loss, optimizer: optax.GradientTransformation, *, lr: 
     return w, theta, report
 
   return local
+
+
+SETTINGS = {
+    'lam': Setting(15.0, "weight of the proximal term that ties clients' models to the global one",
+                   at_least=0),
+    'inner_steps': Setting(5, 'steps on one minibatch', at_least=1),
+    'personal_lr': Setting(0.1, 'learning rate of these steps', above=0),
+    'beta': Setting(1.0, "the server's step towards the mean", above=0),
+}
+
+
+def build_pfedme(parts: Parts, settings) -> Algorithm:
+  make = partial(moreau_training, lr=parts.local.lr, lam=settings.lam,
+                 inner_steps=settings.inner_steps)
+  train = parts.training(make=make, optimizer=optax.sgd(settings.personal_lr))
+  return pfedme(parts.model, train, beta=settings.beta, **parts.cohort)
+
+
+METHOD = Method(
+    'pfedme', build_pfedme, SETTINGS, kind='personal', needs=('own examples', 'no prox'),
+    summary="clients' models are proximal points of the global one, by Moreau envelopes",
+    paper='T. Dinh, Tran, Nguyen. NeurIPS 2020. arXiv:2006.08848')

@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.client import mappers
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Local, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import losses, mappers, sampling
+from hmm_jax.registry import Method, Setting
+from hmm_jax.types import Algorithm, Array, Local, Mapper, Model, PyTree, Traffic
 
 
 class ScaffoldState(NamedTuple):
@@ -30,7 +31,7 @@ class ScaffoldState(NamedTuple):
   controls: PyTree  # c_i, the clients', stacked
 
 
-def scaffold(model: Model, local: Local, *, lr: float, mapper: mappers.Mapper,
+def scaffold(model: Model, local: Local, *, lr: float, mapper: Mapper,
              server_lr: float = 1.0, participation: int = 0) -> Algorithm:
   """Averages m of K drift-corrected clients each round.
 
@@ -65,9 +66,9 @@ def scaffold(model: Model, local: Local, *, lr: float, mapper: mappers.Mapper,
 
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
-    positions, clients = participate.sample(federation.clients, participation, cohort_key)
+    positions, clients = sampling.sample(federation.clients, participation, cohort_key)
     mixed, controls, cohort = train(
-        participate.uniform(clients)[None], (state.variables, state.control),
+        sampling.uniform(clients)[None], (state.variables, state.control),
         federation.examples, clients, tree.take(state.controls, positions), local_key)
     y, change = tree.take(mixed, 0)
 
@@ -77,7 +78,18 @@ def scaffold(model: Model, local: Local, *, lr: float, mapper: mappers.Mapper,
     return ScaffoldState(
         state.round + 1, {**y, 'params': params},
         tree.add(state.control, tree.scale(share, change)),
-        tree.put(state.controls, positions, controls)), participate.round_metrics(cohort)
+        tree.put(state.controls, positions, controls)), sampling.round_metrics(cohort)
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=message, down=message))
+
+
+def build_scaffold(parts: Parts, settings) -> Algorithm:
+  return scaffold(parts.model, parts.training(losses.corrected(parts.loss())), lr=parts.local.lr,
+                  server_lr=settings.server_lr, **parts.cohort)
+
+
+METHOD = Method(
+    'scaffold', build_scaffold, {'server_lr': Setting(1.0, 'step size of the server', above=0)},
+    needs=('plain sgd',), summary='control variates correct every local step for client drift',
+    paper='Karimireddy et al. ICML 2020. arXiv:1910.06378')

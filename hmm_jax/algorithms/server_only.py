@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from hmm_jax.client import participation as participate
-from hmm_jax.types import Algorithm, Array, Model, PyTree, Traffic
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import sampling
+from hmm_jax.registry import Method
+from hmm_jax.types import Algorithm, Array, InputError, Model, PyTree, Traffic
 
 
 class ServerOnlyState(NamedTuple):
@@ -30,7 +32,24 @@ def server_only(model: Model, *, server: Callable) -> Algorithm:
     variables, cohort, spent = server(state.variables, (), federation.server, key)
     silent = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
     return ServerOnlyState(state.round + 1, variables), {
-        **participate.round_metrics(cohort), **silent, **spent}
+        **sampling.round_metrics(cohort), **silent, **spent}
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=0, down=0))
+
+
+def build_server_only(parts: Parts, settings) -> Algorithm:
+  del settings
+  return server_only(parts.model, server=parts.server_sgd())
+
+
+def check(config):
+  """Checks that the server learns the clients' task."""
+  if config.server.surrogate != 'labels':
+    raise InputError(f'got server.surrogate={config.server.surrogate} with algorithm=server_only; '
+                     "expected labels, for nothing else teaches the clients' task")
+
+
+METHOD = Method(
+    'server_only', build_server_only, kind='hybrid', needs=('server examples', 'all clients'),
+    check=check, summary='the server trains on its own examples; clients do nothing')

@@ -13,7 +13,7 @@ from hmm_jax.types import Array, Batch, Clients, Cohort, Examples, InputError, K
 
 def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch: int,
                    epochs: int = 1, steps: int = 0) -> Local:
-  """Trains one client by minibatch steps from a fresh optimiser state.
+  """Trains one client by minibatch steps from a fresh optimizer state.
 
   An epoch visits the client's own rows once, in a new order; its last batch is
   padded and masked, never wrapped around, so that ragged clients are exact. The
@@ -21,7 +21,7 @@ def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch
   goes to the loss, and comes back as it was.
 
   Args:
-    loss: what to minimise.
+    loss: what to minimize.
     optimizer: any optax transformation.
     batch: rows a step, at most; the whole client where it holds fewer.
     epochs: passes over the client's rows.
@@ -42,7 +42,7 @@ def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch
 
 def continued_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch: int,
                        epochs: int = 1, steps: int = 0) -> Local:
-  """Trains like `local_training`, but `extra` is the optimiser state, which lives on.
+  """Trains like `local_training`, but `extra` is the optimizer state, which lives on.
 
   The loss is given () in its place. Arguments and errors are those of `local_training`.
   """
@@ -56,9 +56,9 @@ def continued_training(loss: Loss, optimizer: optax.GradientTransformation, *, b
 
 
 def descent(loss: Loss, optimizer: optax.GradientTransformation) -> Callable:
-  """Returns the usual update of `over_minibatches`: a step of the optimiser.
+  """Returns the usual update of `over_minibatches`: a step of the optimizer.
 
-  It carries (variables, optimiser state), and is given (start, extra) for the loss.
+  It carries (variables, optimizer state), and is given (start, extra) for the loss.
   """
 
   def update(carry, given, minibatch, key):
@@ -90,9 +90,9 @@ def over_minibatches(update: Callable, *, batch: int, epochs: int = 1,
     InputError: a setting is out of range.
   """
   if batch < 1:
-    raise InputError(f'got local.batch={batch}; expected at least 1')
+    raise InputError(f'got batch={batch}; expected at least 1')
   if steps < 0 or (steps == 0 and epochs < 1):
-    raise InputError(f'got local.epochs={epochs}, local.steps={steps}; expected one of them '
+    raise InputError(f'got epochs={epochs}, steps={steps}; expected one of them '
                      'to be at least 1')
 
   def train(carry, given, examples, client, key):
@@ -128,7 +128,7 @@ def full_gradient(loss: Loss, *, batch: int) -> Callable:
   """Returns (variables, examples, client, extra, key) -> the gradient at a model.
 
   It is the mean over the client's rows, in the structure of the parameters; 0 where it holds
-  none. Normalisation statistics stay as they are.
+  none. Normalization statistics stay as they are.
   """
 
   def add(carry, given, minibatch, key):

@@ -1,4 +1,4 @@
-"""What a client minimises; regularisers wrap a loss and vanish when unused."""
+"""What a client minimizes; regularizers wrap a loss and vanish when unused."""
 
 from collections.abc import Callable
 
@@ -46,7 +46,7 @@ def proximal(loss: Loss, mu: float, *,
   """Adds mu/2 ||params - anchor||^2, a pull towards the model a client began from.
 
   Args:
-    loss: what else to minimise.
+    loss: what else to minimize.
     mu: how strong the pull is.
     anchor: (start, extra) -> the parameters to pull to, if not those of the start.
 

@@ -1,6 +1,6 @@
 """Lifts the work of one client over all clients, with or without keeping their models.
 
-A `Mapper` says how: one by one, vectorised in chunks, or spread over devices.
+A `Mapper` says how: one by one, vectorized in chunks, or spread over devices.
 Results do not depend on it, up to float rounding. Its two verbs take
 `f(shared, one)`, where `shared` is the same for every member and `one` is one
 member of the pytree `stacked`; `f` must not close over traced arrays.
@@ -8,7 +8,6 @@ member of the pytree `stacked`; `f` must not close over traced arrays.
 
 from collections.abc import Callable
 import math
-from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -16,22 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from hmm_jax import tree
-from hmm_jax.types import Array, InputError, Key, Local, PyTree
-
-
-class Mapper(NamedTuple):
-  """How members are mapped; `cost` [K] (say, rows a client) balances the load.
-
-  each: (f, shared, stacked, cost=None) -> f's results, stacked [K, ...].
-  mix:  (f, rows [M, K], shared, stacked, cost=None) -> (mixed [M, ...], rest
-        [K, ...]) for f's results (tree, rest): the trees are mixed as they
-        appear and never exist together.
-  devices: how many share the members.
-  """
-
-  each: Callable
-  mix: Callable
-  devices: int = 1
+from hmm_jax.types import Array, InputError, Key, Local, Mapper, PyTree
 
 
 def map_clients(local: Local, mapper: Mapper, *, start_axis: int | None = None) -> Callable:
@@ -140,7 +124,7 @@ def one_by_one() -> Mapper:
   return Mapper(each, mix)
 
 
-def vectorised(chunk: int = 0) -> Mapper:
+def vectorized(chunk: int = 0) -> Mapper:
   """Maps by vmap over `chunk` members at a time (0: all at once). For accelerators.
 
   A chunk runs as many steps as its longest member, so members are sorted by cost.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from hmm_jax.registry import Setting
 from hmm_jax.types import Clients, Examples, Federation, InputError, PyTree
 
 # What befalls rows of a corrupted client, in place: (examples, rows [n], rng) -> None.
@@ -36,7 +37,7 @@ def corrupt(federation: Federation, change: Change, *, share: float, seed: int) 
       _rows(federation.clients), _rows(federation.validation.clients), strict=True)]
   held = np.concatenate(own)
   if len(np.unique(held)) < len(held):
-    raise InputError(f'got corrupt.clients={share} with rows that several clients hold, or one '
+    raise InputError(f'got clients={share} with rows that several clients hold, or one '
                      'holds twice; expected 0, or a partition.kind other than resample')
   for k in who:
     change(federation.examples, own[k], np.random.default_rng([seed, _WHAT, k]))
@@ -59,7 +60,7 @@ def random(rate: float, classes: int) -> Change:
   return _labels(rate, lambda y, rng: rng.integers(classes, size=len(y)))
 
 
-def relabelled(labels: np.ndarray) -> Change:
+def relabeled(labels: np.ndarray) -> Change:
   """Takes the labels [D] of another source for the training rows, the first of all rows."""
 
   def change(examples, rows, rng):
@@ -75,7 +76,7 @@ def pixels(rate: float, x_train: PyTree) -> Change:
   Args:
     rate: its standard deviation: of uint8 images on the scale 0..1, which is kept by
       clipping; of floating inputs in units of each feature's own (the last axis), which
-      is what standardisation divides them by.
+      is what standardization divides them by.
     x_train: the training inputs [D, ...], for these units.
 
   Raises:
@@ -94,7 +95,7 @@ def pixels(rate: float, x_train: PyTree) -> Change:
 def _labels(rate: float, draw: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Change:
   """Changes labels [n] to draw(labels, rng) with probability `rate`."""
   if not 0 <= rate <= 1:
-    raise InputError(f'got corrupt.rate={rate}; expected a probability from 0 to 1, which labels '
+    raise InputError(f'got rate={rate}; expected a probability from 0 to 1, which labels '
                      'change with')
 
   def change(examples, rows, rng):
@@ -109,10 +110,21 @@ def _unit(x):
   if x.dtype == np.uint8:
     return np.float32(255)
   if x.dtype.kind != 'f':
-    raise InputError(f'got corrupt.kind=pixels with {x.dtype} inputs of shape {x.shape[1:]}; '
+    raise InputError(f'got kind=pixels with {x.dtype} inputs of shape {x.shape[1:]}; '
                      'expected uint8 or floating ones')
   return x.std(axis=tuple(range(x.ndim - 1)), dtype=np.float64).astype(np.float32)
 
 
 def _rows(clients: Clients) -> list[np.ndarray]:
   return [index[:size] for index, size in zip(clients.index, clients.size, strict=True)]
+
+
+SETTINGS = {
+    'kind': Setting('none', 'symmetric: another label; pairwise: the next one; random: any; pixels: '
+                    'noisy inputs; labels:PATH: the labels y of an .npz file, one for each training '
+                    'example as loaded'),
+    'clients': Setting(0.0, 'share of the clients', at_least=0, at_most=1),
+    'rate': Setting(0.5, 'probability that an example changes; pixels: standard deviation of the '
+                    "noise, of uint8 images on the scale 0..1, of floats in units of each feature's",
+                    at_least=0),
+}

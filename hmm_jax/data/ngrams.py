@@ -9,7 +9,7 @@ _ADDRESS = re.compile(r'https?://\S+')
 
 
 def hashed(texts: Sequence[str], *, features: int) -> np.ndarray:
-  """Counts words and pairs of neighbours in `features` buckets: float32 [n, F].
+  """Counts words and pairs of neighbors in `features` buckets: float32 [n, F].
 
   Words are in lower case, of two characters or more; addresses of web pages are left out,
   for hardly any comes twice. A bucket's sign is part of the hash, so that n-grams that

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hmm_jax.types import InputError
+from hmm_jax.registry import Partitioner, Setting
+from hmm_jax.types import Dataset, InputError
 
 Rows = list[np.ndarray]
 
@@ -82,14 +83,14 @@ def shards(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
   _check_clients(labels, clients)
   classes, group, totals = np.unique(labels, return_inverse=True, return_counts=True)
   if not 1 <= classes_per_client <= len(classes):
-    raise InputError(f'got partition.shards={classes_per_client}; expected from 1 to '
+    raise InputError(f'got shards={classes_per_client}; expected from 1 to '
                      f'{len(classes)}, the number of classes')
   owns = _choose_classes(len(classes), clients, classes_per_client, rng)
   counts = np.zeros(owns.shape, int)
   for c in np.flatnonzero(owns.any(axis=1)):
     owners = np.flatnonzero(owns[c])
     if len(owners) > totals[c]:
-      raise InputError(f'got partition.shards={classes_per_client} with clients={clients}; class '
+      raise InputError(f'got shards={classes_per_client} with clients={clients}; class '
                        f'{classes[c]} has {totals[c]} rows for {len(owners)} owners, expected '
                        'fewer clients')
     counts[c, owners] = _even(totals[c], len(owners))
@@ -133,13 +134,13 @@ def clusters(labels: np.ndarray, clients: int, rng: np.random.Generator, *, clus
   Personalization via Model Merging". AAAI 2026. arXiv:2504.06768.
   """
   _check_clients(labels, clients)
-  _check_alpha(alpha, 'partition.cluster_alpha')
+  _check_alpha(alpha, 'cluster_alpha')
   if not 1 <= clusters <= clients:
-    raise InputError(f'got partition.clusters={clusters}; expected from 1 to {clients}, the '
+    raise InputError(f'got clusters={clusters}; expected from 1 to {clients}, the '
                      'number of clients')
   classes, group, totals = np.unique(labels, return_inverse=True, return_counts=True)
   if not 1 <= classes_per_cluster <= len(classes):
-    raise InputError(f'got partition.classes_per_cluster={classes_per_cluster}; expected from 1 '
+    raise InputError(f'got classes_per_cluster={classes_per_cluster}; expected from 1 '
                      f'to {len(classes)}, the number of classes')
   owns = _draw_classes(len(classes), clusters, classes_per_cluster, rng)
   owns = np.repeat(owns, _even(clients, clusters), axis=1)
@@ -200,7 +201,7 @@ def natural(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
   arXiv:1812.01097.
   """
   if owner is None:
-    raise InputError("got partition.kind='natural'; the data set names no owners, expected a "
+    raise InputError("got kind='natural'; the data set names no owners, expected a "
                      "text set or an npz set with an array 'client'")
   owners = np.unique(owner)
   if not 0 <= clients <= len(owners):
@@ -225,7 +226,7 @@ def domain(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
     InputError: no domains, or more of them than clients.
   """
   if domain is None:
-    raise InputError("got partition.kind='domain'; the data set names no domains, expected "
+    raise InputError("got kind='domain'; the data set names no domains, expected "
                      "crisismmd or an npz set with an array 'domain'")
   _check_clients(labels, clients)
   names, group, totals = np.unique(domain, return_inverse=True, return_counts=True)
@@ -271,7 +272,7 @@ def resample(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alph
   if clients < 1:
     raise InputError(f'got clients={clients}; expected a number from 1')
   if size < 1:
-    raise InputError(f'got partition.size={size}; expected a number of rows from 1')
+    raise InputError(f'got size={size}; expected a number of rows from 1')
   logits = _log_gamma(rng, alpha, (clients, classes))
   members = [np.flatnonzero(labels == c) for c in range(classes)]
   absent = [not len(rows) for rows in members]
@@ -292,7 +293,7 @@ def _check_clients(labels, clients):
                      'training rows')
 
 
-def _check_alpha(alpha, key='partition.alpha'):
+def _check_alpha(alpha, key='alpha'):
   if not 0 < alpha < np.inf:
     raise InputError(f'got {key}={alpha}; expected a number above 0')
 
@@ -301,7 +302,7 @@ def _check_skew(labels, clients, alpha, min_size):
   _check_clients(labels, clients)
   _check_alpha(alpha)
   if not 1 <= min_size <= len(labels) // clients:
-    raise InputError(f'got partition.min_size={min_size} with clients={clients}; expected from 1 '
+    raise InputError(f'got min_size={min_size} with clients={clients}; expected from 1 '
                      f'to {len(labels) // clients}, an even share of {len(labels)} rows')
 
 
@@ -337,7 +338,7 @@ def _redraw(draw: Callable[[], np.ndarray], alpha, min_size, retries):
       return counts
     reached = max(reached, smallest)
   raise InputError(
-      f'got partition.min_size={min_size} with partition.alpha={alpha} and '
+      f'got min_size={min_size} with alpha={alpha} and '
       f'clients={counts.shape[1]}; the best of {retries} draws left a client with {reached} rows, '
       'expected a smaller min_size, a larger alpha or fewer clients')
 
@@ -355,3 +356,80 @@ def _split(owner, clients):
   """Returns the rows of each client in rising order; -1 in `owner` [D] is nobody."""
   order = np.argsort(owner, kind='stable')
   return np.split(order, np.searchsorted(owner[order], np.arange(clients + 1)))[1:-1]
+
+
+ALPHA = Setting(0.1, 'concentration: a small one is skewed (dirichlet, quantity, resample)', above=0)
+MIN_SIZE = Setting(10, 'examples of a client, at least (dirichlet, quantity)', at_least=1)
+SKEW = {'alpha': ALPHA, 'min_size': MIN_SIZE}
+
+
+def _iid(pool: Dataset, clients: int, rng: np.random.Generator, settings) -> Rows:
+  del settings
+  return iid(pool.y_train, clients, rng)
+
+
+def _dirichlet(pool: Dataset, clients: int, rng: np.random.Generator, settings) -> Rows:
+  return dirichlet(pool.y_train, clients, rng, alpha=settings.alpha, min_size=settings.min_size)
+
+
+def _shards(pool: Dataset, clients: int, rng: np.random.Generator, settings) -> Rows:
+  return shards(pool.y_train, clients, rng, classes_per_client=settings.shards)
+
+
+def _clusters(pool: Dataset, clients: int, rng: np.random.Generator, settings) -> Rows:
+  return clusters(
+      pool.y_train, clients, rng, clusters=settings.clusters, alpha=settings.cluster_alpha,
+      classes_per_cluster=settings.classes_per_cluster)
+
+
+def _quantity(pool: Dataset, clients: int, rng: np.random.Generator, settings) -> Rows:
+  return quantity(pool.y_train, clients, rng, alpha=settings.alpha, min_size=settings.min_size)
+
+
+def _natural(pool: Dataset, clients: int, rng: np.random.Generator, settings) -> Rows:
+  del settings
+  return natural(pool.y_train, clients, rng, owner=pool.client)
+
+
+def _domain(pool: Dataset, clients: int, rng: np.random.Generator, settings) -> Rows:
+  del settings
+  return domain(pool.y_train, clients, rng, domain=pool.domain)
+
+
+def _resample(pool: Dataset, clients: int, rng: np.random.Generator, settings) -> Rows:
+  return resample(pool.y_train, clients, rng, alpha=settings.alpha, classes=pool.classes,
+                  size=settings.size)
+
+
+IID = Partitioner('iid', _iid, summary='shuffled examples, dealt evenly')
+DIRICHLET = Partitioner(
+    'dirichlet', _dirichlet, SKEW, summary='each class by a Dirichlet draw over the clients',
+    paper='Yurochkin et al. ICML 2019. arXiv:1905.12022')
+SHARDS = Partitioner(
+    'shards', _shards, {'shards': Setting(2, 'classes of a client (shards)', at_least=1)},
+    summary='so many classes for each client',
+    paper='Li et al. ICDE 2022. arXiv:2102.02079')
+CLUSTERS = Partitioner(
+    'clusters', _clusters,
+    {'clusters': Setting(5, 'clusters of clients (clusters)', at_least=1),
+     'classes_per_cluster': Setting(3, 'classes of a cluster (clusters)', at_least=1),
+     'cluster_alpha': Setting(
+         10.0, 'concentration of a class over its owners (clusters)', above=0)},
+    summary='so many classes for each cluster of clients',
+    paper='Chen et al. AAAI 2026. arXiv:2504.06768')
+QUANTITY = Partitioner(
+    'quantity', _quantity, SKEW, summary='IID examples, clients of different sizes',
+    paper='Li et al. ICDE 2022. arXiv:2102.02079')
+NATURAL = Partitioner(
+    'natural', _natural, labels=False, summary='a client for each owner',
+    paper='Caldas et al. 2018. arXiv:1812.01097')
+DOMAIN = Partitioner('domain', _domain, labels=False, summary='clients of one domain each')
+RESAMPLE = Partitioner(
+    'resample', _resample,
+    {'alpha': ALPHA, 'size': Setting(
+        0, 'examples of a client (resample); 0: examples / clients', at_least=0)},
+    overlaps=True, summary='each client draws from all examples under a class mix of its own',
+    paper='Hsu, Qi, Brown. 2019. arXiv:1909.06335')
+
+PARTITIONERS = {record.name: record for record in (
+    IID, DIRICHLET, SHARDS, CLUSTERS, QUANTITY, NATURAL, DOMAIN, RESAMPLE)}

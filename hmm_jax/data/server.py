@@ -1,8 +1,9 @@
-"""Centralised rows: what a server holds beside the clients."""
+"""Centralized rows: what a server holds beside the clients."""
 
 import jax
 import numpy as np
 
+from hmm_jax.registry import Setting
 from hmm_jax.types import Dataset, Examples, InputError, Server
 
 _LUMINANCE = np.array([.299, .587, .114], np.float32)  # of red, green and blue, ITU-R BT.601
@@ -29,7 +30,7 @@ def of_domain(dataset: Dataset, domain: int, size: int, seed: int) -> tuple[Data
   source = f'domain:{domain}'
   names = () if dataset.domain is None else np.unique(dataset.domain)
   if len(names) < 2 or domain not in names:
-    raise InputError(f'got server.source={source}; expected one of two domains or more, the data '
+    raise InputError(f'got source={source}; expected one of two domains or more, the data '
                      f'set has {", ".join(map(str, names)) or "none"}')
   inside = np.flatnonzero(dataset.domain == domain)
   rows = inside[_draw(dataset.y_train[inside], size, len(inside), seed, source)]
@@ -39,8 +40,8 @@ def of_domain(dataset: Dataset, domain: int, size: int, seed: int) -> tuple[Data
 def other(dataset: Dataset, source: Dataset, size: int, seed: int) -> Examples:
   """Takes so many training rows of another data set, and makes them fit.
 
-  Images are resized bilinearly, with antialiasing; grey becomes colour by repetition,
-  colour grey by its luminance. Between uint8 and floating inputs, the latter are
+  Images are resized bilinearly, with antialiasing; gray becomes color by repetition,
+  color gray by its luminance. Between uint8 and floating inputs, the latter are
   0..1; between two floating sets values stay. Labels are the other set's own.
 
   Raises:
@@ -48,7 +49,7 @@ def other(dataset: Dataset, source: Dataset, size: int, seed: int) -> Examples:
   """
   for side in (source, dataset):
     if isinstance(side.x_train, dict):
-      raise InputError(f'got server.source={source.name}; inputs of {side.name} are of several '
+      raise InputError(f'got source={source.name}; inputs of {side.name} are of several '
                        'modalities, expected held_out, domain:N or sets of one')
   _check_fits(source, dataset.x_train)
   rows = _draw(source.y_train, size, len(source.y_train), seed, source.name)
@@ -77,7 +78,7 @@ def central(examples: Examples, share: float, seed: int) -> Server:
   """
   total = len(examples.y)
   if total < 2:
-    raise InputError(f'got server.size={total}; expected at least 2 rows, to learn from one and '
+    raise InputError(f'got size={total}; expected at least 2 rows, to learn from one and '
                      'judge by another')
   judged = _stratified(examples.y, min(max(round(share * total), 1), total - 1),
                        np.random.default_rng([seed, _SPLIT]))
@@ -87,7 +88,7 @@ def central(examples: Examples, share: float, seed: int) -> Server:
 def _draw(labels, size, most, seed, source):
   """Draws from the rows with these labels, for the server."""
   if not 2 <= size <= most:
-    raise InputError(f'got server.size={size} with server.source={source}; expected from 2 to '
+    raise InputError(f'got size={size} with source={source}; expected from 2 to '
                      f'{most} rows')
   return _stratified(labels, size, np.random.default_rng([seed, _DRAW]))
 
@@ -118,11 +119,11 @@ def _check_fits(source, like):
   tokens = any(a.dtype.kind != 'f' and a.dtype != np.uint8 for a in (x, like))
   if tokens or not (images or shapes[0] == shapes[1]):
     raise InputError(
-        f'got server.source={source.name} with {x.dtype} inputs of shape {shapes[0]}; expected '
+        f'got source={source.name} with {x.dtype} inputs of shape {shapes[0]}; expected '
         f'images, or what fits the {like.dtype} inputs of shape {shapes[1]}')
   if x.dtype != np.uint8 and like.dtype == np.uint8 and not 0 <= x.min() <= x.max() <= 1:
     raise InputError(
-        f'got server.source={source.name} with {x.dtype} inputs of shape {shapes[0]} from '
+        f'got source={source.name} with {x.dtype} inputs of shape {shapes[0]} from '
         f'{x.min():g} to {x.max():g}; expected 0 to 1, to fit the uint8 inputs of shape '
         f'{shapes[1]}')
 
@@ -142,3 +143,15 @@ def _with_channels(x, channels):
   if x.shape[-1] == channels:
     return x
   return (x @ _LUMINANCE)[..., None] if channels == 1 else np.repeat(x, channels, axis=-1)
+
+
+DEFAULT_SIZE = 200
+SETTINGS = {
+    'size': Setting(-1, f'examples; -1: {DEFAULT_SIZE} where the method learns on them, else none',
+                    at_least=-1),
+    'source': Setting('held_out', 'held_out: of the training examples; domain:N: of that domain, '
+                      'which no client gets; or the name of another data set'),
+    'held_out': Setting(0.2, 'share of them to evaluate on, not to learn from', at_least=0, at_most=1),
+    'noise': Setting(0.0, 'share of their labels that are wrong', at_least=0, at_most=1),
+    'seed': Setting(0, 'of these examples', at_least=0),
+}

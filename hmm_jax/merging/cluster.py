@@ -1,4 +1,4 @@
-"""Models that have learnt alike: clusters by the angles between their task vectors.
+"""Models that have learned alike: clusters by the angles between their task vectors.
 
 A task vector is a model less the start that all K models share.
 """

@@ -1,4 +1,4 @@
-"""What a model learnt since its start, in float32 at least."""
+"""What a model learned since its start, in float32 at least."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Fisher merging: a parameter counts in a model by how much the model's predictions hang on it."""
+"""Fisher merging: each parameter is averaged by its Fisher information in the models."""
 
 from collections.abc import Callable
 import math
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from hmm_jax import tree
 from hmm_jax.merging.delta import wide
+from hmm_jax.registry import Operator, Setting
 from hmm_jax.types import Array, Examples, InputError, Key, Model, PyTree
 
 
@@ -35,7 +36,7 @@ def fisher(*, floor: float = 1e-6, labels: str = 'given', chunk: int = 8) -> Cal
 
   def apply(model, stacked, base, examples, rows, key):
     del base
-    count = len(jax.tree.leaves(stacked)[0])
+    count = tree.count(stacked)
     own = jnp.broadcast_to(rows, (count, *rows.shape[-2:]))
     of = lambda one: diagonal(model, one[0], examples, one[1].ravel(), one[2],
                               labels=LABELS[labels], chunk=chunk)
@@ -52,7 +53,7 @@ def merge(stacked: PyTree, diagonals: PyTree, *, floor: float) -> PyTree:
     stacked: parameters [K, ...].
     diagonals: F, [K, ...].
     floor: what an entry of F is at least, in every model (the authors' code lifts the first
-      model's only, and its result hangs on the order).
+      model's only, and its result depends on the order).
   """
 
   def leaf(x, diagonal):
@@ -70,7 +71,7 @@ def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, k
 
   Args:
     model: the network.
-    variables: of one model, whose running statistics normalise.
+    variables: of one model, whose running statistics normalize.
     examples: flat data.
     rows: [T].
     key: of labels that are drawn.
@@ -78,7 +79,7 @@ def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, k
     chunk: rows that are differentiated at a time.
   """
   params = variables['params']
-  statistics = {name: value for name, value in variables.items() if name != 'params'}
+  statistics = tree.statistics(variables)
 
   def log_likelihood(params, x, y, key):
     x = jax.tree.map(lambda leaf: leaf[None], x)
@@ -114,3 +115,12 @@ def drawn(logits: Array, y: Array, key: Key) -> Array:
 
 
 LABELS = {'given': given, 'drawn': drawn}
+
+
+OPERATOR = Operator(
+    'fisher', fisher, ('shared init', 'network', 'data', 'labels'),
+    {'floor': Setting(1e-6, 'least entry of the Fisher information', above=0),
+     'labels': Setting('given', 'of the examples, or drawn from predictions', choices=LABELS),
+     'chunk': Setting(8, 'examples whose gradients are held at a time', at_least=1)},
+    summary='a mean of each parameter by its Fisher information',
+    paper='Matena, Raffel. NeurIPS 2022. arXiv:2111.09832')

@@ -1,6 +1,8 @@
 """PLeaS: matched models are merged layer by layer, by least squares on what they compute."""
 
+from collections.abc import Callable
 import functools
+import math
 import operator
 
 import jax
@@ -8,11 +10,14 @@ from jax import lax
 import jax.numpy as jnp
 
 from hmm_jax import tree
+from hmm_jax.merging.alignment.activation_matching import align_by_activations
+from hmm_jax.merging.alignment.weight_matching import align_by_weights
 from hmm_jax.merging.batches import mean_over_batches
-from hmm_jax.types import Array, Examples, Model, PyTree
+from hmm_jax.registry import Operator, Setting
+from hmm_jax.types import Array, Examples, InputError, Model, PyTree
 
 
-def pleas(
+def fit_layers(
     model: Model, stacked: PyTree, examples: Examples, rows: Array, *, ridge: float = 1e-3
 ) -> PyTree:
   """Fits each dense layer and convolution to the mean of what the models' own put out.
@@ -38,7 +43,7 @@ def pleas(
   Reference: Nasery, Hayase, Koh, Oh. PLeaS: Merging Models with Permutations and Least Squares.
     CVPR 2025. arXiv:2407.02447.
   """
-  count = len(jax.tree.leaves(stacked)[0])
+  count = tree.count(stacked)
   share = jnp.full(count, 1 / count)
   mean = tree.mix(share, stacked)
   layer = lambda path: functools.reduce(operator.getitem, path.split('/'), mean['params'])
@@ -78,3 +83,46 @@ def _fit(start, gram, error, ridge):
   weights = _matrix(start) + jax.scipy.linalg.solve(damped, error, assume_a='pos')
   size = start['kernel'].size // weights.shape[1]
   return {'kernel': weights[:size].reshape(start['kernel'].shape), 'bias': weights[-1]}
+
+
+# (model, stacked, examples, indices [S, B], key) -> stacked
+MATCHES = {
+    'weights': lambda model, stacked, examples, indices, key: align_by_weights(
+        key, model.symmetry(), stacked),
+    'activations': lambda model, stacked, examples, indices, key: align_by_activations(
+        model, stacked, examples, indices),
+}
+
+
+def pleas(*, match: str = 'activations', ridge: float = 1e-3) -> Callable:
+  """Returns PLeaS: matched models, merged by least squares on what their layers compute.
+
+  Args:
+    match: by what, one of `MATCHES`.
+    ridge: towards the mean of the models.
+
+  Raises:
+    InputError: a setting that cannot be.
+
+  Reference: as `fit_layers`.
+  """
+  if match not in MATCHES:
+    raise InputError(f'got match={match}; expected one of {", ".join(MATCHES)}')
+  if not 0 < ridge < math.inf:
+    raise InputError(f'got ridge={ridge}; expected a finite number above 0')
+
+  def apply(model, stacked, base, examples, indices, key):
+    del base
+    indices = indices.reshape(-1, indices.shape[-1])
+    ordered = MATCHES[match](model, stacked, examples, indices, key)
+    return fit_layers(model, ordered, examples, indices, ridge=ridge)['params']
+
+  return apply
+
+
+OPERATOR = Operator(
+    'pleas', pleas, ('any init', 'network', 'data'),
+    {'match': Setting('activations', 'what hidden units are matched by', choices=MATCHES),
+     'ridge': Setting(1e-3, 'towards the mean of the models', above=0)},
+    summary='matched models, merged by least squares on what their layers compute',
+    paper='Nasery et al. CVPR 2025. arXiv:2407.02447')

@@ -69,7 +69,7 @@ def segments(count: int) -> Callable:
   def units(model, variables):
     modules = jax.tree.leaves(layers(model, variables))
     if not 1 <= count <= len(modules):
-      raise InputError(f'got fedmr.segments={count}; expected from 1 to {len(modules)}, the '
+      raise InputError(f'got segments={count}; expected from 1 to {len(modules)}, the '
                        "number of the model's tensors")
     position = np.argsort(np.argsort(modules, kind='stable'))
     return jax.tree.unflatten(jax.tree.structure(variables),

@@ -6,8 +6,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from hmm_jax import tree
 from hmm_jax.merging.batches import mean_over_batches
 from hmm_jax.merging.delta import wide
+from hmm_jax.registry import Operator, Setting
 from hmm_jax.types import Array, Examples, InputError, Model, PyTree
 
 _RIDGE = 1e-6  # Of the trace, ten times its rounding: with less, Cholesky meets negative pivots.
@@ -82,7 +84,7 @@ def grams(model: Model, stacked: PyTree, examples: Examples, rows: Array) -> dic
 
   Args:
     model: the network.
-    stacked: variables [K, ...], whose running statistics normalise.
+    stacked: variables [K, ...], whose running statistics normalize.
     examples: flat data.
     rows: [S, B] for all models, a batch at a time, or each model's own, [K, S, B].
   """
@@ -96,7 +98,7 @@ def grams(model: Model, stacked: PyTree, examples: Examples, rows: Array) -> dic
 
     return mean_over_batches(measure, examples, rows)
 
-  count = len(jax.tree.leaves(stacked)[0])
+  count = tree.count(stacked)
   return lax.map(of_model, (stacked, jnp.broadcast_to(rows, (count, *rows.shape[-2:]))))
 
 
@@ -104,3 +106,11 @@ def gram_of(grams: dict, path: tuple) -> Array | None:
   """Returns the Gram matrices of a parameter's inputs: None if it is no linear layer's kernel."""
   *module, name = (step.key for step in path)
   return grams.get('/'.join(module)) if name == 'kernel' else None
+
+
+OPERATOR = Operator(
+    'regmean', regmean, ('shared init', 'network', 'data'),
+    {'factor': Setting(0.9, 'of the entries off the diagonal of a Gram matrix',
+                       at_least=0, at_most=1)},
+    summary="linear layers that fit every model's outputs on its own inputs",
+    paper='Jin et al. ICLR 2023. arXiv:2212.09849')

@@ -5,47 +5,23 @@ From `start`, any array c, a search lowers `loss`: (c, batch) -> scalar over the
 has left the space of allowed coefficients. It is one scan.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import optax
 
-from hmm_jax.types import Array, Key
-
-MARKS = 5  # At most so many times along a search, what it is judged by is reported.
+from hmm_jax.types import Array, Key, Search, Trace
 
 
-class Search(NamedTuple):
-  """A search, and what it costs.
-
-  run:       (loss, judge, start, batches, key, project) -> Trace.
-  gradients: how often it differentiates the loss of a batch.
-  forwards:  how often it evaluates one besides.
-  """
-
-  run: Callable
-  gradients: int
-  forwards: int
-
-
-class Trace(NamedTuple):
-  """What was seen at P marks along a search, the start not included."""
-
-  step: Array  # [P] int32
-  c: Array  # [P, ...]
-  loss: Array  # [P], mean of the minibatches' since the last mark
-  judged: Array  # [P]
-
-
-def gradient_search(optimizer: optax.GradientTransformation, *, pull: float = 0.0) -> Search:
+def gradient_search(optimizer: optax.GradientTransformation, *, pull: float = 0.0,
+                    marks: int = 5) -> Search:
   """Searches by the gradient on one minibatch a step.
 
   Args:
     optimizer: any optax transformation; Adam in the reconstruction.
     pull: weight of pull/2 |c - start|^2.
+    marks: how often, at most, candidates along the search are evaluated by `judge`.
   """
 
   def search(loss, judge, start, batches, key, project):
@@ -61,12 +37,13 @@ def gradient_search(optimizer: optax.GradientTransformation, *, pull: float = 0.
       change, state = optimizer.update(gradient, state, c)
       return (project(optax.apply_updates(c, change)), state), value
 
-    return _marked(step, judge, (start, optimizer.init(start)), batches)
+    return _marked(step, judge, (start, optimizer.init(start)), batches, marks)
 
   return Search(search, gradients=1, forwards=0)
 
 
-def evolution_search(*, sigma: float, population: int = 16, pull: float = 0.0) -> Search:
+def evolution_search(*, sigma: float, population: int = 16, pull: float = 0.0,
+                     marks: int = 5) -> Search:
   """Searches by a (mu, lambda) evolution strategy, without gradients.
 
   A step draws lambda candidates around the mean, each with a step length of its own, and
@@ -76,7 +53,7 @@ def evolution_search(*, sigma: float, population: int = 16, pull: float = 0.0) -
   Args:
     sigma: the first step length.
     population: lambda.
-    pull: as in `gradient_search`.
+    pull, marks: as in `gradient_search`.
 
   Reference: Beyer, Schwefel. Evolution strategies: a comprehensive introduction. Natural
     Computing 1, 2002: log-normal self-adaptation, intermediate recombination.
@@ -103,7 +80,7 @@ def evolution_search(*, sigma: float, population: int = 16, pull: float = 0.0) -
       chosen = jax.vmap(jnp.where, (0, None, 0))(jnp.isnan(values[best]), mean, candidates[best])
       return (chosen.mean(axis=0), lengths[best].mean(), key), jnp.nanmean(values[best])
 
-    return _marked(step, judge, (start, jnp.log(sigma), key), batches)
+    return _marked(step, judge, (start, jnp.log(sigma), key), batches, marks)
 
   return Search(search, gradients=0, forwards=population)
 
@@ -123,10 +100,10 @@ def _pull(strength, c, start):
   return strength / 2 * jnp.square(c - start).sum()
 
 
-def _marked(step, judge, carry, batches):
+def _marked(step, judge, carry, batches, most):
   """Scans all batches; `carry` begins with c, which is judged at marks that part them evenly."""
   steps = jax.tree.leaves(batches)[0].shape[0]
-  marks = max(m for m in range(1, MARKS + 1) if steps % m == 0)
+  marks = max(m for m in range(1, most + 1) if steps % m == 0)
   parts = jax.tree.map(lambda x: x.reshape(marks, -1, *x.shape[1:]), batches)
 
   def part(carry, some):

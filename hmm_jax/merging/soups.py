@@ -1,4 +1,4 @@
-"""Soups: mixtures of models that held-out data chose.
+"""Soups: means of models that held-out data choose.
 
 What is scored is a tree of parameters, in the dtype of the models; what they are computed in is
 float32 at least. A unit is what has weights of its own, as in atlas.py.
@@ -13,8 +13,21 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.merging import atlas, search
-from hmm_jax.merging.delta import deltas, wide
+from hmm_jax.merging import atlas
+from hmm_jax.merging.delta import wide
+from hmm_jax.merging.learning import (
+    BY,
+    LR,
+    adam,
+    cast,
+    check,
+    logits_of,
+    minibatches,
+    pooled,
+    take,
+    unit_of,
+)
+from hmm_jax.registry import Operator, Setting
 from hmm_jax.types import Array, PyTree
 
 
@@ -25,7 +38,7 @@ class Soup(NamedTuple):
   weights: Array  # [K, U], of each model in each unit
 
 
-def greedy_soup(stacked: PyTree, score: Callable) -> Soup:
+def greedy(stacked: PyTree, score: Callable) -> Soup:
   """Adds models to a mean, the best first, for as long as its score strictly rises.
 
   Every model gets its turn. Of models of equal scores the first comes first (our choice).
@@ -48,17 +61,17 @@ def greedy_soup(stacked: PyTree, score: Callable) -> Soup:
     count = members.sum()
     add = lambda m, x: m + (wide(x[k]) - m) / (count + 1)
     tried = jax.tree.map(add, mean, stacked)
-    value = judge(_cast(tried, like))
+    value = judge(cast(tried, like))
     better = (value > best) | (count == 0)
     return tree.where(better, (tried, value, members.at[k].set(True)), carry), None
 
   empty = tree.zeros(jax.tree.map(wide, like))
   start = (empty, jnp.float32(-jnp.inf), jnp.zeros(len(order), bool))
   (mean, _, members), _ = lax.scan(turn, start, order)
-  return Soup(_cast(mean, like), (members / members.sum())[:, None])
+  return Soup(cast(mean, like), (members / members.sum())[:, None])
 
 
-def learned_soup(stacked: PyTree, loss: Callable, batches: PyTree, *, unit: PyTree,
+def learned(stacked: PyTree, loss: Callable, batches: PyTree, *, unit: PyTree,
                  lr: float) -> Soup:
   """Learns softmax weights of the models, from equal ones, by Adam.
 
@@ -74,51 +87,62 @@ def learned_soup(stacked: PyTree, loss: Callable, batches: PyTree, *, unit: PyTr
 
   Reference: Wortsman et al. Model soups. ICML 2022. arXiv:2203.05482, appendix I.
   """
-  count = len(jax.tree.leaves(stacked)[0])
+  count = tree.count(stacked)
   weights = lambda c: jax.nn.softmax(c, axis=0)
   mix = lambda c: jax.tree.map(lambda u, x: tree.mix(weights(c)[:, u], x), unit, stacked)
-  c = _search(lambda c, batch: loss(mix(c), batch), jnp.zeros((count, atlas.count(unit))),
+  c = adam(lambda c, batch: loss(mix(c), batch), jnp.zeros((count, atlas.count(unit))),
               batches, lr, lambda c: c)
   return Soup(mix(c), weights(c))
 
 
-def adamerging(stacked: PyTree, base: PyTree, loss: Callable, batches: PyTree, *, unit: PyTree,
-               initial: float, lr: float) -> Soup:
-  """Learns theta_0 + sum_k lambda_ku delta_k, with lambda from 0 to 1, by Adam.
+def greedy_soup() -> Callable:
+  """Returns the greedy soup by accuracy on the rows."""
 
-  After each step what has left the interval is brought back (the authors clip what they merge,
-  where the gradient dies).
+  def apply(model, stacked, base, examples, rows, key):
+    del base, key
+    logits = logits_of(model, stacked)
+
+    def correct(params, own):
+      x, y = take(examples, own)
+      return (logits(params, x).argmax(axis=-1) == y).mean()
+
+    score = lambda params: lax.map(lambda own: correct(params, own), pooled(rows)).mean()
+    return greedy(stacked['params'], score).params
+
+  return apply
+
+
+def learned_soup(*, by: str = 'model', lr: float = 0.05, epochs: int = 5) -> Callable:
+  """Returns the learned soup by cross-entropy on the rows.
 
   Args:
-    stacked: leaves [K, ...].
-    base: theta_0.
-    loss: (params, batch) -> scalar: mean `entropy` of predictions without labels.
-    batches: [T, ...], one a step.
-    unit: of each leaf.
-    initial: lambda before the first step.
+    by: what has weights of its own, one of `UNITS`.
     lr: of Adam.
-
-  Reference: Yang, Wang, Shen, Liu, Guo, Wang, Tao. AdaMerging: Adaptive Model Merging for
-    Multi-Task Learning. ICLR 2024. arXiv:2310.02575.
+    epochs: times that the rows are seen.
   """
-  start, updates = jax.tree.map(wide, base), deltas(stacked, base)
-  mix = lambda c: _cast(atlas.merge(start, c, unit, updates), base)
-  c = jnp.full((len(jax.tree.leaves(stacked)[0]), atlas.count(unit)), initial)
-  c = _search(lambda c, batch: loss(mix(c), batch), c, batches, lr, lambda c: jnp.clip(c, 0, 1))
-  return Soup(mix(c), c)
+  check(by, lr, 'epochs', epochs)
+
+  def apply(model, stacked, base, examples, rows, key):
+    del base
+    logits = logits_of(model, stacked)
+
+    def loss(params, own):
+      x, y = take(examples, own)
+      return optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y).mean()
+
+    batches = minibatches(key, rows, epochs * len(pooled(rows)))
+    return learned(stacked['params'], loss, batches,
+                   unit=unit_of(by, model, stacked), lr=lr).params
+
+  return apply
 
 
-def entropy(logits: Array) -> Array:
-  """Returns the entropy of each prediction: [B, C] -> [B]."""
-  log_p = jax.nn.log_softmax(logits)
-  return -(jnp.exp(log_p) * log_p).sum(axis=-1)
-
-
-def _search(loss, start, batches, lr, project):
-  """Returns where Adam ends."""
-  run = search.gradient_search(optax.adam(lr)).run
-  return run(loss, lambda c: jnp.float32(0), start, batches, None, project).c[-1]
-
-
-def _cast(params, like):
-  return jax.tree.map(lambda x, y: x.astype(y.dtype), params, like)
+GREEDY_SOUP = Operator(
+    'greedy_soup', greedy_soup, ('shared init', 'network', 'data', 'labels'),
+    summary='the mean of the models that raise held-out accuracy, the best first',
+    paper='Wortsman et al. ICML 2022. arXiv:2203.05482')
+LEARNED_SOUP = Operator(
+    'learned_soup', learned_soup, ('shared init', 'network', 'data', 'labels'),
+    {'by': BY, 'lr': LR, 'epochs': Setting(5, 'passes over the examples', at_least=1)},
+    summary='a mean by weights that are learned on held-out data',
+    paper='Wortsman et al. ICML 2022. arXiv:2203.05482')

@@ -1,4 +1,4 @@
-"""Task vectors: what models learnt since a shared start, thinned out, put to a vote, added up.
+"""Task vectors: what models learned since a shared start, thinned out, put to a vote, added up.
 
 With delta_k = theta_k - theta_0, every merge here is
 
@@ -21,75 +21,13 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from hmm_jax import tree
 from hmm_jax.merging import sparsify as kept
 from hmm_jax.merging.delta import delta, wide
-from hmm_jax.types import Array, InputError, Key, PyTree
+from hmm_jax.registry import Setting
+from hmm_jax.types import Array, InputError, Key, Merge, PyTree
 
 _LARGEST = float(jnp.finfo(jnp.float32).max)
-
-
-def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = None) -> Callable:
-  """Returns the scaled sum of the task vectors, as (stacked, base, key) -> params.
-
-  Args:
-    scale: any finite number; from 0.3 to 0.4 suits sums of several.
-    weights: as above.
-
-  Reference: Ilharco, Ribeiro, Wortsman, Gururangan, Schmidt, Hajishirzi, Farhadi. Editing
-    Models with Task Arithmetic. ICLR 2023. arXiv:2212.04089.
-  """
-  return _merge(kept.everything(), any_sign, total, scale, weights)
-
-
-def ties(*, density: float = 0.2, scope: str = 'model', scale: float = 1.0,
-         weights: Sequence[float] | None = None) -> Callable:
-  """Returns TIES: keep the largest entries, elect the sign of their sum, average who agrees.
-
-  Args:
-    density: share of the entries that are kept.
-    scope: 'model' to rank all of them at once, as in the paper; 'tensor' as in some tools.
-    scale, weights: as above.
-
-  Reference: Yadav, Tam, Choshen, Raffel, Bansal. TIES-Merging: Resolving Interference When
-    Merging Models. NeurIPS 2023. arXiv:2306.01708.
-  """
-  return _merge(kept.largest(density, scope), majority_sign, mean_of_elected, scale, weights)
-
-
-def dare(*, density: float = 0.1, scale: float = 0.3,
-         weights: Sequence[float] | None = None) -> Callable:
-  """Returns DARE: task arithmetic with random shares of the task vectors, rescaled.
-
-  Args:
-    density: chance of an entry to be kept: 1 less the drop rate.
-    scale, weights: as above.
-
-  Reference: Yu, Yu, Yu, Huang, Li. Language Models are Super Mario: Absorbing Abilities from
-    Homologous Models as a Free Lunch. ICML 2024. arXiv:2311.03099.
-  """
-  return _merge(kept.random_share(density), any_sign, total, scale / (density or 1), weights)
-
-
-def dare_ties(*, density: float = 0.1, scale: float = 1.0,
-              weights: Sequence[float] | None = None) -> Callable:
-  """Returns TIES with `dare`'s random entries in place of the largest."""
-  return _merge(kept.random_share(density), majority_sign, mean_of_elected,
-                scale / (density or 1), weights)
-
-
-def breadcrumbs(*, smallest: float = 0.85, largest: float = 0.01, scale: float = 0.3,
-                weights: Sequence[float] | None = None) -> Callable:
-  """Returns Breadcrumbs: task arithmetic without each tensor's smallest and largest entries.
-
-  Args:
-    smallest, largest: shares that are dropped (their defaults are our choice: the paper tunes
-      them).
-    scale, weights: as above.
-
-  Reference: Davari, Belilovsky. Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse
-    Masks. ECCV 2024. arXiv:2312.06795.
-  """
-  return _merge(kept.middle(smallest, largest), any_sign, total, scale, weights)
 
 
 def merge(stacked: PyTree, base: PyTree, key: Key, *, weights: Array, sparsify: Callable,
@@ -112,8 +50,8 @@ def merge(stacked: PyTree, base: PyTree, key: Key, *, weights: Array, sparsify: 
   def leaf(start, x, limits, number):
     keys = jax.random.split(jax.random.fold_in(key, number), len(x))
     shares = weights.reshape(-1, *[1] * start.ndim)
-    learnt = wide(x) - wide(start)[None]
-    votes = shares * jnp.where(jax.vmap(sparsify.keep)(learnt, limits, keys), learnt, 0)
+    learned = wide(x) - wide(start)[None]
+    votes = shares * jnp.where(jax.vmap(sparsify.keep)(learned, limits, keys), learned, 0)
     change = reduce(votes, elect(votes), jnp.abs(shares))
     return (wide(start) + scale * change).astype(start.dtype)
 
@@ -156,7 +94,7 @@ def model_weights(weights: Sequence[float] | None, stacked: PyTree) -> Array:
   Raises:
     InputError: as `check_weights`.
   """
-  count = len(jax.tree.leaves(stacked)[0])
+  count = tree.count(stacked)
   weights = [1] * count if weights is None else weights
   check_weights(weights, count)
   return jnp.asarray(weights, jnp.float32)
@@ -174,7 +112,17 @@ def check_finite(name: str, value: float) -> None:
     raise InputError(f'got {name}={value}; expected a finite number')
 
 
-def _merge(sparsify, elect, reduce, scale, weights):
+def merge_by(sparsify: kept.Sparsifier, elect: Callable, reduce: Callable, scale: float,
+             weights: Sequence[float] | None) -> Merge:
+  """Returns `merge` as an operator.
+
+  Args:
+    sparsify, elect, reduce, scale: as in `merge`.
+    weights: one finite number for each model; 1 each if None.
+
+  Raises:
+    InputError: a scale that is not finite.
+  """
   check_finite('scale', scale)
 
   def apply(stacked, base, key):
@@ -187,3 +135,7 @@ def _merge(sparsify, elect, reduce, scale, weights):
 def _add(stacked):
   """Sums over the models one by one: what goes into a reduction, XLA writes to memory first."""
   return sum(stacked[1:], stacked[0])
+
+
+WEIGHTS = Setting(None, 'one finite number for each model; 1 each by default')
+SCALE = Setting(1.0, 'of the whole change')

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.models import layers, linear
+from hmm_jax.models import layer_io, layers
 from hmm_jax.models import symmetry as symmetries
 from hmm_jax.types import Array, InputError, Model, PyTree
 
@@ -91,7 +91,7 @@ def classifier(
     return {name: tree.scale(1 / (1 - layers.MOMENTUM), updated[name]) for name in running}
 
   def layers_at_work(variables, x):
-    return linear.record(network, variables, cast(x))
+    return layer_io.record(network, variables, cast(x))
 
   def meet():
     met, shapes = {}, jax.eval_shape(init, jax.random.key(0))
@@ -140,21 +140,21 @@ def groups(variables: PyTree) -> PyTree:
 
 
 def preprocessed(
-    model: Model, *, normalise: Callable, augment: Callable | None = None
+    model: Model, *, normalize: Callable, augment: Callable | None = None
 ) -> Model:
   """Returns a `Model` that takes raw inputs, such as uint8 images.
 
   Args:
-    model: takes what `normalise` returns.
-    normalise: (x) -> x, raw inputs to floats.
+    model: takes what `normalize` returns.
+    normalize: (x) -> x, raw inputs to floats.
     augment: (key, x) -> x on raw inputs, applied in training when a key is there.
   """
 
   def prepare(x, train, key):
     if augment is None or not train or key is None:
-      return normalise(x), key
+      return normalize(x), key
     key_augment, key = jax.random.split(key)
-    return normalise(augment(key_augment, x)), key
+    return normalize(augment(key_augment, x)), key
 
   def wrap(function):
     def wrapped(variables, x, *, train=False, mask=None, key=None):
@@ -162,13 +162,13 @@ def preprocessed(
       return function(variables, x, train=train, mask=mask, key=key)
     return wrapped
 
-  def on_normalised(function):
-    return lambda variables, x: function(variables, normalise(x))
+  def on_normalized(function):
+    return lambda variables, x: function(variables, normalize(x))
 
   return model._replace(
       apply=wrap(model.apply), features=wrap(model.features),
-      statistics=on_normalised(model.statistics), linear=on_normalised(model.linear),
-      normalise=normalise, bare=model)
+      statistics=on_normalized(model.statistics), linear=on_normalized(model.linear),
+      normalize=normalize, bare=model)
 
 
 def check_choice(key: str, value: str, choices: Collection[str]) -> None:

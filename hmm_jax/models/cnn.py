@@ -9,6 +9,7 @@ from hmm_jax.models import layers
 from hmm_jax.models.classifier import check_choice, check_images, classifier
 from hmm_jax.models.convolution import max_pool
 from hmm_jax.models.symmetry import chain
+from hmm_jax.registry import Inputs, Network, Setting
 from hmm_jax.types import Array, Model, PyTree
 
 
@@ -61,7 +62,17 @@ def cnn(
     dtype: jnp.dtype = jnp.float32,
 ) -> Model:
   """Returns one of the networks in `SIZES`."""
-  check_choice('cnn.size', size, SIZES)
-  check_images(f'cnn.size={size}', input_shape, SIZES[size].least)
+  check_choice('size', size, SIZES)
+  check_images(f'size={size}', input_shape, SIZES[size].least)
   return classifier(Trunk(SIZES[size]), classes=classes, input_shape=input_shape, dtype=dtype,
                     wiring=chain)
+
+
+def build_cnn(inputs: Inputs, settings) -> Model:
+  return cnn(settings.size, classes=inputs.classes, input_shape=inputs.shape, dtype=inputs.dtype)
+
+
+NETWORK = Network(
+    'cnn', build_cnn,
+    {'size': Setting('lenet', 'which network', choices=SIZES)},
+    summary='small convolutional networks of the federated-learning papers')

@@ -78,7 +78,7 @@ def _convolve(x, kernel, pads):
   """Convolves with stride 1."""
   *_, channels, features = kernel.shape
   if 1 < channels < 4 and features > 16:
-    # Colour images: with a fourth channel XLA:CPU takes a quarter of the time.
+    # Color images: with a fourth channel XLA:CPU takes a quarter of the time.
     fourth = (0, 4 - channels)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), fourth))
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), fourth, (0, 0)))

@@ -8,6 +8,7 @@ from hmm_jax.models import layers
 from hmm_jax.models.classifier import check_images, classifier
 from hmm_jax.models.convolution import max_pool
 from hmm_jax.models.symmetry import chain
+from hmm_jax.registry import Inputs, Network, Setting
 from hmm_jax.types import Array, Embedded, InputError, Model, PyTree
 
 _AXES = {'image': 3, 'text': 1}  # of one example
@@ -23,7 +24,7 @@ class Images(nn.Module):
     for features in self.channels:
       x = layers.conv(
           x, features, window=3, padding=1, bias=False, kernel_init=layers.kaiming)
-      x = max_pool(nn.relu(layers.normalise(x, 'batch', train=train, mask=mask)))
+      x = max_pool(nn.relu(layers.normalize(x, 'batch', train=train, mask=mask)))
     return x.mean((1, 2))
 
 
@@ -35,7 +36,7 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: Array | Embedded, *, train: bool, mask: Array | None) -> Array:
     x = x.x if isinstance(x, Embedded) else layers.dense(x, self.features)
-    return nn.relu(layers.normalise(x, 'batch', train=train, mask=mask))
+    return nn.relu(layers.normalize(x, 'batch', train=train, mask=mask))
 
 
 class Trunk(nn.Module):
@@ -82,14 +83,14 @@ def fusion(
     InputError: a width below 1, no convolution, images too small for them, or other inputs.
   """
   if not channels or min(*channels, embedding, hidden) < 1:
-    raise InputError(f'got fusion.channels={tuple(channels)}, fusion.embedding={embedding}, '
-                     f'fusion.hidden={hidden}; expected widths of at least 1')
+    raise InputError(f'got channels={tuple(channels)}, embedding={embedding}, '
+                     f'hidden={hidden}; expected widths of at least 1')
   shapes = input_shape if isinstance(input_shape, dict) else {_modality(input_shape): input_shape}
   if any(len(shape) != _AXES.get(name) for name, shape in shapes.items()):
     raise InputError(f'got model=fusion with inputs of shape {input_shape}; expected images '
                      '[H, W, C], vectors of text [F], or both')
   if 'image' in shapes:
-    check_images(f'fusion.channels={tuple(channels)}', shapes['image'], least=2 ** len(channels))
+    check_images(f'channels={tuple(channels)}', shapes['image'], least=2 ** len(channels))
   if isinstance(input_shape, dict):
     input_shape = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}
   trunk = Trunk(tuple(channels), embedding, hidden)
@@ -110,3 +111,17 @@ def embed(variables: PyTree, x: PyTree) -> PyTree:
 def _modality(shape: tuple[int, ...]) -> str:
   """Tells what inputs of one array are."""
   return 'image' if len(shape) == _AXES['image'] else 'text'
+
+
+def build_fusion(inputs: Inputs, settings) -> Model:
+  return fusion(settings.channels, settings.embedding, settings.hidden,
+                classes=inputs.classes, input_shape=inputs.shape, dtype=inputs.dtype)
+
+
+NETWORK = Network(
+    'fusion', build_fusion,
+    {'channels': Setting((16, 32, 64), 'of the convolutions of the image branch'),
+     'embedding': Setting(128, 'width of the text branch', at_least=1),
+     'hidden': Setting(128, 'width of the layer after both', at_least=1)},
+    takes=('arrays', 'modalities'),
+    summary='a branch for images, one for text, or both side by side')

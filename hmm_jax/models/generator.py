@@ -24,7 +24,7 @@ def generator(*, classes: int, features: int, hidden: int = 256,
   """Returns a generator whose input is noise and a one-hot label.
 
   The published sizes, (hidden, noise), are (256, 32) for MNIST and EMNIST, (128, 32) for
-  CelebA and (512, 64) for CIFAR-10. The published code normalises the hidden layer by
+  CelebA and (512, 64) for CIFAR-10. The published code normalizes the hidden layer by
   BatchNorm and draws uniform noise; here the generator is a function of its parameters
   alone (our choice: no statistics to send or to keep), and noise is normal, as in the paper.
 
@@ -41,7 +41,7 @@ def generator(*, classes: int, features: int, hidden: int = 256,
     Learning. ICML 2021. arXiv:2105.10056.
   """
   if hidden < 1 or noise < 1:
-    raise InputError(f'got fedgen.hidden={hidden}, fedgen.noise={noise}; expected at least '
+    raise InputError(f'got hidden={hidden}, noise={noise}; expected at least '
                      '1 of each')
   network = Network(hidden, features)
 

@@ -27,7 +27,7 @@ def kaiming(key: Key, shape: Sequence[int], dtype: jnp.dtype) -> Array:
 
 
 def uniform(fan_in: int) -> Initializer:
-  """Returns PyTorch's initialisation of the kernel and the bias of a layer."""
+  """Returns PyTorch's initialization of the kernel and the bias of a layer."""
   bound = fan_in**-0.5
   sample = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
   return functools.partial(_draw, sample)
@@ -68,8 +68,8 @@ def conv(
   return layer(x)
 
 
-def normalise(x: Array, norm: str, *, train: bool, mask: Array | None) -> Array:
-  """Normalises [B, ..., C] by one of `NORMS`.
+def normalize(x: Array, norm: str, *, train: bool, mask: Array | None) -> Array:
+  """Normalizes [B, ..., C] by one of `NORMS`.
 
   batch: masked rows count in no statistic. group: min(32, C / 2) groups, our choice:
   two channels a group in narrow networks, for one alone is constant on a 1x1 image.

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from hmm_jax.models import layers
 from hmm_jax.models.classifier import classifier
 from hmm_jax.models.symmetry import chain
+from hmm_jax.registry import Inputs, Network, Setting
 from hmm_jax.types import Array, InputError, Model, PyTree
 
 
@@ -31,6 +32,16 @@ def mlp(
 ) -> Model:
   """Returns a perceptron on flattened inputs; hidden=() is softmax regression."""
   if any(features < 1 for features in hidden):
-    raise InputError(f'got mlp.hidden={tuple(hidden)}; expected widths of at least 1')
+    raise InputError(f'got hidden={tuple(hidden)}; expected widths of at least 1')
   return classifier(Trunk(tuple(hidden)), classes=classes, input_shape=input_shape, dtype=dtype,
                     wiring=chain)
+
+
+def build_mlp(inputs: Inputs, settings) -> Model:
+  return mlp(settings.hidden, classes=inputs.classes, input_shape=inputs.shape, dtype=inputs.dtype)
+
+
+NETWORK = Network(
+    'mlp', build_mlp,
+    {'hidden': Setting((128,), 'widths of the hidden layers; () is a linear model')},
+    summary='a multilayer perceptron')

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from hmm_jax.models import layers
 from hmm_jax.models.classifier import check_choice, check_images, classifier
+from hmm_jax.registry import Inputs, Network, Setting
 from hmm_jax.types import Array, Model, PyTree
 
 
@@ -30,11 +31,11 @@ SIZES = {
 
 
 def _layer(x, features, *, window, strides=1, norm, train, mask):
-  """Convolves and normalises; without a normalisation the convolution has a bias."""
+  """Convolves and normalizes; without a normalization the convolution has a bias."""
   x = layers.conv(
       x, features, window=window, strides=strides, padding=window // 2, bias=norm == 'none',
       kernel_init=layers.kaiming)
-  return layers.normalise(x, norm, train=train, mask=mask)
+  return layers.normalize(x, norm, train=train, mask=mask)
 
 
 class Block(nn.Module):
@@ -98,8 +99,21 @@ def resnet(
     He, Zhang, Ren and Sun, Deep Residual Learning for Image Recognition, CVPR 2016,
     arXiv:1512.03385.
   """
-  check_choice('resnet.size', size, SIZES)
-  check_choice('resnet.norm', norm, layers.NORMS)
-  check_images(f'resnet.size={size}', input_shape, least=1)
+  check_choice('size', size, SIZES)
+  check_choice('norm', norm, layers.NORMS)
+  check_images(f'size={size}', input_shape, least=1)
   trunk = Trunk(SIZES[size], norm)
   return classifier(trunk, classes=classes, input_shape=input_shape, dtype=dtype, wiring=wiring)
+
+
+def build_resnet(inputs: Inputs, settings) -> Model:
+  return resnet(settings.size, norm=settings.norm, classes=inputs.classes,
+                input_shape=inputs.shape, dtype=inputs.dtype)
+
+
+NETWORK = Network(
+    'resnet', build_resnet,
+    {'size': Setting('9-narrow', 'which network', choices=SIZES),
+     'norm': Setting('batch', 'normalization', choices=layers.NORMS)},
+    summary='residual networks for small images',
+    paper='He et al. CVPR 2016. arXiv:1512.03385')

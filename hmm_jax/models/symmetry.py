@@ -2,7 +2,7 @@
 
 A network says how its layers are wired: a wiring is a function (paths of the layers, in the
 order in which an input meets them) -> {path: (the group it reads, the group it writes)}, None
-for the inputs. Groups have any names. A normalisation has the units of the layer before it.
+for the inputs. Groups have any names. A normalization has the units of the layer before it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +25,8 @@ def symmetry(
 ) -> Symmetry:
   """Returns the symmetry of a network.
 
-  Channels that GroupNorm normalises together stay together: see `Symmetry.runs`. The other
-  normalisations, over one channel or over all, permit any permutation.
+  Channels that GroupNorm normalizes together stay together: see `Symmetry.runs`. The other
+  normalizations, over one channel or over all, permit any permutation.
 
   Args:
     modules: by their paths, in the order in which an input meets them.
@@ -62,7 +62,7 @@ def _axes(name, rank, reads, writes):
       return writes, writes
     case 'embedding':
       return None, writes
-    case _:  # A bias, or what a normalisation has.
+    case _:  # A bias, or what a normalization has.
       return (writes,)
 
 

@@ -11,14 +11,14 @@ from reference import toys
 
 from hmm_jax import tree
 from hmm_jax.algorithms import dmm
-from hmm_jax.client import participation as participate
-from hmm_jax.merging import distil, invert
+from hmm_jax.client import sampling
+from hmm_jax.merging.data_free import distill, invert
 from hmm_jax.types import InputError
 
 FEDERATION = toys.federation()
 K = len(toys.SIZES)
 SIZES = np.array(toys.SIZES, np.float64)
-# Clients 1, 3 and 4 have learnt alike, 0 and 2 something else each.
+# Clients 1, 3 and 4 have learned alike, 0 and 2 something else each.
 CORE = np.array([False, True, False, True, True])
 COUNTS = np.array([[3, 0, 0], [0, 2, 0], [0, 1, 4]], np.float32)
 
@@ -46,7 +46,7 @@ def mean(weights, stacked, base, key):
 def made(**changed):
   settings = dict(
       align=lambda core, stacked, key: stacked, combine=mean, buffers=dmm.pooled, inputs=None,
-      teach=dmm.divergent, weigh=distil.by_counts, distillation=None,
+      teach=dmm.divergent, weigh=distill.by_counts, distillation=None,
       settle=lambda variables, x: variables) | changed
   return dmm.dmm(toys.norm(), **settings)
 
@@ -62,8 +62,8 @@ def noise(merged, stacked, federation, key):
 
 
 def distillation(steps=30, optimizer=None):
-  return distil.distillation(
-      toys.norm(), optimizer or optax.adam(0.05), order=distil.jointly, steps=steps, batch=20,
+  return distill.distillation(
+      toys.norm(), optimizer or optax.adam(0.05), order=distill.jointly, steps=steps, batch=20,
       temperature=1.0, keep=0.0, augment=invert.as_they_are, each=toys.lifts()['map'].each)
 
 
@@ -114,7 +114,7 @@ class MergeTest(parameterized.TestCase):
     plain, _ = merge(buffers=dmm.of_core)
     toys.assert_close(merged, tree.scale(2, plain))
 
-  def test_refuses_a_network_without_normalisation(self):
+  def test_refuses_a_network_without_normalization(self):
     with self.assertRaisesRegex(InputError, '^got algorithm=dmm with a network without BatchNorm; '
                                             'expected .*algorithm=merging.*'):
       dmm.dmm(toys.linear(), align=None, combine=None, buffers=None, inputs=None, teach=None,
@@ -166,9 +166,9 @@ class DistilTest(parameterized.TestCase):
     order = np.argsort(FEDERATION.clients.id)
     toys.assert_close(tree.take(seen['teachers'], slice(K)), tree.take(stacked, order))
     toys.assert_close(tree.take(seen['teachers'], K), merged)
-    counts = participate.label_counts(FEDERATION.clients, FEDERATION.examples.y, toys.CLASSES)
+    counts = sampling.label_counts(FEDERATION.clients, FEDERATION.examples.y, toys.CLASSES)
     toys.assert_close(
-        seen['weights'], distil.by_counts(dmm.divergent(CORE[order], counts[order])))
+        seen['weights'], distill.by_counts(dmm.divergent(CORE[order], counts[order])))
     self.assertEqual(seen['rows'], 40)
 
   def test_settles_on_what_it_was_distilled_on(self):

@@ -8,7 +8,7 @@ from reference import softmax_regression, toys
 
 from hmm_jax import tree
 from hmm_jax.algorithms import fedavg
-from hmm_jax.client import losses, mappers, participation
+from hmm_jax.client import losses, mappers, sampling
 from hmm_jax.client.local import local_training
 
 LR = 0.3
@@ -38,8 +38,8 @@ def start():
 class FedAvgTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      (participation.by_size, reference.size_weights),
-      (participation.uniform, reference.equal_weights))
+      (sampling.by_size, reference.size_weights),
+      (sampling.uniform, reference.equal_weights))
   def test_equals_the_pseudo_code(self, weigh, weights):
     federation = toys.federation((6, 3, 0, 8, 1))
     variables, metrics = play(make(weigh=weigh), federation)
@@ -70,7 +70,7 @@ class FedAvgTest(parameterized.TestCase):
       expected = {name: expected[name] - LR * slope[name] for name in expected}
     toys.assert_close(variables['params']['head'], expected)
 
-  def test_one_full_batch_step_is_a_centralised_gradient_step(self):
+  def test_one_full_batch_step_is_a_centralized_gradient_step(self):
     federation = toys.federation()
     variables, _ = play(make(epochs=1), federation, rounds=1)
     tables = toys.tables(federation)
@@ -88,7 +88,7 @@ class FedAvgTest(parameterized.TestCase):
         'mean': 0.1 * (2 * means[0] + means[1]) / 3,
         'var': 0.9 + 0.1 * (2 * spreads[0] + spreads[1]) / 3})
 
-  @parameterized.parameters(participation.by_size, participation.uniform)
+  @parameterized.parameters(sampling.by_size, sampling.uniform)
   def test_a_cohort_without_rows_changes_nothing(self, weigh):
     variables, metrics = play(make(weigh=weigh), toys.federation((0, 0)), rounds=1)
     toys.assert_close(variables, toys.start(toys.linear))

@@ -9,9 +9,10 @@ from reference import softmax_regression, toys
 
 from hmm_jax import tree
 from hmm_jax.algorithms import fedavg, fedclg
-from hmm_jax.client import guidance, losses, mappers, surrogates
+from hmm_jax.client import losses, mappers
 from hmm_jax.client.local import full_gradient, local_training
-from hmm_jax.client.participation import central
+from hmm_jax.client.sampling import central
+from hmm_jax.server import guided_search, objectives
 from hmm_jax.types import Server
 
 LR = 0.3
@@ -28,9 +29,9 @@ def training(network=toys.linear, *, corrected=False, batch=3, epochs=2):
 
 
 def server(network=toys.linear, *, lr=SERVER_LR, **settings):
-  surrogate = surrogates.labels(network())
-  return guidance.server_training(surrogate, local_training(
-      surrogates.training_loss(surrogate), optax.sgd(lr),
+  surrogate = objectives.labels(network())
+  return guided_search.server_training(surrogate, local_training(
+      objectives.training_loss(surrogate), optax.sgd(lr),
       **{'batch': 5, 'steps': 4} | settings))
 
 
@@ -44,7 +45,7 @@ def guided(kind, network=toys.linear, *, gradient_batch=2, **batches):
 
 
 def make(kind, network=toys.linear, *, train=None, participation=0, central_batch=4, **batches):
-  gradient = guidance.server_gradient(surrogates.labels(network()), batch=central_batch)
+  gradient = guided_search.server_gradient(objectives.labels(network()), batch=central_batch)
   return fedclg.fedclg(
       network(), guided(kind, network, **batches),
       gradient=None if kind == 'unguided' else gradient, server=train or server(network),
@@ -64,7 +65,7 @@ def play(algorithm, federation=FEDERATION, rounds=3):
 def idle(variables, models, server, key):
   """A server that does nothing."""
   del models, server, key
-  return variables, None, guidance.spent(gradients=0)
+  return variables, None, guided_search.spent(gradients=0)
 
 
 def gradients(params):

@@ -110,7 +110,7 @@ class FedCrossTest(parameterized.TestCase):
       return jnp.array([1, 2, 0])
 
     alone, given, mixed = (
-        fedcross.fedcross(toys.norm(), adding, mapper=mappers.vectorised(),
+        fedcross.fedcross(toys.norm(), adding, mapper=mappers.vectorized(),
                           collaborator=collaborator, alpha=alpha)
         for alpha in (1.0, 0.0, 0.75))
     start = toys.jit(alone.init)(toys.key(0), federation)

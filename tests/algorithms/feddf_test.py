@@ -8,8 +8,9 @@ from reference.fedavg import client_update, full_batches
 
 from hmm_jax import tree
 from hmm_jax.algorithms import fedavg, feddf
-from hmm_jax.client import guidance, losses, mappers, surrogates
+from hmm_jax.client import losses, mappers
 from hmm_jax.client.local import local_training
+from hmm_jax.server import guided_search, objectives
 
 LR = 0.3
 EPOCHS = 2
@@ -24,9 +25,9 @@ def training(network=toys.linear):
 
 
 def make(network=toys.linear, *, participation=0, local=None, optimizer=None, **batches):
-  surrogate = surrogates.distil(network())
-  server = guidance.server_training(surrogate, local_training(
-      surrogates.training_loss(surrogate), optimizer or optax.sgd(SERVER_LR),
+  surrogate = objectives.distil(network())
+  server = guided_search.server_training(surrogate, local_training(
+      objectives.training_loss(surrogate), optimizer or optax.sgd(SERVER_LR),
       **batches or {'batch': 99, 'epochs': STEPS}))
   return feddf.feddf(network(), local or training(network), server=server,
                      mapper=mappers.one_by_one(), participation=participation)
@@ -47,7 +48,7 @@ def softmax(logits):
   return z / z.sum(axis=1, keepdims=True)
 
 
-def unlabelled(federation):
+def unlabeled(federation):
   examples = federation.server.examples
   return federation._replace(server=federation.server._replace(
       examples=examples._replace(y=examples.y * 0 + 12345)))
@@ -93,7 +94,7 @@ class FedDFTest(parameterized.TestCase):
 
   def test_the_servers_labels_are_unread(self):
     (states, _), (others, _) = (
-        play(make(toys.perceptron), f) for f in (FEDERATION, unlabelled(FEDERATION)))
+        play(make(toys.perceptron), f) for f in (FEDERATION, unlabeled(FEDERATION)))
     toys.assert_close(others[-1], states[-1], rtol=0, atol=0)
     plain, _ = play(fedavg.fedavg(
         toys.perceptron(), training(toys.perceptron), mapper=mappers.one_by_one()))
@@ -105,7 +106,7 @@ class FedDFTest(parameterized.TestCase):
     def server(variables, models, server, key):
       del server, key
       seen.append((variables, models))
-      return variables, None, guidance.spent(gradients=0)
+      return variables, None, guided_search.spent(gradients=0)
 
     algorithm = feddf.feddf(toys.norm(), training(toys.norm), server=server,
                             mapper=mappers.one_by_one())
@@ -127,7 +128,7 @@ class FedDFTest(parameterized.TestCase):
       self.assertEqual((measured['messages_up'], measured['messages_down']), (2, 2))
       self.assertEqual((measured['server/gradients'], measured['server/forwards']), (7, 0))
 
-  def test_the_servers_optimiser_begins_anew_every_round(self):
+  def test_the_servers_optimizer_begins_anew_every_round(self):
     rate = optax.cosine_decay_schedule(0.5, 4)
     optimizer = optax.sgd(rate)
     states, _ = play(make(optimizer=optimizer, batch=99, steps=4))

@@ -11,10 +11,11 @@ from reference import toys
 
 from hmm_jax import tree
 from hmm_jax.algorithms import fedavg, feddle
-from hmm_jax.client import guidance, losses, mappers, surrogates
+from hmm_jax.client import losses, mappers
 from hmm_jax.client.local import local_training
 from hmm_jax.merging import atlas as anchors
 from hmm_jax.merging import recombine, search
+from hmm_jax.server import guided_search, objectives
 from hmm_jax.types import InputError
 
 LR = 0.3
@@ -32,10 +33,10 @@ TABLE = ('client', 'delay', 'age', 'coefficient', 'average')
 
 
 def guide(network=toys.perceptron, *, find=None, surrogate=None, **settings):
-  values = {'project': anchors.any_weights, 'fallback': guidance.HELD_OUT,
+  values = {'project': anchors.any_weights, 'fallback': guided_search.HELD_OUT,
             'mapper': mappers.one_by_one(), 'steps': STEPS, 'batch': BATCH}
-  return guidance.Guide(
-      surrogate or surrogates.labels(network()),
+  return guided_search.Guide(
+      surrogate or objectives.labels(network()),
       find or search.gradient_search(optax.adam(RATE)), **values | settings)
 
 
@@ -75,7 +76,7 @@ def anchors_of(metrics):
 
 
 def delays_of(metrics):
-  """Returns {position: rounds travelled} of the arrivals of one round."""
+  """Returns {position: rounds traveled} of the arrivals of one round."""
   return {toys.IDS.index(client): int(row['delay'])
           for client, row in anchors_of(metrics).items() if not np.isnan(row['delay'])}
 
@@ -231,7 +232,7 @@ class SearchTest(parameterized.TestCase):
       c = jnp.where(start > 0, -2.0, start)
       return search.Trace(jnp.array([1]), c[None], jnp.zeros(1), jnp.zeros(1))
 
-    leads = guide(toys.norm, find=search.Search(run, 0, 0), fallback=guidance.NEVER)
+    leads = guide(toys.norm, find=search.Search(run, 0, 0), fallback=guided_search.NEVER)
     states, metrics = play(make(toys.norm, leads=leads, lengths='none'), rounds=1)
     plain, _ = play(make(toys.norm, lengths='none'), rounds=1)
     rows = anchors_of(metrics[0])
@@ -269,7 +270,7 @@ class SearchTest(parameterized.TestCase):
   def test_a_client_without_rows_does_no_harm(self):
     evolution = search.evolution_search(sigma=0.3, population=8)
     empty = toys.IDS[2]
-    leads = guide(find=evolution, fallback=guidance.NEVER)
+    leads = guide(find=evolution, fallback=guided_search.NEVER)
     states, metrics = play(make(leads=leads, lengths='layer', coefficients='layer'))
     for measured in metrics:
       self.assertEqual(anchors_of(measured)[empty]['coefficient'], 0)
@@ -279,7 +280,7 @@ class SearchTest(parameterized.TestCase):
 
   def test_a_round_in_which_nobody_has_rows_changes_nothing(self):
     nobody = FEDERATION._replace(clients=FEDERATION.clients._replace(size=np.zeros(5, np.int32)))
-    states, _ = play(make(leads=guide(fallback=guidance.NEVER)), nobody, rounds=1)
+    states, _ = play(make(leads=guide(fallback=guided_search.NEVER)), nobody, rounds=1)
     toys.assert_close(model(states[1]), model(states[0]), rtol=0, atol=0)
 
   def test_the_order_of_the_clients_does_not_matter(self):
@@ -293,7 +294,7 @@ class SearchTest(parameterized.TestCase):
 
   def test_distils_the_models_that_the_clients_sent(self):
     # An update is not a model, and its model began where it was sent from.
-    teach = surrogates.distil(toys.perceptron())
+    teach = objectives.distil(toys.perceptron())
     seen = []
     made = teach._replace(targets=lambda models, examples: (
         seen.append(models), teach.targets(models, examples))[1])

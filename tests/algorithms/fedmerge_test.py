@@ -14,8 +14,8 @@ from reference import toys
 from hmm_jax import tree
 from hmm_jax.algorithms import fedavg, fedmerge
 from hmm_jax.client import losses, mappers
+from hmm_jax.client.initial import initial_models
 from hmm_jax.client.local import local_training
-from hmm_jax.client.starts import initial_models
 from hmm_jax.types import Cohort, InputError
 
 LR = 0.3
@@ -24,8 +24,8 @@ MU = 0.02
 MODELS = 3
 SIZES = (6, 3, 0, 8, 1)
 SCOPES = {'head': fedmerge.head, 'all': fedmerge.everything}
-RULES = {'max_normalised': fedmerge.max_normalised, 'plain': fedmerge.plain}
-WEIGHS = {'column': fedmerge.column_normalised, 'none': fedmerge.exact}
+RULES = {'max_normalized': fedmerge.max_normalized, 'plain': fedmerge.plain}
+WEIGHS = {'column': fedmerge.column_normalized, 'none': fedmerge.exact}
 
 
 def local(network, mu=MU):
@@ -33,12 +33,12 @@ def local(network, mu=MU):
                         batch=99, epochs=STEPS)
 
 
-def make(network=toys.perceptron, *, train=None, scope='head', rule='max_normalised',
-         normalise='column', weight_lr=0.01, **settings):
+def make(network=toys.perceptron, *, train=None, scope='head', rule='max_normalized',
+         normalize='column', weight_lr=0.01, **settings):
   return fedmerge.fedmerge(
       network(), train or local(network), mapper=mappers.one_by_one(),
       **{'models': MODELS, 'begin': initial_models, 'scope': SCOPES[scope],
-         'rule': RULES[rule], 'optimizer': optax.sgd(weight_lr), 'weigh': WEIGHS[normalise]}
+         'rule': RULES[rule], 'optimizer': optax.sgd(weight_lr), 'weigh': WEIGHS[normalize]}
       | settings)
 
 
@@ -59,15 +59,15 @@ def twins(stacked):
 
 class FedMergeTest(parameterized.TestCase):
 
-  @parameterized.product(scope=['head', 'all'], cohort=[0, 3], normalise=['column', 'none'])
-  def test_equals_the_steps(self, scope, cohort, normalise):
+  @parameterized.product(scope=['head', 'all'], cohort=[0, 3], normalize=['column', 'none'])
+  def test_equals_the_steps(self, scope, cohort, normalize):
     self.assert_equal_to_twin(
-        scope=scope, normalise=normalise, rule='max_normalised', weight_lr=0.3, cohort=cohort)
+        scope=scope, normalize=normalize, rule='max_normalized', weight_lr=0.3, cohort=cohort)
 
   @parameterized.parameters('head', 'all')
   def test_equals_the_steps_of_the_plain_rule(self, scope):
     self.assert_equal_to_twin(
-        scope=scope, normalise='column', rule='plain', weight_lr=20.0, cohort=2)
+        scope=scope, normalize='column', rule='plain', weight_lr=20.0, cohort=2)
 
   def assert_equal_to_twin(self, *, cohort, **settings):
     federation = toys.federation(SIZES)
@@ -122,7 +122,7 @@ class FedMergeTest(parameterized.TestCase):
         moved = np.abs(after.logits - before.logits).max(axis=1) > 0
         self.assertEqual(np.flatnonzero(moved).tolist(), sorted(cohort))
 
-  def test_an_optimiser_steps_on_the_weights(self):
+  def test_an_optimizer_steps_on_the_weights(self):
     federation = toys.federation()
     plain, _ = play(make(rule='plain', weight_lr=1.0), federation, 1)
     adam, _ = play(make(rule='plain', optimizer=optax.adam(0.1)), federation, 1)
@@ -135,7 +135,7 @@ class FedMergeTest(parameterized.TestCase):
   @parameterized.parameters(
       (optax.sgd(0.5, momentum=0.9), 0.9, 0.0),
       (optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.5)), 0.0, 0.3))
-  def test_the_optimiser_knows_each_row_and_what_it_did_to_it(self, optimizer, momentum, decay):
+  def test_the_optimizer_knows_each_row_and_what_it_did_to_it(self, optimizer, momentum, decay):
     federation = toys.federation()
     algorithm = make(rule='plain', optimizer=optimizer, participation=3)
     states, cohorts = play(algorithm, federation, 4)
@@ -198,14 +198,14 @@ class FedMergeTest(parameterized.TestCase):
 
   def test_a_model_that_nobody_weighs_stays(self):
     mixing = jnp.array([[0.2, 0, 0.3], [0.6, 0, 0.1]])
-    toys.assert_close(fedmerge.column_normalised(mixing),
+    toys.assert_close(fedmerge.column_normalized(mixing),
                       np.array([[0.25, 0, 0.75], [0.75, 0, 0.25]]))
     toys.assert_close(fedmerge.exact(mixing), mixing)
 
   def test_steps_of_no_gradient_are_none(self):
-    toys.assert_close(fedmerge.max_normalised(jnp.zeros((2, 3))), np.zeros((2, 3)))
+    toys.assert_close(fedmerge.max_normalized(jnp.zeros((2, 3))), np.zeros((2, 3)))
     gradient = jnp.array([[0.5, -2], [1, 0]])
-    toys.assert_close(fedmerge.max_normalised(gradient), gradient / 2)
+    toys.assert_close(fedmerge.max_normalized(gradient), gradient / 2)
     toys.assert_close(fedmerge.plain(gradient), gradient)
 
 

@@ -12,7 +12,7 @@ from reference import toys, two_layer
 
 from hmm_jax import tree
 from hmm_jax.algorithms import fedavg, fedmr
-from hmm_jax.client import losses, mappers, participation
+from hmm_jax.client import losses, mappers, sampling
 from hmm_jax.client.local import local_training
 from hmm_jax.merging import recombine
 from hmm_jax.types import Cohort
@@ -113,7 +113,7 @@ class FedMRTest(parameterized.TestCase):
     federation = toys.federation(SIZES)
     states, _ = play(make(first_stage=3), federation, 4)
     plain = fedavg.fedavg(toys.perceptron(), local(toys.perceptron), mapper=mappers.one_by_one(),
-                          weigh=participation.uniform)
+                          weigh=sampling.uniform)
     expected, _ = play(plain, federation, 3)
     for state, other in zip(states[:4], expected, strict=True):
       for slot in tree.unstack(state.pool):

@@ -37,7 +37,7 @@ def play(algorithm, rounds, federation=FEDERATION):
 
 
 def norm_twin(variables):
-  """Returns a normalised softmax regression as the NumPy twin names it."""
+  """Returns a normalized softmax regression as the NumPy twin names it."""
   layer = variables['params']['trunk']['BatchNorm_0']
   named = {'scale': layer['scale'], 'shift': layer['bias'],
            **variables['batch_stats']['trunk']['BatchNorm_0']}
@@ -58,7 +58,7 @@ class FedPerTest(parameterized.TestCase):
       toys.assert_close(toys.twin(got), wanted, **CLOSE)
 
   @parameterized.parameters(0, 2)
-  def test_private_normalisation_equals_the_pseudo_code(self, participation):
+  def test_private_normalization_equals_the_pseudo_code(self, participation):
     _, views, cohorts = play(
         make(toys.norm, fedper.batch_norm, participation=participation), rounds=4)
     models = reference.fedper(

@@ -11,11 +11,12 @@ from reference import gossip as reference
 from reference import softmax_regression, toys, two_layer
 
 from hmm_jax import tree
-from hmm_jax.algorithms import fedavg, gossip, local, topology
-from hmm_jax.algorithms.schedule import schedule
-from hmm_jax.client import losses, mappers, participation
+from hmm_jax.algorithms import fedavg, gossip, local
+from hmm_jax.client import losses, mappers, sampling
 from hmm_jax.client.local import continued_training, local_training
-from hmm_jax.merging import calibrate
+from hmm_jax.decentralized import topology
+from hmm_jax.decentralized.schedule import schedule
+from hmm_jax.merging.batch_norm import recalibrate
 from hmm_jax.types import Cohort
 
 LR, BETA = 0.3, 0.8
@@ -47,7 +48,7 @@ def averaged(variables, federation):
 def make(graph='ring', network=toys.linear, *, agents=5, optimizer=None, batch=99, epochs=1,
          rate=1.0, text='', begin=gossip.different_starts, share=gossip.everything, final=None,
          fix=averaged):
-  """Returns gossip; agents rest unless they have an optimiser."""
+  """Returns gossip; agents rest unless they have an optimizer."""
   work = continued_training(losses.cross_entropy(network()), OPTIMIZERS[optimizer], batch=batch,
                             epochs=epochs) if optimizer else rest
   graph = topology.topology(graph, agents)
@@ -161,7 +162,7 @@ class RoundTest(parameterized.TestCase):
     average = fedavg.fedavg(
         toys.linear(), local_training(losses.cross_entropy(toys.linear()), OPTIMIZERS['sgd'],
                                       **settings),
-        mapper=mappers.one_by_one(), weigh=participation.uniform)
+        mapper=mappers.one_by_one(), weigh=sampling.uniform)
     expected, reports = play(average, 3)
     for got, wanted in zip(states, expected, strict=True):
       toys.assert_close(got.stacked, tree.repeat(wanted.variables, 5), rtol=1e-6, atol=1e-6)
@@ -390,11 +391,11 @@ def statistics(variables):
 
 
 def pooled(federation):
-  clients = participation.pool(federation.clients)
+  clients = sampling.pool(federation.clients)
   return clients.index[0], clients.size[0]
 
 
-recalibrated = calibrate.calibration(toys.norm(), pooled, batches=3, batch=4)
+recalibrated = recalibrate.calibration(toys.norm(), pooled, batches=3, batch=4)
 
 
 def recalibrated_statistics():

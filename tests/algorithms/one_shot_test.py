@@ -10,8 +10,7 @@ from reference import toys
 
 from hmm_jax import tree
 from hmm_jax.algorithms import fedavg, local, one_shot
-from hmm_jax.client import losses
-from hmm_jax.client import participation as participate
+from hmm_jax.client import losses, sampling
 from hmm_jax.client.local import local_training
 from hmm_jax.types import InputError
 
@@ -28,7 +27,7 @@ def mean(base, stacked, federation, key):
   """Averages by rows, and says how far the models are from their start."""
   far = tree.sub(stacked, jax.tree.map(lambda x: x[None], base))
   del key
-  return tree.mix(participate.by_size(federation.clients), stacked), {'far': tree.dot(far, far)}
+  return tree.mix(sampling.by_size(federation.clients), stacked), {'far': tree.dot(far, far)}
 
 
 def three_first(base, stacked, federation, key):

@@ -69,7 +69,7 @@ class PFedMeTest(parameterized.TestCase):
     pull = tree.scale(4.0, tree.sub(start['params'], theta['params']))
     toys.assert_close(pull['head'], slope, **CLOSE)
 
-  def test_each_minibatch_has_an_optimiser_of_its_own(self):
+  def test_each_minibatch_has_an_optimizer_of_its_own(self):
     # With momentum, one minibatch of two steps is not two of one.
     momentum = optax.sgd(INNER_LR, momentum=0.9)
     start, client = toys.start(toys.linear), toys.one(FEDERATION, 0)

@@ -9,8 +9,9 @@ from reference.fedavg import client_update, full_batches
 
 from hmm_jax import tree
 from hmm_jax.algorithms import fedavg, server_as_client
-from hmm_jax.client import guidance, losses, mappers, surrogates
+from hmm_jax.client import losses, mappers
 from hmm_jax.client.local import local_training
+from hmm_jax.server import guided_search, objectives
 from hmm_jax.types import Cohort
 
 LR = 0.3
@@ -24,9 +25,9 @@ def training(network=toys.linear):
 
 
 def own_training(network=toys.linear, **batches):
-  surrogate = surrogates.labels(network())
-  return guidance.server_training(surrogate, local_training(
-      surrogates.training_loss(surrogate), optax.sgd(LR), **batches or {'batch': 99, 'epochs': 3}))
+  surrogate = objectives.labels(network())
+  return guided_search.server_training(surrogate, local_training(
+      objectives.training_loss(surrogate), optax.sgd(LR), **batches or {'batch': 99, 'epochs': 3}))
 
 
 def make(network=toys.linear, *, local=None, server=None, participation=0):
@@ -77,8 +78,8 @@ class ServerAsClientTest(parameterized.TestCase):
   def test_weighs_by_rows_exactly(self, participation):
     # Each client's model is its number of rows, the server's is 100.
     local = constant(lambda client: client.size)
-    server = guidance.server_training(
-        surrogates.labels(toys.linear()), constant(lambda client: 100))
+    server = guided_search.server_training(
+        objectives.labels(toys.linear()), constant(lambda client: 100))
     [_, state], [measured] = play(
         make(local=local, server=server, participation=participation), rounds=1)
     sizes = [SIZES[toys.IDS.index(i)] for i in measured['cohort'].id.tolist()]

@@ -8,9 +8,10 @@ import optax
 from reference import toys
 
 from hmm_jax.algorithms import server_only
-from hmm_jax.client import guidance, losses, surrogates
+from hmm_jax.client import losses
 from hmm_jax.client.local import local_training
-from hmm_jax.client.participation import central
+from hmm_jax.client.sampling import central
+from hmm_jax.server import guided_search, objectives
 
 LR = 0.3
 FEDERATION = toys.hybrid()
@@ -18,9 +19,9 @@ LOOP = {'batch': 4, 'steps': 7}
 
 
 def make(network=toys.norm):
-  surrogate = surrogates.labels(network())
-  return server_only.server_only(network(), server=guidance.server_training(
-      surrogate, local_training(surrogates.training_loss(surrogate), optax.sgd(LR), **LOOP)))
+  surrogate = objectives.labels(network())
+  return server_only.server_only(network(), server=guided_search.server_training(
+      surrogate, local_training(objectives.training_loss(surrogate), optax.sgd(LR), **LOOP)))
 
 
 def play(algorithm, federation=FEDERATION, rounds=3):

@@ -61,7 +61,7 @@ def row_order(k, epochs=2, batch=3):
 
 
 def by_hand(k, rule, batches=None):
-  """Runs softmax regression with an optimiser `rule`: (params, gradient, memory, step)."""
+  """Runs softmax regression with an optimizer `rule`: (params, gradient, memory, step)."""
   x, y = TABLES[k]
   params, memory = toys.twin(toys.start(toys.linear)), {}
   for step, rows in enumerate(batches or row_order(k), 1):

@@ -1,4 +1,4 @@
-"""Tests of what a client minimises."""
+"""Tests of what a client minimizes."""
 
 from functools import cache
 

@@ -108,7 +108,7 @@ def square(shared, one):
 
 @jax.custom_batching.custom_vmap
 def chunk_maximum(cost):
-  """Returns the largest cost among the members that are vectorised together."""
+  """Returns the largest cost among the members that are vectorized together."""
   return cost
 
 
@@ -140,7 +140,7 @@ class MapperTest(parameterized.TestCase):
   def test_a_chunk_is_sorted_by_cost(self):
     # Those that take long share a chunk, so that the others need not wait for them.
     cost = np.array([1, 9, 2, 8, 3])
-    seen = mappers.vectorised(2).each(lambda _, one: chunk_maximum(one), (), cost, cost)
+    seen = mappers.vectorized(2).each(lambda _, one: chunk_maximum(one), (), cost, cost)
     np.testing.assert_array_equal(seen, [1, 9, 3, 9, 3])
 
   def test_devices_share_the_cost(self):
@@ -164,7 +164,7 @@ class MapperTest(parameterized.TestCase):
 
   def test_refuses_a_negative_chunk(self):
     with self.assertRaisesRegex(InputError, 'got chunk=-1; expected 0'):
-      mappers.vectorised(-1)
+      mappers.vectorized(-1)
 
 
 class MeanOverRowsTest(parameterized.TestCase):

@@ -2,7 +2,7 @@ from absl.testing import absltest, parameterized
 import jax
 import numpy as np
 
-from hmm_jax.data import clients, corrupt, partition
+from hmm_jax.data import corrupt, federate, partition
 from hmm_jax.types import Dataset, InputError
 
 ROWS, TEST, CLASSES, CLIENTS = 4000, 400, 4, 10
@@ -11,7 +11,7 @@ KINDS = {
     'pairwise': lambda data: corrupt.pairwise(0.5, CLASSES),
     'random': lambda data: corrupt.random(0.5, CLASSES),
     'pixels': lambda data: corrupt.pixels(0.5, data.x_train),
-    'relabelled': lambda data: corrupt.relabelled((data.y_train + 1) % CLASSES),
+    'relabeled': lambda data: corrupt.relabeled((data.y_train + 1) % CLASSES),
 }
 
 
@@ -26,9 +26,9 @@ def dataset(dtype=np.uint8):
 
 
 def federate(data):
-  return clients.federate(
+  return federate.federate(
       data, lambda pool, rng: partition.iid(pool.y_train, CLIENTS, rng),
-      divide=clients.deal_then_split, validation=0.2, test=0.1, seed=0)
+      divide=federate.deal_then_split, validation=0.2, test=0.1, seed=0)
 
 
 def corrupted(change, *, share=0.3, seed=0, data=None):
@@ -126,10 +126,10 @@ class WhoTest(parameterized.TestCase):
       self.assertNotEqual(sorted(drawn), list(who))
 
   def test_rows_of_several_clients_are_refused(self):
-    made = clients.federate(
+    made = federate.federate(
         dataset(), lambda pool, rng: partition.resample(
             pool.y_train, CLIENTS, rng, alpha=1.0, size=500, classes=CLASSES),
-        divide=clients.split_then_deal, validation=0.1, test=0.1, seed=0)
+        divide=federate.split_then_deal, validation=0.1, test=0.1, seed=0)
     with self.assertRaises(InputError) as caught:
       corrupt.corrupt(made, KINDS['random'](dataset()), share=0.3, seed=0)
     self.assertEqual(
@@ -177,7 +177,7 @@ class LabelsTest(parameterized.TestCase):
 
   def test_labels_of_another_source(self):
     labels = np.random.default_rng(1).integers(0, CLASSES, ROWS)
-    made = corrupted(corrupt.relabelled(labels))
+    made = corrupted(corrupt.relabeled(labels))
     rows = bad_rows(made)
     np.testing.assert_array_equal(made.examples.y[rows], labels[rows])
 
@@ -194,8 +194,8 @@ class PixelsTest(parameterized.TestCase):
   @parameterized.parameters(0.02, 0.1)
   def test_the_deviation_of_images(self, rate):
     data = dataset()
-    grey = data._replace(x_train=np.full_like(data.x_train, 127))
-    made = corrupted(corrupt.pixels(rate, grey.x_train), data=grey)
+    gray = data._replace(x_train=np.full_like(data.x_train, 127))
+    made = corrupted(corrupt.pixels(rate, gray.x_train), data=gray)
     noise = made.examples.x[bad_rows(made)] - 127.
     np.testing.assert_allclose(noise.std(), 255 * rate, rtol=0.03)
     np.testing.assert_allclose(noise.mean(), 0, atol=3 * rate)

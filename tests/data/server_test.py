@@ -16,7 +16,7 @@ def dataset():
        'image': rng.integers(0, 256, (ROWS, 3, 3, 1), dtype=np.uint8)}
   return Dataset('numbers', x, y, jax.tree.map(lambda a: a[:20], x), y[:20], classes=4,
                  client=rng.integers(0, 7, ROWS), domain=rng.integers(0, 3, ROWS),
-                 relabelled=rng.integers(0, 4, ROWS))
+                 relabeled=rng.integers(0, 4, ROWS))
 
 
 def images(x, y=None, *, name='images', classes=4):
@@ -36,7 +36,7 @@ class TakenTest(parameterized.TestCase):
     for x, y in ((left.x_train, left.y_train), examples):
       np.testing.assert_array_equal(y, data.y_train[numbers(x)])
       np.testing.assert_array_equal(x['image'], data.x_train['image'][numbers(x)])
-    for name in ('client', 'domain', 'relabelled'):
+    for name in ('client', 'domain', 'relabeled'):
       np.testing.assert_array_equal(
           getattr(left, name), getattr(data, name)[numbers(left.x_train)])
     self.assertEqual(examples.y.dtype, np.int32)
@@ -122,7 +122,7 @@ class OtherTest(parameterized.TestCase):
       server.other(images(x), far, 1201, 0)
 
   @parameterized.parameters((4, 1), (4, 3), (9, 1), (16, 3))
-  def test_any_size_and_colours(self, side, channels):
+  def test_any_size_and_colors(self, side, channels):
     x = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), dtype=np.uint8)
     like = np.zeros((5, side, side + 1, channels), np.uint8)
     examples = server.other(images(like), images(x), 280, 0)
@@ -144,13 +144,13 @@ class OtherTest(parameterized.TestCase):
     got = server.other(images(np.zeros((5, 8, 8, 1), np.float32)), images(x), 4, 0).x
     np.testing.assert_allclose(got[:, :, 1:-1], 0.5, atol=0.05)
 
-  def test_colours_and_grey(self):
-    colours = np.zeros((4, 2, 2, 3), np.uint8)
-    colours[:] = np.reshape([[200, 0, 0], [0, 200, 0], [0, 0, 200], [255] * 3], (4, 1, 1, 3))
-    grey = server.other(images(np.zeros((5, 2, 2, 1), np.uint8)), images(colours), 4, 0).x
-    self.assertEqual(grey[:, 1, 0, 0].tolist(), [60, 117, 23, 255])
-    back = server.other(images(np.zeros((5, 2, 2, 3), np.uint8)), images(grey), 4, 0).x
-    np.testing.assert_array_equal(back, np.repeat(grey, 3, axis=-1))
+  def test_colors_and_gray(self):
+    colors = np.zeros((4, 2, 2, 3), np.uint8)
+    colors[:] = np.reshape([[200, 0, 0], [0, 200, 0], [0, 0, 200], [255] * 3], (4, 1, 1, 3))
+    gray = server.other(images(np.zeros((5, 2, 2, 1), np.uint8)), images(colors), 4, 0).x
+    self.assertEqual(gray[:, 1, 0, 0].tolist(), [60, 117, 23, 255])
+    back = server.other(images(np.zeros((5, 2, 2, 3), np.uint8)), images(gray), 4, 0).x
+    np.testing.assert_array_equal(back, np.repeat(gray, 3, axis=-1))
 
   @parameterized.parameters(
       # A whole number of levels, one between two of them, and what stays as it is.

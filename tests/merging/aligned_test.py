@@ -9,8 +9,9 @@ import numpy as np
 from reference import toys
 
 from hmm_jax import tree
-from hmm_jax.merging import aligned, matching
-from hmm_jax.merging.permutation import permute
+from hmm_jax.merging import aligned
+from hmm_jax.merging.alignment import weight_matching
+from hmm_jax.merging.alignment.permutation import permute
 from hmm_jax.types import InputError
 
 EXAMPLES = toys.federation().examples
@@ -61,7 +62,7 @@ class AlignedTest(parameterized.TestCase):
     noise = lambda x: x + 0.5 * jnp.asarray(
         np.random.default_rng(x.size).normal(size=x.shape), jnp.float32)
     stacked = tree.stack([first, jax.tree.map(noise, first)])
-    mean = tree.mix(np.full(2, 0.5, np.float32), matching.align_by_weights(
+    mean = tree.mix(np.full(2, 0.5, np.float32), weight_matching.align_by_weights(
         toys.key(0), toys.perceptron().symmetry(), stacked)['params'])
     toys.assert_close(merge('weights', stacked), mean)
     toys.assert_far(merge('pleas-weights', stacked), mean, least=0.01)

@@ -9,9 +9,9 @@ from reference import atlas as reference
 from reference import toys, two_layer
 
 from hmm_jax import tree
-from hmm_jax.client import surrogates
 from hmm_jax.merging import atlas as anchors
 from hmm_jax.merging import recombine
+from hmm_jax.server import objectives
 
 SLOTS = 5
 KEYS = {'came': anchors.oldest, 'score': anchors.worst}
@@ -256,7 +256,7 @@ class SpanTest(parameterized.TestCase):
     atlas, twin = filled(5, seed=4, empty=(1,))
     unit, names = unit_of(coefficients), NAMES[coefficients]
     x, y = federation.server.examples
-    rows = surrogates.labels(toys.perceptron()).rows
+    rows = objectives.labels(toys.perceptron()).rows
 
     def loss(c):
       merged = anchors.merge(params(), c * LENGTHS[lengths](atlas, unit), unit, atlas.updates)

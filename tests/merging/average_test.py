@@ -52,7 +52,7 @@ class MeanTest(parameterized.TestCase):
   @parameterized.parameters(
       ([0.5, 0.6], r'got weights=\[0.5, 0.6\], which sum to 1.1; expected a sum of 1'),
       ([1, 1], 'which sum to 2'), ([], 'which sum to 0'), ([float('nan'), 1], 'sum to nan'))
-  def test_weights_are_never_normalised(self, weights, message):
+  def test_weights_are_never_normalized(self, weights, message):
     with self.assertRaisesRegex(InputError, message):
       average.weighted(weights=weights)
 
@@ -61,11 +61,11 @@ class MeanTest(parameterized.TestCase):
     with self.assertRaisesRegex(InputError, 'expected 3 finite numbers, one a model'):
       average.weighted(weights=[0.5, 0.5])(tree.stack(models), None, KEY)
 
-  def test_normalised_by_the_caller(self):
-    self.assertEqual(average.normalised([1, 2, 5]), [0.125, 0.25, 0.625])
+  def test_normalized_by_the_caller(self):
+    self.assertEqual(average.normalized([1, 2, 5]), [0.125, 0.25, 0.625])
     for weights in ([1, -1], [float('inf'), 1], [float('nan')], []):
       with self.assertRaisesRegex(InputError, 'expected a finite sum other than 0'):
-        average.normalised(weights)
+        average.normalized(weights)
 
 
 class SlerpTest(parameterized.TestCase):

@@ -79,7 +79,7 @@ class ClusterTest(parameterized.TestCase):
     self.assertEqual(members(largest(similarity, 0.5)), [0, 3])
 
   def test_all_pairs_of_a_cluster_reach_the_threshold(self):
-    # A chain: neighbours are alike, the ends are not.
+    # A chain: neighbors are alike, the ends are not.
     similarity = np.array([[1, .9, .1], [.9, 1, .8], [.1, .8, 1]])
     self.assertEqual(members(largest(similarity, 0.5)), [0, 1])
     self.assertEqual(members(largest(similarity, 0.1)), [0, 1, 2])
@@ -100,7 +100,7 @@ class ClusterTest(parameterized.TestCase):
       similarity = similarities({'w': np.float32(x)})
       self.assertEqual(members(largest(similarity)), [0, 1])
 
-  def test_a_model_that_learnt_nothing_is_like_nobody(self):
+  def test_a_model_that_learned_nothing_is_like_nobody(self):
     x = np.float32([[1, 0], [0, 0], [1, .1], [0, 0]])
     self.assertEqual(members(largest(similarities({'w': x}))), [0, 2])
 

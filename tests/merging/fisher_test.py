@@ -67,7 +67,7 @@ class DiagonalTest(parameterized.TestCase):
     self.assertGreater(np.abs(empirical['bias'] - wanted['bias']).max(), 0.05)
 
 
-  def test_running_statistics_normalise(self):
+  def test_running_statistics_normalize(self):
     network, (x, y) = toys.norm(), inputs(ROWS)
     noise = lambda x: np.random.default_rng(x.size).uniform(0.5, 1.5, x.shape).astype(np.float32)
     variables = jax.tree.map(lambda x: x + noise(x), toys.start(toys.norm))

@@ -34,7 +34,7 @@ BY_CHANCE = ('dare', 'dare_ties')
 
 
 def start(network=toys.linear):
-  """Returns softmax regression, or that on normalised inputs, everything drawn."""
+  """Returns softmax regression, or that on normalized inputs, everything drawn."""
   noise = lambda x: np.random.default_rng(x.size).uniform(0.5, 1.5, x.shape).astype(np.float32)
   return jax.tree.map(lambda x: x + noise(x), toys.start(network))
 
@@ -125,8 +125,8 @@ class LawsTest(parameterized.TestCase):
     toys.assert_close(got, wanted, rtol=0, atol=0)
 
   def test_labels_are_read_where_they_are_needed(self):
-    unlabelled = EXAMPLES._replace(y=0 * EXAMPLES.y)
-    other = compiled(models(3), start(), KEY, unlabelled)
+    unlabeled = EXAMPLES._replace(y=0 * EXAMPLES.y)
+    other = compiled(models(3), start(), KEY, unlabeled)
     for name in OPERATORS:
       with self.subTest(name):
         compare = toys.assert_far if name in needs('labels') else toys.assert_close
@@ -177,7 +177,7 @@ class TableTest(parameterized.TestCase):
 
 
 class RecipesTest(parameterized.TestCase):
-  """Soups of networks with BatchNorm, by their predictions on batches that normalise themselves."""
+  """Soups of networks with BatchNorm, by their predictions on batches that normalize themselves."""
 
   def setUp(self):
     super().setUp()

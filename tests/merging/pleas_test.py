@@ -27,7 +27,7 @@ class Trunk(nn.Module):
   @nn.compact
   def __call__(self, x, *, train, mask):
     x = layers.conv(x, 4, window=3, bias=False)
-    x = nn.relu(layers.normalise(x, 'batch', train=train, mask=mask))
+    x = nn.relu(layers.normalize(x, 'batch', train=train, mask=mask))
     return nn.relu(layers.conv(x, 5, window=2)).mean((1, 2))
 
 

@@ -86,7 +86,7 @@ class GradientSearchTest(parameterized.TestCase):
     self.assertEqual(float(c[0, 0]), 2)
     self.assertEqual((made.gradients, made.forwards), (1, 0))
 
-  def test_the_optimiser_sees_the_coefficients_and_keeps_its_memory(self):
+  def test_the_optimizer_sees_the_coefficients_and_keeps_its_memory(self):
     optimizer = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1, momentum=0.9))
     loss = lambda c, batch: (c * batch).sum()
     c, _ = run(search.gradient_search(optimizer), loss, jnp.array([2.0]), jnp.ones((2, 1)))

@@ -8,16 +8,16 @@ import numpy as np
 from reference import toys
 from reference.configs import experiment, tiny
 
-from hmm_jax import build
-from hmm_jax.algorithms import topology
-from hmm_jax.methods import decentralised
+from hmm_jax.decentralized import topology
+from hmm_jax.experiment import build
+from hmm_jax.methods import decentralized
 
 
 def gossiping(net=toys.linear, *, participation=3, **values):
   """Builds gossip on inputs of toys; values are gossip's unless they have a dot."""
   values = {name if '.' in name else f'gossip.{name}': value for name, value in values.items()}
   config = tiny(algorithm='gossip', participation=participation, **{
-      'synthetic.shape': (4,), 'synthetic.classes': 3, 'normalise': 'none', **values})
+      'synthetic.shape': (4,), 'synthetic.classes': 3, 'normalize': 'none', **values})
   with mock.patch.object(build, 'network', return_value=net()):
     made = experiment(config)
   return made.algorithm, made.federation
@@ -43,7 +43,7 @@ class GossipTest(parameterized.TestCase):
   @parameterized.parameters(('none', None), ('uniform', ('complete', 1)), ('ring:12', ('ring', 12)),
                             ('edges:/a:b:2', ('edges:/a:b', 2)))
   def test_final_merges(self, name, expected):
-    self.assertEqual(decentralised.final_merge(name, lambda graph: graph), expected)
+    self.assertEqual(decentralized.final_merge(name, lambda graph: graph), expected)
     if expected is None:
       self.assertIsNone(gossiping(final_merge=name)[0].finish)
 

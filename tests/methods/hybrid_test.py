@@ -9,12 +9,13 @@ import optax
 from reference import toys
 from reference.configs import experiment, tiny
 
-from hmm_jax import build
 from hmm_jax.algorithms import fedclg, feddf, feddle, server_as_client, server_only
-from hmm_jax.client import guidance, local, losses, mappers, surrogates
+from hmm_jax.client import local, losses, mappers
+from hmm_jax.experiment import build
 from hmm_jax.merging import atlas, recombine, search
 from hmm_jax.methods import hybrid
 from hmm_jax.methods.setup import Setup
+from hmm_jax.server import guided_search, objectives
 from hmm_jax.types import InputError
 
 SURROGATES = {'labels': 'labels', 'entropy': 'entropy', 'distil': 'distil', 'head': 'fresh_head'}
@@ -36,7 +37,7 @@ def calls(module, factory, name, **values):
 
 
 def first_steps(optimizer, count):
-  """Returns what an optimiser makes of gradients of 1."""
+  """Returns what an optimizer makes of gradients of 1."""
   state, steps = optimizer.init(jnp.ones(1)), []
   for _ in range(count):
     step, state = optimizer.update(jnp.ones(1), state, jnp.ones(1))
@@ -60,14 +61,14 @@ class FeddleTest(parameterized.TestCase):
     self.assertIs(made['calibrate'], hybrid.averaged)
     guide = made['guide']
     self.assertIs(guide.project, atlas.any_weights)
-    self.assertIs(guide.fallback, guidance.HELD_OUT)
+    self.assertIs(guide.fallback, guided_search.HELD_OUT)
     self.assertEqual((guide.steps, guide.batch), (100, 50))
     self.assertEqual((guide.search.gradients, guide.search.forwards), (1, 0))
     self.assertIs(guide.mapper, made['mapper'])
 
   @parameterized.parameters(
       ('coefficients', 'layer', 'units', recombine.layers),
-      ('normalise', 'none', 'lengths', atlas.as_they_are),
+      ('normalize', 'none', 'lengths', atlas.as_they_are),
       ('evict', 'worst', 'first_to_go', atlas.worst),
       ('tau_max', 4, 'tau_max', 4), ('strikes', 2, 'strikes', 2), ('memory', 0.3, 'memory', 0.3),
       ('atlas', 4, 'slots', 4))
@@ -77,7 +78,7 @@ class FeddleTest(parameterized.TestCase):
 
   def test_lengths_of_layers(self):
     made = settings_of(feddle, 'feddle', 'feddle', **{
-        'feddle.coefficients': 'layer', 'feddle.normalise': 'layer'}).kwargs
+        'feddle.coefficients': 'layer', 'feddle.normalize': 'layer'}).kwargs
     self.assertIs(made['lengths'], atlas.to_median_by_unit)
     self.assertIs(made['units'], recombine.layers)
 
@@ -86,7 +87,7 @@ class FeddleTest(parameterized.TestCase):
     made = settings_of(feddle, 'feddle', 'feddle', **values, **{
         'feddle.constraint': 'convex'}).kwargs['guide']
     self.assertIs(made.project, atlas.convex)
-    self.assertIs(made.fallback, guidance.NEVER)
+    self.assertIs(made.fallback, guided_search.NEVER)
     self.assertEqual((made.steps, made.batch), (7, 3))
     made = settings_of(feddle, 'feddle', 'feddle', **{
         'feddle.constraint': 'box', 'feddle.bound': 0.7}).kwargs['guide']
@@ -168,7 +169,7 @@ class MergingTest(parameterized.TestCase):
     self.assertIs(made['units'], atlas.whole)
     self.assertIs(made['lengths'], atlas.as_they_are)
     self.assertIs(guide.project, atlas.convex)
-    self.assertIs(guide.fallback, guidance.NEVER)
+    self.assertIs(guide.fallback, guided_search.NEVER)
     made = settings_of(feddle, 'feddle', 'learned_soup', participation=0).kwargs
     self.assertEqual((made['slots'], made['participation']), (6, 0))
 
@@ -176,11 +177,11 @@ class MergingTest(parameterized.TestCase):
     made = settings_of(feddle, 'feddle', 'adamerging').kwargs
     self.assertIs(made['units'], recombine.layers)
     self.assertIs(made['lengths'], atlas.as_they_are)
-    self.assertEqual((made['slots'], made['guide'].fallback), (3, guidance.NEVER))
+    self.assertEqual((made['slots'], made['guide'].fallback), (3, guided_search.NEVER))
     np.testing.assert_allclose(made['guide'].project(
         jnp.array([[-1.], [.5], [9.]]), np.ones((3, 1), bool)), [[0], [.5], [1]])
 
-  def test_their_optimisers(self):
+  def test_their_optimizers(self):
     for name, optimizer, rate in (('learned_soup', optax.adamw, 0.05),
                                   ('adamerging', optax.adam, 1e-3)):
       [call] = calls(search, 'gradient_search', name)
@@ -205,7 +206,7 @@ class ServerTest(parameterized.TestCase):
     """Returns the call of local training that is on the server's rows."""
     [call] = calls(local, 'local_training', name, **values)
     [surrogate] = calls(surrogates, 'training_loss', name, **values)[-1].args
-    self.assertIsInstance(surrogate, surrogates.Surrogate)
+    self.assertIsInstance(surrogate, objectives.Surrogate)
     return call
 
   @parameterized.parameters('server_only', 'server_as_client', 'clg_sgd', 'fedclg_c', 'fedclg_s')

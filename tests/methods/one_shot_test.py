@@ -10,7 +10,10 @@ from reference.configs import experiment, tiny
 
 from hmm_jax import tree
 from hmm_jax.algorithms import dmm
-from hmm_jax.merging import activations, calibrate, distil, invert, matching, repair, task_vectors
+from hmm_jax.merging import task_vectors
+from hmm_jax.merging.alignment import activation_matching, weight_matching
+from hmm_jax.merging.batch_norm import recalibrate, repair
+from hmm_jax.merging.data_free import distill, invert
 from hmm_jax.methods import one_shot
 from hmm_jax.methods.dmm import threshold, ties
 from hmm_jax.types import InputError
@@ -83,7 +86,7 @@ class DmmTest(parameterized.TestCase):
     """Returns what DMM, its inversion and its distillation are made with."""
     with mock.patch.object(dmm, 'dmm', wraps=dmm.dmm) as merge, mock.patch.object(
         invert, 'inversion', wraps=invert.inversion) as search, mock.patch.object(
-            distil, 'distillation', wraps=distil.distillation) as lessons:
+            distil, 'distillation', wraps=distill.distillation) as lessons:
       make(algorithm='dmm', model='resnet', **{'synthetic.rows': 200} | values)
     given = [made.call_args.kwargs if made.call_args else None for made in (merge, search, lessons)]
     return given
@@ -92,11 +95,11 @@ class DmmTest(parameterized.TestCase):
     merge, search, lessons = self.settings()
     self.assertIs(merge['buffers'], dmm.pooled)
     self.assertIs(merge['teach'], dmm.divergent)
-    self.assertIs(merge['weigh'], distil.by_counts)
+    self.assertIs(merge['weigh'], distill.by_counts)
     self.assertIsNone(merge['threshold'])
     self.assertEqual((search['steps'], search['lr'], search['terms']),
                      (2000, 0.1, invert.Terms(1.0, 0.0, 0.0, 0.0)))
-    self.assertIs(lessons['order'], distil.jointly)
+    self.assertIs(lessons['order'], distill.jointly)
     self.assertEqual((lessons['steps'], lessons['batch'], lessons['temperature'], lessons['keep']),
                      (500, 64, 1.0, 0.0))
     merge, search, lessons = self.settings(**{
@@ -106,11 +109,11 @@ class DmmTest(parameterized.TestCase):
         'inversion.length': 0.3})
     self.assertIs(merge['buffers'], dmm.of_core)
     self.assertIs(merge['teach'], dmm.everybody)
-    self.assertIs(merge['weigh'], distil.equally)
+    self.assertIs(merge['weigh'], distill.equally)
     self.assertEqual(merge['threshold'], 0.25)
     self.assertEqual(search['terms'], invert.Terms(1.0, 0.1, 0.2, 0.3))
     self.assertIs(search['augment'], invert.as_they_are)
-    self.assertIs(lessons['order'], distil.in_turn)
+    self.assertIs(lessons['order'], distill.in_turn)
     self.assertEqual((lessons['temperature'], lessons['keep']), (2.0, 0.5))
 
   def test_ties_is_of_the_core(self):
@@ -134,7 +137,7 @@ class DmmTest(parameterized.TestCase):
     with self.assertRaisesRegex(InputError, f'^got dmm.threshold={text}; expected mean, or a cosi'):
       threshold(text)
 
-  def test_refuses_a_network_without_normalisation(self):
+  def test_refuses_a_network_without_normalization(self):
     with self.assertRaisesRegex(InputError, '^got algorithm=dmm with a network without BatchNorm'):
       make(algorithm='dmm', model='mlp')
 

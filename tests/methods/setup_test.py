@@ -1,4 +1,4 @@
-"""Optimisers are what the config says."""
+"""Optimizers are what the config says."""
 
 from absl.testing import absltest, parameterized
 import jax.numpy as jnp

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from reference.configs import experiment, tiny
 
-from hmm_jax import config as defaults
 from hmm_jax.algorithms import fedcross, fedmerge, fedmr
 from hmm_jax.client import losses
+from hmm_jax.experiment import config as defaults
 from hmm_jax.merging import recombine
 from hmm_jax.methods import table
 from hmm_jax.types import InputError
@@ -44,7 +44,7 @@ class TableTest(parameterized.TestCase):
     algorithm, federation = made.algorithm, made.federation
     state = jax.eval_shape(algorithm.init, jax.random.key(0), federation)
     _, metrics = jax.eval_shape(algorithm.round, state, federation, jax.random.key(0))
-    count = {'centralised': 1, 'server_only': 1, 'gossip': 6, 'merging': 6,
+    count = {'centralized': 1, 'server_only': 1, 'gossip': 6, 'merging': 6,
              'dmm': 6}.get(name, 3)
     self.assertEqual(metrics['cohort'].id.shape, (count,))
 
@@ -75,13 +75,13 @@ class TableTest(parameterized.TestCase):
       ('fedmerge', {'fedmerge.newcomers': 1, 'fedmerge.newcomer_rounds': 0},
        'got fedmerge.newcomer_rounds=0 with fedmerge.newcomers=1'),
       ('fedmerge', {'fedmerge.weight_step': 'addam'},
-       'got fedmerge.weight_step=addam; expected an optax optimiser .*did you mean adam'),
+       'got fedmerge.weight_step=addam; expected an optax optimizer .*did you mean adam'),
       ('feddle', {'feddle.atlas': 2}, 'got feddle.atlas=2 with 3 clients a round; expected at '),
       ('feddle', {'feddle.atlas': 5, 'participation': 0}, 'feddle.atlas=5 with 6 clients a round'),
-      ('feddle', {'feddle.normalise': 'layer'},
-       'got feddle.normalise=layer with feddle.coefficients=global; expected coefficients=layer'),
+      ('feddle', {'feddle.normalize': 'layer'},
+       'got feddle.normalize=layer with feddle.coefficients=global; expected coefficients=layer'),
       ('feddle', {'feddle.search': 'addam'},
-       'got feddle.search=addam; expected evolution, none, an optax optimiser .*did you mean adam'),
+       'got feddle.search=addam; expected evolution, none, an optax optimizer .*did you mean adam'),
       ('feddle', {'feddle.search': 'evolutoin'}, 'got feddle.search=evolu.*did you mean evolution'),
       *((name, {'server.source': 'digits', 'server.size': 30, 'synthetic.classes': 3},
          'got server.surrogate=labels with server labels up to 9; expected labels below 3')
@@ -167,14 +167,14 @@ class FedMergeTest(parameterized.TestCase):
     self.assertEqual(pull.call_args.args[1], 0.02)
     self.assertEqual(made['models'], 5)
     self.assertIs(made['scope'], fedmerge.head)
-    self.assertIs(made['rule'], fedmerge.max_normalised)
-    self.assertIs(made['weigh'], fedmerge.column_normalised)
+    self.assertIs(made['rule'], fedmerge.max_normalized)
+    self.assertIs(made['weigh'], fedmerge.column_normalized)
     step, _ = made['optimizer'].update(np.ones(3), made['optimizer'].init(np.ones(3)))
     np.testing.assert_allclose(step, -0.01, rtol=1e-6)
 
   def test_choices(self):
     made = settings_of(fedmerge, 'fedmerge', **{
-        'fedmerge.scope': 'all', 'fedmerge.normalise': 'none', 'fedmerge.weight_step': 'adam',
+        'fedmerge.scope': 'all', 'fedmerge.normalize': 'none', 'fedmerge.weight_step': 'adam',
         'fedmerge.newcomers': 2})
     self.assertIs(made['scope'], fedmerge.everything)
     self.assertIs(made['rule'], fedmerge.plain)

@@ -29,9 +29,9 @@ class Normed(nn.Module):
   @nn.compact
   def __call__(self, x, *, train, mask):
     x = layers.conv(x, 4, window=3, padding=1, bias=False)
-    x = nn.relu(layers.normalise(x, self.norm, train=train, mask=mask))
+    x = nn.relu(layers.normalize(x, self.norm, train=train, mask=mask))
     x = layers.conv(max_pool(x), 6, window=3, strides=2, padding=1)
-    x = layers.normalise(x, self.norm, train=train, mask=mask).reshape(x.shape[0], -1)
+    x = layers.normalize(x, self.norm, train=train, mask=mask).reshape(x.shape[0], -1)
     return layers.Dropout(0.5)(x, train=train)
 
 
@@ -257,9 +257,9 @@ class PreprocessedTest(parameterized.TestCase):
 
   def _model(self, augment=None):
     return preprocessed(
-        _model('group_norm'), normalise=lambda x: x / jnp.float32(255) - 0.5, augment=augment)
+        _model('group_norm'), normalize=lambda x: x / jnp.float32(255) - 0.5, augment=augment)
 
-  def test_normalises_raw_inputs(self):
+  def test_normalizes_raw_inputs(self):
     raw = np.random.default_rng(0).integers(0, 256, (3, *_SHAPE), np.uint8)
     plain, model = _model('group_norm'), self._model()
     variables = _variables('group_norm')
@@ -273,9 +273,9 @@ class PreprocessedTest(parameterized.TestCase):
     self.assertEqual(model.modules(), plain.modules())
     self.assertEqual(model.groups(variables), plain.groups(variables))
 
-  def test_statistics_of_normalised_inputs_without_augmentation(self):
+  def test_statistics_of_normalized_inputs_without_augmentation(self):
     x = np.random.default_rng(0).integers(0, 256, (7, 4), np.uint8)
-    model = preprocessed(toys.norm(), normalise=lambda x: x / jnp.float32(255) - 0.5,
+    model = preprocessed(toys.norm(), normalize=lambda x: x / jnp.float32(255) - 0.5,
                          augment=lambda key, x: 255 - x)
     expected = x / 255 - 0.5
     toys.assert_close(model.statistics(toys.start(toys.norm), x)['batch_stats'], {

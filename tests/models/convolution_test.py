@@ -22,8 +22,8 @@ _SHAPES = {
     'explicit': (2, (5, 6), 3, (3, 3), 4, (1, 1), ((0, 3), (2, 1))),
     'wide_padding': (2, (4, 4), 3, (2, 2), 4, (1, 1), ((3, 4), (2, 2))),
     'negative_padding': (2, (6, 6), 3, (3, 3), 4, (1, 1), ((-1, 0), (1, -2))),
-    'colour': (3, (7, 7), 3, (3, 3), 20, (1, 1), 'SAME'),
-    'grey': (3, (7, 7), 1, (5, 5), 20, (1, 1), 'VALID'),
+    'color': (3, (7, 7), 3, (3, 3), 20, (1, 1), 'SAME'),
+    'gray': (3, (7, 7), 1, (5, 5), 20, (1, 1), 'VALID'),
     'one_pixel': (2, (1, 1), 4, (3, 3), 6, (1, 1), 'SAME'),
     'one_row': (1, (1, 9), 4, (1, 3), 6, (1, 1), 'SAME'),
     'sliced_unevenly': (7, (64, 64), 10, (3, 3), 10, (1, 1), 'SAME'),  # by 3 rows
@@ -88,7 +88,7 @@ class ConvolutionTest(parameterized.TestCase):
     arguments = _inputs(name)
     _assert_close(_convolved(_ours, *arguments), _convolved(_lax, *arguments))
 
-  @parameterized.parameters('same', 'colour', 'sliced_unevenly', 'pointwise_strided', 'strided')
+  @parameterized.parameters('same', 'color', 'sliced_unevenly', 'pointwise_strided', 'strided')
   def test_bfloat16(self, name):
     arguments = _inputs(name, jnp.bfloat16)
     _assert_close(

@@ -40,7 +40,7 @@ def inputs(kind, batch=4, seed=1):
   return jax.tree.map(draw, shapes, is_leaf=lambda shape: isinstance(shape, tuple))
 
 
-def normalised(x, variables, path):
+def normalized(x, variables, path):
   """BatchNorm as in its paper, in evaluation; `path` leads to its parameters."""
   scale, statistics = (
       functools.reduce(lambda tree, step: tree[step], path, np64(variables[part]))
@@ -65,7 +65,7 @@ def features(variables, x):
       for h in range(image.shape[1]):
         for w in range(image.shape[2]):
           out[:, h, w] = np.einsum('bijc,ijco->bo', padded[:, h:h + 3, w:w + 3], kernel)
-      out = np.maximum(normalised(out, variables, ('trunk', 'image', f'BatchNorm_{i}')), 0)
+      out = np.maximum(normalized(out, variables, ('trunk', 'image', f'BatchNorm_{i}')), 0)
       image = np.stack([np.stack([out[:, 2 * h:2 * h + 2, 2 * w:2 * w + 2].max((1, 2))
                                   for w in range(out.shape[2] // 2)], 1)
                         for h in range(out.shape[1] // 2)], 1)
@@ -78,7 +78,7 @@ def features(variables, x):
 def dense(x, params, variables, name):
   layer = params[name]['Dense_0']
   out = x @ layer['kernel'] + layer['bias']
-  return np.maximum(normalised(out, variables, ('trunk', name, 'BatchNorm_0')), 0)
+  return np.maximum(normalized(out, variables, ('trunk', name, 'BatchNorm_0')), 0)
 
 
 class FusionTest(parameterized.TestCase):
@@ -117,7 +117,7 @@ class FusionTest(parameterized.TestCase):
       expected = np.asarray(rows, np.float64) @ kernel + layer.get('bias', 0)
       np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
-  def test_text_is_normalised_where_it_has_been_embedded(self):
+  def test_text_is_normalized_where_it_has_been_embedded(self):
     model, variables, _ = made('both')
     x = inputs('both', batch=9)
     layer = np64(variables['params'])['trunk']['text']['Dense_0']
@@ -142,9 +142,9 @@ class FusionTest(parameterized.TestCase):
                          variables['batch_stats'])
     self.assertGreater(min(jax.tree.leaves(moved)), 1e-4)
 
-  def test_raw_inputs_are_normalised(self):
+  def test_raw_inputs_are_normalized(self):
     model, variables, apply = made('both')
-    raw = preprocessed(model, normalise=lambda x: tree.scale(jnp.float32(0.5), x))
+    raw = preprocessed(model, normalize=lambda x: tree.scale(jnp.float32(0.5), x))
     x = inputs('both')
     np.testing.assert_allclose(
         jax.jit(raw.apply)(variables, x)[0], apply(variables, tree.scale(np.float32(0.5), x))[0],

@@ -1,4 +1,4 @@
-"""Initialisation and normalisation."""
+"""Initialization and normalization."""
 
 from absl.testing import absltest, parameterized
 import flax.linen as nn
@@ -23,12 +23,12 @@ class Dense(nn.Module):
     return layers.dense(x, 40)
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
   norm: str
 
   @nn.compact
   def __call__(self, x):
-    return layers.normalise(x, self.norm, train=True, mask=None)
+    return layers.normalize(x, self.norm, train=True, mask=None)
 
 
 class LayersTest(parameterized.TestCase):
@@ -45,9 +45,9 @@ class LayersTest(parameterized.TestCase):
   @parameterized.parameters(
       ('batch', 8, (0, 1, 2), 8), ('layer', 8, (1, 2, 3), 1), ('group', 8, (1, 2, 3), 4),
       ('group', 128, (1, 2, 3), 32), ('none', 8, (), None))
-  def test_normalises_over(self, norm, channels, axes, count):
+  def test_normalizes_over(self, norm, channels, axes, count):
     x = np.random.default_rng(0).normal(3, 2, (4, 3, 2, channels)).astype(np.float32)
-    out, _ = jax.jit(Normalise(norm).init_with_output)(jax.random.key(0), x)
+    out, _ = jax.jit(Normalize(norm).init_with_output)(jax.random.key(0), x)
     if count is None:
       np.testing.assert_array_equal(out, x)
       return

@@ -1,4 +1,4 @@
-"""Sizes, normalisations and the gradient."""
+"""Sizes, normalizations and the gradient."""
 
 from unittest import mock
 
@@ -38,7 +38,7 @@ class ResnetTest(parameterized.TestCase):
     self.assertEqual(tree.size(variables['params']), count)
 
   @parameterized.parameters(*layers.NORMS)
-  def test_normalisation(self, norm):
+  def test_normalization(self, norm):
     model = resnet(norm=norm, classes=10, input_shape=(1, 1, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0))
     names = set(variables['params']['trunk']['Block_3'])

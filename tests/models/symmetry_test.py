@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from reference import permutations, toys
 
-from hmm_jax.merging.permutation import permute
-from hmm_jax.models import cnn, layers, resnet, vgg
+from hmm_jax.merging.alignment.permutation import permute
+from hmm_jax.models import cnn, layers, resnet, vgg16
 from hmm_jax.models.classifier import classifier, preprocessed
 from hmm_jax.models.fusion import fusion
+from hmm_jax.models.lstm import lstm
 from hmm_jax.models.mlp import mlp
-from hmm_jax.models.recurrent import lstm
 from hmm_jax.models.symmetry import chain
 from hmm_jax.types import InputError
 
@@ -50,7 +50,7 @@ WIDTHS = {
     'fusion-text': (SMALL['fusion-text'], [4, 5]),
     **{f'cnn-{size}': (functools.partial(cnn.cnn, size, classes=3, input_shape=(28, 28, 1)),
                        [*made.convs, *made.hidden]) for size, made in cnn.SIZES.items()},
-    'vgg16': (lambda: vgg.vgg16(classes=3, input_shape=(64, 64, 3)),
+    'vgg16': (lambda: vgg16.vgg16(classes=3, input_shape=(64, 64, 3)),
               [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6 + [4096] * 2),
     'resnet9': (lambda: resnet.resnet('9-narrow', **IMAGES),
                 [8] * 2 + [16] * 2 + [32] * 2 + [64] * 2),
@@ -102,7 +102,7 @@ class SymmetryTest(parameterized.TestCase):
     dense = layers.dense
     narrow = lambda x, features, **options: dense(x, min(features, 6), **options)
     with (mock.patch.object(vgg, '_STAGES', ((4, 8),)), mock.patch.object(layers, 'dense', narrow)):
-      model = vgg.vgg16(norm='group', classes=3, input_shape=(32, 32, 3))
+      model = vgg16.vgg16(norm='group', classes=3, input_shape=(32, 32, 3))
       self.assertEqual([*model.symmetry().size.values()], [4, 8, 6, 6])
       self.assertEqual([*model.symmetry().runs.values()], [2, 4, 1, 1])
       self.assert_computes_the_same(model, np.random.default_rng(1).normal(size=(2, 32, 32, 3)))
@@ -125,13 +125,13 @@ class SymmetryTest(parameterized.TestCase):
         self.assertEqual(length % symmetry.size.get(group, 1), 0)
 
   @parameterized.parameters(*layers.NORMS)
-  def test_channels_that_are_normalised_together_stay_together(self, norm):
+  def test_channels_that_are_normalized_together_stay_together(self, norm):
     symmetry = resnet.resnet('9-narrow', norm=norm, **IMAGES).symmetry()
     runs = {group: math.gcd(32, count // 2) if norm == 'group' else 1
             for group, count in symmetry.size.items()}
     self.assertEqual(symmetry.runs, runs)
 
-  def test_apart_they_are_normalised_otherwise(self):
+  def test_apart_they_are_normalized_otherwise(self):
     model = residual('group')
     symmetry, variables = model.symmetry(), drawn(model)
     matching = {group: np.arange(count) for group, count in symmetry.size.items()}
@@ -142,7 +142,7 @@ class SymmetryTest(parameterized.TestCase):
 
   def test_raw_inputs_make_no_difference(self):
     model = SMALL['mlp']()
-    raw = preprocessed(model, normalise=lambda x: x / 255)
+    raw = preprocessed(model, normalize=lambda x: x / 255)
     self.assertEqual(raw.symmetry(), model.symmetry())
 
   def test_a_network_that_does_not_say_has_none(self):

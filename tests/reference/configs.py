@@ -1,7 +1,7 @@
 """Tiny configs for tests that build from one."""
 
-from hmm_jax import build
-from hmm_jax import config as defaults
+from hmm_jax.experiment import build
+from hmm_jax.experiment import config as defaults
 
 
 def tiny(**values):

@@ -10,7 +10,7 @@ def probabilities(model, x, temperature=1.0):
 
 
 def target(teachers, weights, x, temperature):
-  """Mixes what the teachers say, class by class, and normalises each row."""
+  """Mixes what the teachers say, class by class, and normalizes each row."""
   mixed = np.zeros((len(x), weights.shape[1]))
   for teacher, row in zip(teachers, weights, strict=True):
     mixed += row * probabilities(teacher, x, temperature)

@@ -49,7 +49,7 @@ def feddle(params, clients, ids, *, count, cohorts, delays, epochs, lr, lengths=
     ids: theirs.
     count: slots of the atlas.
     cohorts: for each round, the positions of its clients.
-    delays: for each round, {position: rounds that its update has travelled}.
+    delays: for each round, {position: rounds that its update has traveled}.
     epochs, lr: of the local training.
     lengths, coefficients, evict: as in `atlas`.
     strikes, memory: of the atlas.

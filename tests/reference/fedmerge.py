@@ -34,7 +34,7 @@ def weight_gradient(logits, models, merged, update, names):
 
 
 def fedmerge(models, logits, clients, *, cohorts, epochs, lr, mu=0.02, scope='head',
-             rule='max_normalised', weight_lr=0.01, normalise='column'):
+             rule='max_normalized', weight_lr=0.01, normalize='column'):
   """Returns (models, logits) after a round for each cohort.
 
   Args:
@@ -43,7 +43,7 @@ def fedmerge(models, logits, clients, *, cohorts, epochs, lr, mu=0.02, scope='he
     clients: a list of (x, y).
     cohorts: for each round, the positions of its clients.
     epochs, lr, mu: of the local training.
-    scope, rule, weight_lr, normalise: as in the config.
+    scope, rule, weight_lr, normalize: as in the config.
   """
   logits = np.array(logits, np.float64)
   for cohort in cohorts:
@@ -55,11 +55,11 @@ def fedmerge(models, logits, clients, *, cohorts, epochs, lr, mu=0.02, scope='he
     names = HEAD if scope == 'head' else tuple(models[0])
     g = np.array([weight_gradient(logits[i], models, theta, update, names)
                   for i, theta, update in zip(cohort, merged, updates, strict=True)])
-    if rule == 'max_normalised':
+    if rule == 'max_normalized':
       total = np.abs(g).sum()
       g = g / total if total else 0 * g
     s = p[:, None] * g
-    if rule == 'max_normalised':
+    if rule == 'max_normalized':
       s = s / np.abs(s).max() if np.abs(s).max() else 0 * s
     for row, i in enumerate(cohort):
       logits[i] -= weight_lr * s[row]
@@ -67,7 +67,7 @@ def fedmerge(models, logits, clients, *, cohorts, epochs, lr, mu=0.02, scope='he
     moved = []
     for j, model in enumerate(models):
       c = np.array([p[row] * softmax(logits[i])[j] for row, i in enumerate(cohort)])
-      if normalise == 'column':
+      if normalize == 'column':
         c = c / c.sum()
       moved.append({n: model[n] - sum(w * u[n] for w, u in zip(c, updates, strict=True))
                     for n in model})

@@ -1,7 +1,7 @@
 """FedOpt line by line (Reddi et al. 2021, algorithms 1 and 2).
 
 The paper's FedAdam and FedYogi have no bias correction; the library takes optax's
-optimisers, which have: `corrected` is what optax adds.
+optimizers, which have: `corrected` is what optax adds.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What inversion minimises, term by term, for BatchNorm of the inputs and a linear head."""
+"""What inversion minimizes, term by term, for BatchNorm of the inputs and a linear head."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def cross_entropy(params, batch_stats, x, labels):
 
 
 def total_variation(images):
-  """Sums the lengths of all differences between neighbours: four directions, loop by loop."""
+  """Sums the lengths of all differences between neighbors: four directions, loop by loop."""
   batch, height, width, _ = images.shape
   total = 0.0
   for down, right in ((1, 0), (0, 1), (1, 1), (1, -1)):

@@ -50,14 +50,14 @@ def path(folder: str, split: str, task: str = 'informative') -> str:
 
 
 def write_images(folder: str, tables: dict[str, list[dict]]) -> None:
-  """Writes images 24 wide and 16 high, each of a colour of its own."""
+  """Writes images 24 wide and 16 high, each of a color of its own."""
   for row in (row for entries in tables.values() for row in entries):
     file = os.path.join(folder, row['image'])
     os.makedirs(os.path.dirname(file), exist_ok=True)
-    Image.new('RGB', (24, 16), colour(row)).save(file)
+    Image.new('RGB', (24, 16), color(row)).save(file)
 
 
-def colour(row: dict) -> tuple[int, int, int]:
+def color(row: dict) -> tuple[int, int, int]:
   red, green = divmod(int(row['tweet_id']) % 10_000, 1000)
   return 100 * red, 8 * green, 200 * int(row['image_id'][-1])
 

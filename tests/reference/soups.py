@@ -48,7 +48,7 @@ def adam(c, slope, batches, lr, project):
 
 
 def learned(models, gradient, batches, unit, lr):
-  """Returns the weights [K, U] that were learnt, with gradient(params, batch) of a loss."""
+  """Returns the weights [K, U] that were learned, with gradient(params, batch) of a loss."""
 
   def change(c, batch):
     w = softmax(c)

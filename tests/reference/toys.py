@@ -16,7 +16,7 @@ CLASSES = 3
 SIZES = (6, 3, 5, 8, 1)
 IDS = (7, 2, 9, 0, 4, 5, 3)  # never the positions, so that what follows ids shows
 
-# Compiling is nearly all of such a test's time; without optimisation it takes far less.
+# Compiling is nearly all of such a test's time; without optimization it takes far less.
 jit = partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -33,8 +33,8 @@ def federation(sizes=SIZES, *, shape=(4,), spare=0, seed=0):
   rng = np.random.default_rng(seed)
   count, held = sum(sizes), 12
   own = np.repeat(np.arange(len(sizes)), sizes)
-  favourite = rng.random(count) < 0.7
-  y = np.concatenate([np.where(favourite, own % CLASSES, rng.integers(0, CLASSES, count)),
+  favorite = rng.random(count) < 0.7
+  y = np.concatenate([np.where(favorite, own % CLASSES, rng.integers(0, CLASSES, count)),
                       rng.integers(0, CLASSES, held)])
   prototypes = rng.normal(size=(CLASSES, *shape))
   shift = rng.normal(size=(len(sizes) + 1, *shape))[np.append(own, [len(sizes)] * held)]
@@ -129,12 +129,12 @@ class NormTrunk(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train, mask):
-    return layers.normalise(x, 'batch', train=train, mask=mask)
+    return layers.normalize(x, 'batch', train=train, mask=mask)
 
 
 @cache
 def norm():
-  """Returns softmax regression on normalised inputs [4]."""
+  """Returns softmax regression on normalized inputs [4]."""
   return classifier.classifier(
       NormTrunk(), classes=CLASSES, input_shape=(4,), wiring=symmetry.chain)
 
@@ -145,7 +145,7 @@ class ConvTrunk(nn.Module):
   @nn.compact
   def __call__(self, x, *, train, mask):
     x = layers.conv(x, 4, window=3)
-    return nn.relu(layers.normalise(x, 'batch', train=train, mask=mask)).mean((1, 2))
+    return nn.relu(layers.normalize(x, 'batch', train=train, mask=mask)).mean((1, 2))
 
 
 @cache
@@ -165,9 +165,9 @@ def lifts():
   """Returns every way to map clients, by name; 5 clients fill neither chunks nor devices."""
   return {
       'map': mappers.one_by_one(),
-      **{f'vmap-{chunk}': mappers.vectorised(chunk) for chunk in range(4)},
+      **{f'vmap-{chunk}': mappers.vectorized(chunk) for chunk in range(4)},
       'sharded-map': mappers.sharded(mesh(), mappers.one_by_one()),
-      'sharded-vmap': mappers.sharded(mesh(), mappers.vectorised()),
+      'sharded-vmap': mappers.sharded(mesh(), mappers.vectorized()),
   }
 
 

@@ -1,0 +1,97 @@
+"""A part of the model stays with its client, the rest is averaged.
+
+  p_i, s_i <- local steps of client i from (p_i, s)
+  s        <- sum_i n_i s_i / sum_i n_i              over the m participants
+
+FedPer, FedRep and FedBN are this loop with other parts p and other local training.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hmm_jax import tree
+from hmm_jax.client import mappers, sampling
+from hmm_jax.types import Algorithm, Array, InputError, Local, Mapper, Model, PyTree, Traffic
+
+
+class PrivatePartState(NamedTuple):
+  round: Array  # [] int32
+  shared: PyTree  # s, with None for what is private
+  private: PyTree  # p_i, stacked, with None for what is shared
+
+
+def private_part(model: Model, local: Local, *, private: Callable, mapper: Mapper,
+           participation: int = 0) -> Algorithm:
+  """Averages the shared part of m of K clients each round.
+
+  Args:
+    model: the network.
+    local: one client's training of the whole model.
+    private: (model) -> tree of bools, the leaves that stay: `head` or `batch_norm`.
+    mapper: how clients are mapped.
+    participation: clients a round, m; 0 means all. The others keep their private part.
+  """
+  stays = private(model)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  message = tree.nbytes(tree.split(stays, shapes)[1])
+
+  def whole(shared, examples, client, own, key):
+    trained, _, report = local(tree.join(own, shared), examples, client, (), key)
+    own, shared = tree.split(stays, trained)
+    return shared, own, report
+
+  train = mappers.mix_clients(whole, mapper)
+
+  def init(key, federation):
+    own, shared = tree.split(stays, model.init(key))
+    return PrivatePartState(jnp.int32(0), shared, tree.repeat(own, len(federation.clients.id)))
+
+  def round(state, federation, key):
+    cohort_key, local_key = jax.random.split(key)
+    positions, clients = sampling.sample(federation.clients, participation, cohort_key)
+    mixed, own, cohort = train(
+        sampling.by_size(clients)[None], state.shared, federation.examples, clients,
+        tree.take(state.private, positions), local_key)
+    return PrivatePartState(
+        state.round + 1, tree.take(mixed, 0),
+        tree.put(state.private, positions, own)), sampling.round_metrics(cohort)
+
+  def views(state, federation):
+    shared = tree.repeat(state.shared, len(federation.clients.id))
+    return {'clients': tree.join(state.private, shared)}
+
+  return Algorithm(init, round, views=views, traffic=Traffic(up=message, down=message))
+
+
+def head(model: Model) -> PyTree:
+  """Says which leaves are the classifier head.
+
+  Raises:
+    InputError: there is nothing else.
+  """
+  is_head = jax.tree.map(lambda group: group == 'head', _groups(model))
+  if all(jax.tree.leaves(is_head)):
+    raise InputError('got a network that is all head; expected one with a trunk to share, such as '
+                     'model=mlp with mlp.hidden=(128,)')
+  return is_head
+
+
+def batch_norm(model: Model) -> PyTree:
+  """Says which leaves are BatchNorm's: of a module that owns running statistics.
+
+  Raises:
+    InputError: there is none.
+  """
+  groups = _groups(model)
+  owners = jax.tree.leaves({name: group for name, group in groups.items() if name != 'params'})
+  if not owners:
+    raise InputError('got algorithm=fedbn with a network without BatchNorm; expected one with, '
+                     'such as model=resnet with resnet.norm=batch')
+  return jax.tree.map(lambda group: group in owners, groups)
+
+
+def _groups(model):
+  return model.groups(jax.eval_shape(model.init, jax.random.key(0)))

@@ -1,0 +1,84 @@
+"""Arrays of .npz files: other labels of a data set, and vectors of named examples."""
+
+from collections.abc import Callable, Collection, Sequence
+import os
+import textwrap
+import zipfile
+import zlib
+
+import numpy as np
+
+from hmm_jax.types import InputError
+
+# What NumPy and zipfile raise over a file that is absent, cut short or altered.
+_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, OverflowError, SyntaxError,
+           zipfile.BadZipFile, zlib.error)
+
+
+def labels(path: str, rows: int, classes: int) -> np.ndarray:
+  """Loads other labels of the training rows of a set: `y` in the file, [rows] int32.
+
+  Args:
+    path: of the file; what else it holds is left unread.
+    rows: D, of the set as it was loaded.
+    classes: C, of the set.
+
+  Raises:
+    InputError: the file cannot be read, or its labels are not those of such rows.
+  """
+  refusal = lambda text: InputError(f'got corrupt.kind=labels:{path}; {text}')
+  y = read(path, ('y',), refusal).get('y')
+  if y is None:
+    raise refusal('expected an array y, it has none')
+  if y.dtype.kind not in 'iu' or y.shape != (rows,):
+    raise refusal(f'y is {y.dtype} {y.shape}, expected integers ({rows},), one for each training '
+                  'row of the data set')
+  if y.min() < 0 or y.max() >= classes:
+    raise refusal(f'y goes from {y.min()} to {y.max()}, expected labels from 0 to {classes - 1}')
+  return y.astype(np.int32)
+
+
+def vectors(path: str, names: Sequence[str]) -> np.ndarray:
+  """Loads the vectors `x` ([n, F] numbers) of names `id` ([n] integers or strings).
+
+  Args:
+    path: of the file; what else it holds is left unread.
+    names: of the rows to return, in this order; they may repeat, and `id` may have others.
+
+  Returns:
+    float32 [len(names), F].
+
+  Raises:
+    InputError: the file cannot be read, its arrays do not fit together, or a name is missing.
+  """
+  refusal = lambda text: InputError(f'got crisismmd.vectors={path}; {text}')
+  arrays = read(path, ('id', 'x'), refusal)
+  if set(arrays) != {'id', 'x'}:
+    raise refusal(f'expected arrays id and x, it has {", ".join(arrays) or "neither"}')
+  known, x = arrays['id'], arrays['x']
+  if known.dtype.kind not in 'iuU' or x.dtype.kind not in 'iuf' or (
+      x.ndim != 2 or known.shape != x.shape[:1]):
+    raise refusal(f'id is {known.dtype} {known.shape} and x {x.dtype} {x.shape}, expected integers '
+                  'or strings [n] and numbers [n, F]')
+  place = {name: i for i, name in enumerate(known.astype(str).tolist())}
+  if missing := [name for name in dict.fromkeys(names) if name not in place]:
+    raise refusal(f'expected a vector for each tweet, {len(missing)} have none, the first is '
+                  f'{missing[0]}')
+  with np.errstate(over='ignore'):  # becomes infinite, refused on the next line
+    x = x[[place[name] for name in names]].astype(np.float32)
+  if not np.isfinite(x).all():
+    raise refusal('x holds values that are not finite in float32')
+  return x
+
+
+def read(path: str, names: Collection[str], refusal: Callable[[str], Exception]) -> dict:
+  """Reads the named arrays of a file, or raises refusal(why not)."""
+  try:
+    with open(os.path.expanduser(path), 'rb') as file:  # np.load leaves a damaged one open
+      arrays = np.load(file, allow_pickle=False)
+      if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise ValueError('it is a bare .npy array')
+      return {name: arrays[name] for name in names if name in arrays}
+  except _DAMAGE as error:
+    reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+    raise refusal(f'expected a readable .npz file of plain arrays: {reason}') from error

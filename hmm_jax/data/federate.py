@@ -1,0 +1,312 @@
+"""From a data set and a partition to the Federation a run is given."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from hmm_jax.registry import Setting
+from hmm_jax.types import Clients, Dataset, Examples, Federation, InputError, Split
+
+# A partition with its options bound, (pool, rng) -> K arrays of row numbers into the
+# pool: a Dataset without inputs, the labels, owners and domains of the rows to deal.
+Assign = Callable[[Dataset, np.random.Generator], Sequence[np.ndarray]]
+# The rows of each of K clients for training, for validation and for test.
+Parts = tuple[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[np.ndarray]]
+# Where test rows come from: (dataset, assign, divide, fractions=, seed=) -> parts in rows
+# of the whole set, its test split after its training split, and the global test rows.
+Source = Callable[..., tuple[Parts, np.ndarray]]
+
+_ALIGNMENT = 64  # bytes
+_GLOBAL, _DEAL, _LOCAL, _ALIKE, _SUBSET = range(5)  # streams of random numbers under one seed
+
+
+def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
+  """Keeps a random share of the training rows, and as large a one of the test rows.
+
+  Raises:
+    InputError: the share is out of range, or leaves no training row.
+  """
+  if share == 1:
+    return dataset
+  rng = np.random.default_rng([seed, _SUBSET])
+  train, test = (np.sort(rng.permutation(len(y))[:round(share * len(y))])
+                 for y in (dataset.y_train, dataset.y_test))
+  if not (0 < share < 1 and len(train)):
+    raise InputError(f'got subset={share}; expected a share of {len(dataset.y_train)} rows above 0 '
+                     'and up to 1')
+  return dataset.keep(train)._replace(
+      x_test=jax.tree.map(lambda leaf: leaf[test], dataset.x_test), y_test=dataset.y_test[test])
+
+
+def own_test(dataset: Dataset, assign: Assign, divide: Callable[..., Parts], *,
+             fractions: tuple[float, float], seed: int,
+             held_out: float = 0.2) -> tuple[Parts, np.ndarray]:
+  """Lets clients test on a fraction of their own rows; no global test row is dealt."""
+  rows, test = _hold_out_test(dataset, seed, held_out)
+  parts = divide(_pool(dataset, rows), assign, fractions=fractions, seed=seed)
+  return tuple([rows[own] for own in part] for part in parts), test
+
+
+def alike_test(dataset: Dataset, assign: Assign, divide: Callable[..., Parts], *,
+               fractions: tuple[float, float], seed: int,
+             held_out: float = 0.2) -> tuple[Parts, np.ndarray]:
+  """Deals the global test rows to the clients in the proportions of their other rows.
+
+  A client that was dealt a tenth of the rows of a class gets a tenth of its test rows, up
+  to one row: the remainders are drawn. A class that nobody holds is nobody's, and counts
+  in the global test only. The fraction for test is not used: what a client is dealt, it
+  trains or validates on.
+
+  Reference: the cluster setting of S. Chen, T. Zhou, G. Long, J. Jiang, C. Zhang.
+  "FedMerge: Federated Personalization via Model Merging". AAAI 2026. arXiv:2504.06768.
+  The authors' code draws other shares for the test rows; equal ones are our choice, for
+  then a client is tested on what it trained for.
+  """
+  (train, validation, _), global_test = own_test(
+      dataset, assign, divide, fractions=(fractions[0], 0), seed=seed, held_out=held_out)
+  labels = _labels(dataset)
+  held = np.stack([np.bincount(labels[np.concatenate(own)], minlength=dataset.classes)
+                   for own in zip(train, validation, strict=True)])
+  rng = np.random.default_rng([seed, _ALIKE])
+  test = [[] for _ in train]
+  for c in np.flatnonzero(held.any(axis=0)):
+    rows = rng.permutation(global_test[labels[global_test] == c])
+    ends = np.cumsum(held[:, c]) * len(rows) / held[:, c].sum()
+    for own, dealt in zip(test, np.split(rows, (ends[:-1] + rng.random()).astype(int)),
+                          strict=True):
+      own.append(dealt)
+  return (train, validation, [np.concatenate(own) for own in test]), global_test
+
+
+def pooled_test(dataset: Dataset, assign: Assign, divide: Callable[..., Parts], *,
+                fractions: tuple[float, float], seed: int,
+             held_out: float = 0.2) -> tuple[Parts, np.ndarray]:
+  """Deals all rows, those of the set's test split too; clients test on a fraction of theirs.
+
+  The global test rows are those of all clients together. The rows of a test split have
+  no owners, domains and other labels, so a set that has one is dealt without them.
+
+  Raises:
+    InputError: no client has a row to test on.
+
+  Reference: the client-wise setting of S. Chen, T. Zhou, G. Long, J. Jiang, C. Zhang.
+  "FedMerge: Federated Personalization via Model Merging". AAAI 2026. arXiv:2504.06768.
+  """
+  if len(dataset.y_test):
+    dataset = dataset._replace(
+        y_train=_labels(dataset), client=None, domain=None, relabeled=None)
+  parts = divide(_pool(dataset, np.arange(len(dataset.y_train))), assign, fractions=fractions,
+                 seed=seed)
+  del held_out
+  rows = np.unique(np.concatenate(parts[2]))
+  if not len(rows):
+    raise InputError(f'got test={fractions[1]} with test_rows=pooled; no '
+                     'client has a row to test on, expected a larger fraction')
+  return parts, rows
+
+
+def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
+             validation: float, test: float, seed: int,
+             test_rows: Source = own_test, held_out: float = 0.2) -> Federation:
+  """Deals a data set to clients and sets validation and test rows aside.
+
+  The global test rows are the set's own test split or, where it has none, a
+  stratified fifth of all rows. The others are dealt by `divide`; the validation
+  rows of all clients together are the global ones.
+
+  Args:
+    dataset: as loaded. Every row is copied once: let go of it afterwards.
+    assign: the partition.
+    divide: `deal_then_split` or, where clients share rows, `split_then_deal`.
+    validation: fraction of its rows that a client keeps for validation.
+    test: fraction of its rows that a client keeps for a test of its own.
+    seed: of every draw.
+    test_rows: `own_test`; `alike_test` and `pooled_test` say what they do otherwise.
+    held_out: share of all examples for the global test, where the set has no test split.
+
+  Returns:
+    A Federation of NumPy arrays; rows that nobody owns stay unused.
+
+  Raises:
+    InputError: impossible fractions, a client without rows, or no test row.
+  """
+  _check(validation, test, seed)
+  parts, global_test = test_rows(
+      dataset, assign, divide, fractions=(validation, test), seed=seed, held_out=held_out)
+  train, own_validation, own_test = map(_clients, parts)
+  labels = (y.astype(np.int32, copy=False) for y in (dataset.y_train, dataset.y_test))
+  return Federation(
+      examples=Examples(x=jax.tree.map(_join, dataset.x_train, dataset.x_test),
+                        y=_join(*labels)),
+      clients=train,
+      validation=Split(np.unique(np.concatenate(_rows(own_validation))), own_validation),
+      test=Split(global_test.astype(np.int32), own_test))
+
+
+def deal_then_split(pool: Dataset, assign: Assign, *, fractions: tuple[float, float],
+                    seed: int) -> Parts:
+  """Deals the pool, then lets each client set aside fractions of its own rows."""
+  rng = np.random.default_rng([seed, _LOCAL])
+  return tuple(zip(*(_cut(rng.permutation(rows), fractions) for rows in _deal(pool, assign, seed)),
+                   strict=True))
+
+
+def split_then_deal(pool: Dataset, assign: Assign, *, fractions: tuple[float, float],
+                    seed: int) -> Parts:
+  """Splits the pool by class, then deals each part by equal draws.
+
+  For partitions whose clients share rows: what one client holds out, no other trains
+  on. A partition that draws the clients' class mixes first gives them the same mix in
+  all parts; of what it deals, a client keeps the fraction that belongs to the part.
+  """
+  splits = _stratify(pool.y_train, fractions, np.random.default_rng([seed, _LOCAL]))
+  parts = []
+  for i, split in enumerate(splits):
+    if len(split):
+      dealt = _deal(_pool(pool, split), assign, seed)
+      parts.append([split[_cut(rows, fractions)[i]] for rows in dealt])
+    else:
+      parts.append([split] * len(parts[0]))
+  return tuple(parts)
+
+
+def label_counts(federation: Federation, classes: int) -> np.ndarray:
+  """Counts the training rows of each client by class: [K, C]."""
+  y = np.asarray(federation.examples.y)
+  return np.stack([np.bincount(y[rows], minlength=classes) for rows in _rows(federation.clients)])
+
+
+def describe(federation: Federation, classes: int, *,
+             source: str = '') -> list[tuple[str, str]]:
+  """Summarizes a federation in (what, figures) pairs, for a short table.
+
+  Args:
+    federation: on the host.
+    classes: C.
+    source: where the server's rows come from, if that is to be said.
+  """
+  counts = label_counts(federation, classes)
+  train, validation, test = (
+      np.concatenate(_rows(clients)) for clients in
+      (federation.clients, federation.validation.clients, federation.test.clients))
+  total = len(federation.examples.y)
+  used = np.unique(np.concatenate([train, validation, test, federation.test.rows]))
+  return [
+      ('clients', f'{len(counts):,}'),
+      ('training rows', f'{len(np.unique(train)):,} of {total:,}'),
+      ('training rows a client', _spread(counts.sum(axis=1))),
+      ('classes a client', _spread((counts > 0).sum(axis=1))),
+      ('validation rows', f'{len(federation.validation.rows):,}'),
+      ('test rows', f"{len(federation.test.rows):,}, and {len(np.unique(test)):,} of clients' own"),
+      ('unused rows', f'{total - len(used):,}'),
+      *_describe_server(federation.server, source),
+      *([] if federation.corrupted is None else
+        [('corrupted clients', f'{federation.corrupted.sum():,}')]),
+  ]
+
+
+def _describe_server(server, source):
+  if server is None:
+    return []
+  figures = f'{len(server.search):,} to learn from, {len(server.held_out):,} to judge by'
+  return [("the server's rows", ', from '.join(filter(None, [figures, source])))]
+
+
+def _check(validation, test, seed):
+  for name, fraction in (('validation', validation), ('test', test)):
+    if not 0 <= fraction < 1:
+      raise InputError(f'got {name}={fraction}; expected a fraction from 0 to below 1')
+  if validation + test >= 1:
+    raise InputError(f'got validation={validation} and test={test}; expected '
+                     'a sum below 1')
+  if seed < 0:
+    raise InputError(f'got seed={seed}; expected a whole number from 0')
+
+
+def _labels(dataset):
+  return np.concatenate([dataset.y_train, dataset.y_test])
+
+
+def _hold_out_test(dataset, seed, share):
+  """Returns the rows to deal and the global test rows, numbered in that order of sets."""
+  rows = np.arange(len(dataset.y_train))
+  if len(dataset.y_test):
+    return rows, len(rows) + np.arange(len(dataset.y_test))
+  rows, _, held_out = _stratify(
+      dataset.y_train, (0, share), np.random.default_rng([seed, _GLOBAL]))
+  if not len(held_out):
+    raise InputError(f'got dataset={dataset.name!r}; expected test rows, or classes of 3 rows '
+                     f'or more to hold a fifth out of, it has {len(rows)} rows in all')
+  return rows, held_out
+
+
+def _pool(dataset, rows):
+  """Returns the labels, owners and domains of some rows, without inputs."""
+  return dataset._replace(x_train=(), x_test=()).keep(rows)
+
+
+def _deal(pool, assign, seed):
+  dealt = assign(pool, np.random.default_rng([seed, _DEAL]))
+  for k, rows in enumerate(dealt):
+    if not len(rows):
+      raise InputError(f'got clients={len(dealt)}; client {k} holds no rows, expected fewer '
+                       'clients')
+  return dealt
+
+
+def _stratify(labels, fractions, rng):
+  """Splits the rows of every class alike: training, validation and test rows."""
+  cuts = [_cut(rng.permutation(np.flatnonzero(labels == c)), fractions) for c in np.unique(labels)]
+  return [np.sort(np.concatenate(part)) for part in zip(*cuts, strict=True)]
+
+
+def _cut(rows, fractions):
+  """Cuts off validation and test rows, but never the last row to train on."""
+  validation = min(round(fractions[0] * len(rows)), len(rows) - 1)
+  test = min(round(fractions[1] * len(rows)), len(rows) - 1 - validation)
+  train = len(rows) - validation - test
+  return np.split(rows, [train, train + validation])
+
+
+def _clients(rows):
+  size = np.array([len(own) for own in rows], np.int32)
+  index = np.zeros((len(rows), max(1, size.max())), np.int32)
+  for k, own in enumerate(rows):
+    index[k, :size[k]] = own
+  return Clients(np.arange(len(rows), dtype=np.int32), index, size)
+
+
+def _rows(clients):
+  """Returns the rows of each client without the padding."""
+  return [index[:size] for index, size in zip(clients.index, clients.size, strict=True)]
+
+
+def _join(train, test):
+  """Concatenates the rows of both splits in aligned memory."""
+  # jax.device_put on CPU shares an aligned buffer with all devices of the process;
+  # any other it copies to each of them.
+  shape = (len(train) + len(test), *train.shape[1:])
+  nbytes = int(np.prod(shape)) * train.itemsize
+  memory = np.empty(nbytes + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  joined = memory[start:start + nbytes].view(train.dtype).reshape(shape)
+  return np.concatenate([train, test], out=joined)
+
+
+def _spread(values):
+  return f'{values.min():,} to {values.max():,}, median {np.median(values):,.0f}'
+
+
+TESTS = {'own': own_test, 'alike': alike_test, 'pooled': pooled_test}
+SETTINGS = {
+    'seed': Setting(0, 'of the partition, and of what is drawn beside it', at_least=0),
+    'validation': Setting(0.1, "share of each client's examples held out for validation"),
+    'test': Setting(0.1, 'share held out for test; not used where test_rows=alike'),
+    'test_rows': Setting(
+        'own', "a client's test examples: its own share; the global test examples, dealt as the "
+        "training examples were; its own share, after the set's test split has joined what is "
+        'dealt', choices=TESTS),
+    'global_test': Setting(0.2, 'share of all examples for the global test, where the set has no '
+                           'test split', above=0, below=1),
+}

@@ -1,0 +1,16 @@
+"""Data sources, each with its record at the end of its file.
+
+This is the registry: a source is built in when its file is named here.
+"""
+
+from hmm_jax.registry import Source, records
+
+FILES = (
+    'builtin',
+    'npz',
+    'text',
+    'tfds',
+    'crisismmd',
+)
+
+SOURCES = records(__name__, FILES, Source)

@@ -1,0 +1,58 @@
+"""Data sets that need no file: scikit-learn's digits, and a Gaussian mixture."""
+
+import numpy as np
+
+from hmm_jax.registry import Setting, Source
+from hmm_jax.types import Dataset
+
+
+def digits() -> Dataset:
+  """Returns scikit-learn's 1,797 hand-written digits: uint8 [D, 8, 8, 1], 0 to 16.
+
+  Reference: E. Alpaydin, C. Kaynak. "Optical Recognition of Handwritten Digits".
+  UCI Machine Learning Repository, 1998.
+  """
+  from sklearn import datasets
+  images, labels = datasets.load_digits(return_X_y=True)
+  x = images.astype(np.uint8).reshape(-1, 8, 8, 1)
+  y = labels.astype(np.int32)
+  return Dataset('digits', x, y, x[:0].copy(), y[:0].copy(), classes=10)
+
+
+def synthetic(*, rows: int, classes: int, shape: tuple[int, ...], seed: int) -> Dataset:
+  """Draws a balanced Gaussian mixture: one prototype a class, plus unit noise.
+
+  Args:
+    rows: D training rows; D // 5 more make the test split.
+    classes: C.
+    shape: of one row, such as (8, 8, 1).
+    seed: of the prototypes and the rows.
+
+  Returns:
+    A Dataset of float32 rows.
+  """
+  rng = np.random.default_rng(seed)
+  prototypes = rng.standard_normal((classes, *shape), np.float32)
+  # Of norm 3 or so, for a task that is as hard in many dimensions as in few.
+  prototypes *= np.float32(3 / np.sqrt(np.prod(shape)))
+
+  def split(count):
+    y = rng.permutation(np.arange(count, dtype=np.int32) % classes)
+    return prototypes[y] + rng.standard_normal((count, *shape), np.float32), y
+
+  x_train, y_train = split(rows)
+  x_test, y_test = split(rows // 5)
+  return Dataset('synthetic', x_train, y_train, x_test, y_test, classes)
+
+
+DIGITS = Source(
+    'digits', lambda path, settings, data_dir: digits(),
+    summary="scikit-learn's 1,797 hand-written digits, 8x8 pixels, 10 classes",
+    paper='Alpaydin, Kaynak. UCI Machine Learning Repository 1998')
+SYNTHETIC = Source(
+    'synthetic', lambda path, settings, data_dir: synthetic(**settings),
+    {'rows': Setting(2000, 'training examples; a fifth as many more for test', at_least=1),
+     'classes': Setting(10, 'number of classes', at_least=1),
+     'shape': Setting((8, 8, 1), 'of one example'),
+     'seed': Setting(0, 'of the examples', at_least=0)},
+    summary='a Gaussian mixture with one component for each class')

@@ -1,0 +1,211 @@
+"""Tweets with images from seven disasters: the release of CrisisMMD, version 2.0."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+import os
+import textwrap
+from typing import NamedTuple
+
+from absl import logging
+import numpy as np
+
+from hmm_jax.data import arrays, images, ngrams
+from hmm_jax.registry import Setting, Source
+from hmm_jax.types import Dataset, InputError, PyTree
+
+EVENTS = (
+    'california_wildfires', 'hurricane_harvey', 'hurricane_irma', 'hurricane_maria',
+    'iraq_iran_earthquake', 'mexico_earthquake', 'srilanka_floods')
+CLASSES = {
+    'informative': ('informative', 'not_informative'),
+    'humanitarian': (
+        'affected_individuals', 'infrastructure_and_utility_damage', 'injured_or_dead_people',
+        'missing_or_found_people', 'not_humanitarian', 'other_relevant_information',
+        'rescue_volunteering_or_donation_effort', 'vehicle_damage'),
+}
+_COLUMNS = ('event_name', 'tweet_id', 'tweet_text', 'image', 'label_text', 'label_image')
+_IMAGES = 'data_image'
+# Where the tables may lie: beside the images, or as the release unpacks them.
+_TABLES = ('', 'crisismmd_datasplit_all')
+
+# Vectors [n, F] of texts: (the tweets' numbers, their texts) -> array.
+Embed = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+# uint8 images [n, H, W, C]: (folder, paths in it) -> (array, {row: why it can't be read}).
+Decode = Callable[[str, Sequence[str]], tuple[np.ndarray, dict[int, str]]]
+
+
+class Row(NamedTuple):
+  """A tweet with one of its images."""
+
+  place: str  # its line in a table
+  tweet: str
+  text: str
+  image: str  # a path in the release
+  domain: int
+  label: int
+
+
+def load(folder: str, *, task: str, labels: str, embed: Embed | None, decode: Decode | None,
+         broken: str) -> Dataset:
+  """Loads one of the tasks from the release's tables and images.
+
+  Training rows are those of the train and then of the dev table, from which the clients
+  set their validation rows aside (our choice: a Dataset has no third split); test rows are
+  those of the test table. No tweet is in two tables; but one with several images is as many
+  rows, so validation rows may share their text with training rows.
+
+  Args:
+    folder: of the release, with data_image/ and the tables task_TASK_text_img_SPLIT.tsv.
+    task: one of CLASSES, whose order numbers the labels.
+    labels: the `text`'s or the `image`'s, or those of rows where both are `agreed`.
+    embed: of texts; None leaves them out.
+    decode: of images; None leaves them out.
+    broken: `refuse` images that can't be read, or `skip` their rows.
+
+  Returns:
+    A Dataset whose x is {'image': ..., 'text': ...}, or the array of the only modality;
+    `domain` numbers the event of a training row in the order of EVENTS.
+
+  Raises:
+    InputError: a table or the images are missing, damaged or of another kind.
+
+  Reference: F. Alam, F. Ofli, M. Imran. "CrisisMMD: Multimodal Twitter Datasets from Natural
+  Disasters". ICWSM 2018. arXiv:1805.00713.
+  """
+  folder = os.path.expanduser(folder)
+  train, dev, test = ([*_rows(folder, task, split, labels)] for split in ('train', 'dev', 'test'))
+  rows, x = [*train, *dev, *test], {}
+  split = len(train) + len(dev)
+  _check_split(split, rows, f'crisismmd.labels={labels}', folder)
+  if embed:
+    x['text'] = embed([row.tweet for row in rows], [row.text for row in rows])
+  if decode:
+    _check_images(folder, 'both' if embed else 'image')
+    x['image'], failed = decode(folder, [row.image for row in rows])
+    if failed:
+      kept = _without(failed, rows, broken)
+      rows, split = [rows[i] for i in kept], int(np.sum(kept < split))
+      x = {name: part[kept] for name, part in x.items()}
+      _check_split(split, rows, f'crisismmd.broken={broken}', folder)
+  y = np.array([row.label for row in rows], np.int32)
+  domain = np.array([row.domain for row in rows[:split]], np.int32)
+  return Dataset(
+      'crisismmd', _inputs(x, slice(split)), y[:split], _inputs(x, slice(split, None)), y[split:],
+      len(CLASSES[task]), domain=domain)
+
+
+def _check_split(split, rows, setting, folder):
+  if not 0 < split < len(rows):
+    raise InputError(f'got {setting}; {folder} has {split} such rows for training and '
+                     f'{len(rows) - split} for test, expected some of both')
+
+
+def _error(text: str) -> InputError:
+  return InputError(f'got dataset=crisismmd; {text}')
+
+
+def _rows(folder, task, split, labels) -> Iterator[Row]:
+  """Yields the rows of a table that have a label."""
+  path = _find(folder, f'task_{task}_text_img_{split}.tsv')
+  columns = [column for column in ('label_text', 'label_image') if labels in (column[6:], 'agreed')]
+  for place, entry in _table(path):
+    found = {_number(place, column, entry[column], CLASSES[task]) for column in columns}
+    if len(found) == 1:
+      yield Row(place, entry['tweet_id'], entry['tweet_text'], entry['image'],
+                _number(place, 'event_name', entry['event_name'], EVENTS), found.pop())
+
+
+def _find(folder, name):
+  paths = [os.path.join(folder, place, name) for place in _TABLES]
+  for path in paths:
+    if os.path.exists(path):
+      return path
+  raise _error(f'{folder} has no {name}, nor has its {_TABLES[-1]}; expected data_dir to be the '
+               'folder of the release')
+
+
+def _table(path) -> Iterator[tuple[str, dict[str, str]]]:
+  """Yields where each line of a table is, and its columns. Quotes have no meaning in it."""
+  try:
+    # A carriage return or a quotation mark may be in a tweet: only a newline ends a line.
+    with open(path, encoding='utf-8-sig', newline='\n') as file:
+      header, *lines = [line.rstrip('\r\n').split('\t') for line in file] or [[]]
+  except (OSError, UnicodeError) as error:
+    reason = textwrap.shorten(str(error), 200)
+    raise _error(f'expected a readable table {path}: {reason}') from error
+  if missing := [name for name in _COLUMNS if name not in header]:
+    raise _error(f'{path} lacks the columns {", ".join(missing)}; it has '
+                 f'{textwrap.shorten(", ".join(header), 200)}')
+  for number, line in enumerate(lines, 2):
+    place = f'line {number} of {path}'
+    if len(line) != len(header):
+      raise _error(f'{place} has {len(line)} columns, expected {len(header)}')
+    yield place, dict(zip(header, line, strict=True))
+
+
+def _number(place, column, name, names):
+  if name not in names:
+    raise _error(f'{place} has the {column} {textwrap.shorten(name, 80)!r}, expected one of '
+                 f'{", ".join(names)}')
+  return names.index(name)
+
+
+def _check_images(folder, modalities):
+  if not os.path.isdir(os.path.join(folder, _IMAGES)):
+    raise InputError(f'got crisismmd.modalities={modalities}; {folder} has no folder {_IMAGES}, '
+                     "expected the release's images there, or crisismmd.modalities=text")
+
+
+def _without(failed, rows, broken):
+  """Returns the numbers of the rows whose images can be read, and says how many can't."""
+  first = min(failed)
+  said = (f"{len(failed)} of {len(rows)} images can't be read, the first is "
+          f'{rows[first].image} in {rows[first].place}: {textwrap.shorten(failed[first], 200)}')
+  if broken == 'refuse':
+    raise _error(f'{said}; expected all, or crisismmd.broken=skip to leave such rows out')
+  logging.warning('%s; such rows are left out', said)
+  return np.setdiff1d(np.arange(len(rows)), [*failed])
+
+
+def _inputs(x: dict[str, np.ndarray], rows: slice) -> PyTree:
+  parts = {name: part[rows] for name, part in x.items()}
+  return parts if len(parts) > 1 else next(iter(parts.values()))
+
+
+FOLDER = '~/tensorflow_datasets/crisismmd'
+SETTINGS = {
+    'task': Setting('informative', 'which labels', choices=CLASSES),
+    'labels': Setting('agreed', "the text's or the image's; agreed: where these are equal, other "
+                      'examples are left out', choices=('agreed', 'text', 'image')),
+    'modalities': Setting('both', 'which inputs', choices=('text', 'image', 'both')),
+    'ngrams': Setting(2048, "buckets that a text's words and pairs of words are hashed to", at_least=1),
+    'vectors': Setting('', "instead of these, an .npz file with the tweets' numbers `id` and a vector "
+                       'each, `x`'),
+    'image_size': Setting(64, 'pixels on a side', at_least=1),
+    'cache': Setting('', "folder for decoded images; '': `cache` in that of the release"),
+    'broken': Setting('refuse', 'examples whose image cannot be read', choices=('refuse', 'skip')),
+}
+
+
+def load_release(path: str, settings, data_dir: str) -> Dataset:
+  """Loads the modalities that the settings name, each by its own reader."""
+  del path
+  folder = data_dir or FOLDER
+
+  def embed(tweets, texts):
+    if settings.vectors:
+      return arrays.vectors(settings.vectors, tweets)
+    return ngrams.hashed(texts, features=settings.ngrams)
+
+  decode = partial(images.pictures, size=settings.image_size,
+                   cache=settings.cache or os.path.join(folder, 'cache'))
+  return load(
+      folder, task=settings.task, labels=settings.labels, broken=settings.broken,
+      embed=None if settings.modalities == 'image' else embed,
+      decode=None if settings.modalities == 'text' else decode)
+
+
+SOURCE = Source(
+    'crisismmd', load_release, SETTINGS,
+    summary='tweets with images from seven disasters, read from the release in data_dir',
+    paper='Alam, Ofli, Imran. ICWSM 2018. arXiv:1805.00713')

@@ -1,0 +1,113 @@
+"""Text of many owners, from a JSON-lines file."""
+
+from collections import defaultdict
+import gzip
+import json
+import lzma
+import os
+import textwrap
+import zlib
+
+import numpy as np
+
+from hmm_jax.registry import Setting, Source
+from hmm_jax.types import Dataset, InputError
+
+_OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
+# What reading a file raises that is absent, cut short or altered.
+_DAMAGE = (OSError, EOFError, UnicodeError, lzma.LZMAError, zlib.error)
+
+
+def load(path: str, *, owner: tuple[str, ...], window: int, min_rows: int) -> Dataset:
+  """Loads rows of characters, each with the character that comes after it.
+
+  A line of the file is a JSON object with a string 'text' and the fields that together
+  name its owner. The texts of an owner are joined by newlines, in the order of the file,
+  and cut into rows that share no character, so that rows split at random share no text:
+  our choice, for a window that slides by one character, as in LEAF, would show most of
+  a test row in training.
+
+  Args:
+    path: of the file, .gz or .xz if it is compressed.
+    owner: fields that name the owner, strings or whole numbers.
+    window: characters in a row.
+    min_rows: owners with fewer rows are left out.
+
+  Returns:
+    A Dataset without a test split. x is int32 [D, window], the number of each character
+    in the sorted set of all in the file, which are the classes; `client` numbers the
+    owners in sorted order.
+
+  Raises:
+    InputError: the file cannot be read, a line lacks a field, or no owner has so many rows.
+
+  Reference: S. Caldas et al. "LEAF: A Benchmark for Federated Settings". arXiv:1812.01097.
+  """
+  if not owner:
+    raise InputError('got text.owner=(); expected the names of one field or more')
+  texts = ['\n'.join(documents) for _, documents in sorted(_read(path, owner).items())]
+  alphabet = _codes(''.join(sorted(set().union(*texts))))
+  lengths = [len(text) // (window + 1) for text in texts]
+  rows = [_cut(np.searchsorted(alphabet, _codes(text)), window)
+          for text, length in zip(texts, lengths, strict=True) if length >= min_rows]
+  if not rows:
+    raise _error(path, f'expected an owner of text.min_rows={min_rows} rows or more at '
+                       f'text.window={window}, the largest of {len(texts)} has '
+                       f'{max(lengths, default=0)}')
+  x, y = np.split(np.concatenate(rows), [window], axis=1)
+  client = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+  return Dataset(f'text:{path}', x, y[:, 0], x[:0].copy(), y[:0, 0].copy(), len(alphabet), client)
+
+
+def _error(path, text):
+  return InputError(f'got dataset=text:{path}; {text}')
+
+
+def _read(path, owner):
+  """Returns the texts of each owner, in the order of the file: {owner: [text, ...]}."""
+  opener = _OPENERS.get(os.path.splitext(path)[1], open)
+  texts = defaultdict(list)
+  try:
+    with opener(os.path.expanduser(path), 'rt', encoding='utf-8') as file:
+      for number, line in enumerate(file, 1):
+        if line.strip():
+          document = _document(path, number, line, owner)
+          texts[tuple(str(document[field]) for field in owner)].append(document['text'])
+  except _DAMAGE as error:
+    reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+    raise _error(path, f'expected a readable file of JSON lines: {reason}') from error
+  return texts
+
+
+def _document(path, number, line, owner):
+  """Parses a line and checks that it has all fields."""
+  try:
+    document = json.loads(line)
+  except (ValueError, RecursionError) as error:
+    raise _error(path, f'expected JSON lines, line {number} is none: {error}') from error
+  for field in ('text', *owner):
+    kind, wanted = (str, 'a string') if field == 'text' else (str | int, 'a string or whole number')
+    if not isinstance(document, dict) or not isinstance(document.get(field), kind):
+      raise _error(path, f'expected {wanted} {field!r} on every line, line {number} has '
+                         f'{textwrap.shorten(line, 80)}')
+  return document
+
+
+def _codes(text):
+  # A lone half of a surrogate pair is no UTF-32 either, but JSON lets it through.
+  return np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4')
+
+
+def _cut(codes, window):
+  """Cuts codes to rows [D, window + 1], the last of them to be told; a rest is left."""
+  count = len(codes) // (window + 1)
+  return codes[:count * (window + 1)].reshape(count, window + 1).astype(np.int32)
+
+
+SOURCE = Source(
+    'text', lambda path, settings, data_dir: load(path, **settings),
+    {'owner': Setting(('play', 'speaker'), 'fields that together name a natural client'),
+     'window': Setting(40, 'characters before the one to predict', at_least=1),
+     'min_rows': Setting(50, 'examples; an owner with fewer is left out', at_least=1)},
+    path=True, summary='a JSON-lines file of texts and their owners; the task is the next character',
+    paper='Caldas et al. 2018. arXiv:1812.01097')

@@ -1,0 +1,1 @@
+"""Communication without a server: topologies, schedules, graphs and consensus."""

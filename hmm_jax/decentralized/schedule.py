@@ -1,0 +1,96 @@
+"""How much agents communicate in each round of a run.
+
+A schedule is a list of pieces, `NAME[:VALUES][@FROM:TO]`, over a constant rate. A piece
+speaks of the rounds FROM <= t < TO, counted from 0 (left out: the run's first, its end);
+where several do, the last one counts.
+
+  constant:R    at rate R
+  linear:A:B    from rate A in the piece's first round to B in its last
+  cosine:A:B    the same along half a cosine
+  dense         everybody averages with everybody
+
+`constant:1@150:` is a switch at round 150, `dense@270:300` a dense window.
+"""
+
+import re
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from hmm_jax.types import Array, InputError, Schedule
+
+# What a name makes of its values and of u, which rises from 0 to 1 over the piece.
+SHAPES = {
+    'constant': (1, lambda u, a: a),
+    'linear': (2, lambda u, a, b: a + (b - a) * u),
+    'cosine': (2, lambda u, a, b: a + (b - a) * (1 - jnp.cos(jnp.pi * u)) / 2),
+    'dense': (0, lambda u: 1.0),
+}
+
+
+class Piece(NamedTuple):
+  """One piece: rounds start <= t < stop; `stop` is None for the run's end."""
+
+  name: str
+  values: tuple[float, ...]
+  start: int
+  stop: int | None
+
+
+def schedule(text: str, *, rate: float, rounds: int, max_rate: float = 1.0) -> Schedule:
+  """Reads a schedule.
+
+  Args:
+    text: pieces between commas, perhaps none.
+    rate: of the rounds that no piece speaks of.
+    rounds: of the run.
+    max_rate: the most that the topology can give.
+
+  Raises:
+    InputError: a piece that can't be read, a rate out of range or a window outside the run.
+  """
+  _check_rate('rate', rate, max_rate)
+  pieces = [_piece(piece.strip(), rounds, max_rate) for piece in text.split(',') if piece.strip()]
+
+  def at(t: Array):
+    now, dense = jnp.float32(rate), jnp.bool_(False)
+    for name, values, start, stop in pieces:
+      last = (rounds if stop is None else stop) - 1
+      here = (t >= start) & ((t <= last) if stop is not None else True)
+      u = (t - start) / max(last - start, 1)
+      now = jnp.where(here, SHAPES[name][1](u, *values), now)
+      dense = jnp.where(here, name == 'dense', dense)
+    return now.astype(jnp.float32), dense
+
+  reads = any(p.stop is None and p.name in ('linear', 'cosine') for p in pieces)
+  return Schedule(at, rounds if reads else None)
+
+
+def _piece(text: str, rounds: int, max_rate: float) -> Piece:
+  shape, at, span = text.partition('@')
+  name, *values = shape.split(':')
+  window = re.fullmatch(r'(\d{0,9}):(\d{0,9})', span if at else ':')
+  try:
+    values = tuple(map(float, values))
+    readable = window and len(values) == SHAPES[name][0]
+  except (ValueError, KeyError):
+    readable = False
+  if not readable:
+    raise InputError(f'got {text!r} in the schedule; expected constant:R, linear:A:B, '
+                     'cosine:A:B or dense, each perhaps with @FROM:TO')
+  for value in values:
+    _check_rate(f'{text!r} in the schedule, rate', value, max_rate)
+  start, stop = (int(edge) if edge else None for edge in window.groups())
+  start = start or 0
+  if not start < (rounds if stop is None else stop) <= rounds:
+    raise InputError(f'got {text!r} in the schedule; expected a window from 0 to '
+                     f'rounds={rounds} with an end after its start')
+  return Piece(name, values, start, stop)
+
+
+def _check_rate(what: str, value: float, max_rate: float):
+  if not 0 <= value <= 1:
+    raise InputError(f'got {what}={value}; expected a number from 0 to 1')
+  if value > max_rate:
+    raise InputError(f'got {what}={value}; expected at most {max_rate}, all that the '
+                     'topology can give')

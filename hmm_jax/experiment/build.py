@@ -1,0 +1,187 @@
+"""From a config to an experiment: network, devices, method."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+
+from hmm_jax.algorithms.engines.fine_tuning import fine_tuned
+from hmm_jax.algorithms.parts import Parts, one_global_model
+from hmm_jax.client import mappers
+from hmm_jax.data import augment, normalize
+from hmm_jax.experiment import config as configs
+from hmm_jax.experiment.evaluate import evaluator
+from hmm_jax.experiment.trainer import in_turn
+from hmm_jax.models import NETWORKS, classifier
+from hmm_jax.registry import Inputs, Network, find, section
+from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, Mapper, Model
+
+
+def network(config: ConfigDict, data: Dataset) -> Model:
+  """Makes the bare network, which takes normalized inputs.
+
+  Raises:
+    InputError: impossible sizes, or inputs that the network does not take.
+  """
+  record, x = find('model', config.model, NETWORKS, Network), data.x_train
+  kind = _kind(x)
+  if kind not in record.takes:
+    suitable = [name for name, other in NETWORKS.items() if kind in other.takes]
+    types = jax.tree.map(lambda leaf: str(leaf.dtype), x)
+    raise InputError(f'got model={config.model} with {types} inputs of shape {_shapes(x)}; expected '
+                     f'a network for {kind}, such as {" or ".join(suitable)}, or other inputs')
+  inputs = Inputs(_shapes(x), data.classes, jnp.dtype(config.compute_dtype),
+                  _vocabulary(data) if kind == 'tokens' else 0)
+  with section(record.name, record.settings):
+    return record.build(inputs, configs.section(config, record))
+
+
+def _kind(x):
+  if isinstance(x, dict):
+    return 'modalities'
+  return 'tokens' if normalize.is_tokens(x) else 'arrays'
+
+
+def _shapes(x):
+  """Returns the shape of an example, or one for each modality."""
+  return jax.tree.map(lambda leaf: leaf.shape[1:], x)
+
+
+def _vocabulary(data):
+  """Returns the number of tokens, the largest plus one."""
+  splits = [x for x in (data.x_train, data.x_test) if x.size]
+  least, most = min(x.min() for x in splits), max(x.max() for x in splits)
+  if least < 0:
+    raise InputError(f'got dataset={data.name}; its tokens go from {least} to {most}, expected '
+                     'tokens from 0')
+  return int(most) + 1
+
+
+def model(config: ConfigDict, data: Dataset, federated: Federation) -> Model:
+  """Makes the network that takes stored inputs: normalized and augmented inside."""
+  x = data.x_train
+  if config.augment != 'none' and all(leaf.ndim != 4 for leaf in jax.tree.leaves(x)):
+    raise InputError(f'got augment={config.augment} with inputs of shape {_shapes(x)}; expected '
+                     'images [H, W, C]')
+  held = np.unique(np.concatenate([
+      index[:size] for index, size in zip(federated.clients.index, federated.clients.size)]))
+  normalizers = {
+      'standard': lambda: normalize.standard(data.name, federated.examples.x, held),
+      'none': lambda: partial(jax.tree.map, lambda leaf: leaf.astype(jnp.float32)),
+  }
+  augmentations = {
+      'none': lambda: None,
+      'crop_flip': lambda: augment.on_images(augment.crop_flip(config.crop_padding))}
+  return classifier.preprocessed(
+      network(config, data), normalize=normalizers[config.normalize](),
+      augment=augmentations[config.augment]())
+
+
+def mapper(config: ConfigDict) -> Mapper:
+  """Chooses how one device maps its clients.
+
+  `auto` and `sharded`: in turn on a CPU, where a vmapped convolution is slow; by vmap on
+  an accelerator (our choice: not measured there yet) or where a chunk is asked for.
+  """
+  on_cpu = jax.default_backend() == 'cpu'
+  in_sequence = config.mapper == 'map' or (config.mapper != 'vmap' and on_cpu and not config.chunk)
+  return mappers.one_by_one() if in_sequence else mappers.vectorized(config.chunk)
+
+
+def devices(config: ConfigDict) -> tuple[Callable, Sharding]:
+  """Returns a map from one device's mapper to that of all, and where arrays live."""
+  if config.mapper in ('map', 'vmap') or len(jax.devices()) == 1:
+    return lambda one: one, SingleDeviceSharding(jax.devices()[0])
+  mesh = jax.make_mesh((len(jax.devices()),), ('clients',), axis_types=(AxisType.Auto,))
+  return partial(mappers.sharded, mesh), NamedSharding(mesh, PartitionSpec())
+
+
+def method(config: ConfigDict, net: Model, mapper: Mapper, federated: Federation) -> Algorithm:
+  """Builds the method of a config, fine-tuned if it asks for that.
+
+  Raises:
+    InputError: its settings are impossible.
+  """
+  record, parts = configs.method(config), Parts(config, net, mapper, federated)
+  with section(record.name, record.settings):
+    made = record.build(parts, configs.section(config, record))
+  settings = config.fine_tune
+  if not settings.epochs:
+    return made
+  if not one_global_model(parts, made):
+    raise InputError(f'got fine_tune.epochs={settings.epochs} with algorithm={config.algorithm}; '
+                     'expected 0, or a method that makes one global model')
+  train = parts.training(
+      parts.cross_entropy(), optimizer=optax.sgd(settings.lr or config.local.lr),
+      epochs=settings.epochs, steps=0)
+  return fine_tuned(made, train, mapper=mapper)
+
+
+def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Experiment:
+  """Makes everything that `run` needs.
+
+  Raises:
+    InputError: settings that do not fit each other or the data.
+  """
+  configs.check(config)
+  selects = config.keep_best or config.stop.patience
+  if selects and not len(federated.validation.rows):
+    raise InputError(f'got keep_best={config.keep_best}, stop.patience={config.stop.patience} with '
+                     f'partition.validation={config.partition.validation}; expected validation '
+                     'examples to select on')
+  check_own_examples(config, federated)
+  spread, sharding = devices(config)
+  net = model(config, data, federated)
+  algorithm = method(config, net, spread(mapper(config)), federated)
+  placed = jax.device_put(federated, sharding)
+  return Experiment(
+      algorithm=algorithm,
+      federation=placed,
+      criterion=f'{selecting_view(algorithm, federated)}/validation/{config.selection}',
+      evaluate=evaluator(net, federated, placed.examples, mapper=spread(mappers.one_by_one()),
+                         sharding=sharding, batch=config.eval_batch),
+      seeds=tuple(range(config.seed, config.seed + config.seeds)),
+      seed_map={'in_turn': in_turn, 'together': jax.vmap}[config.seed_map],
+      sharding=sharding,
+      rounds=config.rounds,
+      eval_every=config.eval_every,
+      patience=config.stop.patience,
+      keep_best=config.keep_best,
+      keep=config.keep,
+      tensorboard=config.tensorboard,
+  )
+
+
+def selecting_view(algorithm: Algorithm, federated: Federation) -> str:
+  """Returns the view that a round is selected by: the clients' own models, if there are any."""
+  views = jax.eval_shape(
+      lambda key, f: algorithm.views(algorithm.init(key, f), f), jax.random.key(0), federated)
+  return 'clients' if 'clients' in views else 'global'
+
+
+def check_own_examples(config: ConfigDict, federated: Federation):
+  """Checks that each client has examples to evaluate a model of its own on, where it gets one.
+
+  Raises:
+    InputError: one has none.
+  """
+  if 'own examples' in configs.method(config).needs:
+    why = f'algorithm={config.algorithm}'
+  elif config.fine_tune.epochs:
+    why = f'fine_tune.epochs={config.fine_tune.epochs}'
+  else:
+    return
+  for name, split in (('validation', federated.validation), ('test', federated.test)):
+    if len(without := np.flatnonzero(split.clients.size == 0)):
+      # Where test examples are dealt alike, the share for test is not used.
+      alike = name == 'test' and config.partition.test_rows == 'alike'
+      key = 'test_rows' if alike else name
+      wanted = 'own or pooled' if alike else 'a larger share'
+      raise InputError(f'got partition.{key}={config.partition[key]}, which leaves client '
+                       f'{without[0]} without a {name} example; expected {wanted}, or larger '
+                       f'clients, for {why} makes a model for each')

@@ -1,0 +1,310 @@
+"""The settings of a run, put together from the records of what it can name.
+
+Change one with `--config.key=value`; write a file with a `get_config` that returns such a config
+and pass `--config=FILE` for a study of your own. There are no hidden options.
+"""
+
+from collections.abc import Mapping
+import importlib.util
+import os
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hmm_jax import registry
+from hmm_jax.algorithms import METHODS
+from hmm_jax.algorithms.engines import fine_tuning, one_shot
+from hmm_jax.algorithms.parts import LOCAL, check_local
+from hmm_jax.data import corrupt, federate, server
+from hmm_jax.data.partition import PARTITIONERS
+from hmm_jax.data.sources import SOURCES
+from hmm_jax.merging.data_free import invert
+from hmm_jax.models import NETWORKS
+from hmm_jax.registry import (
+    Method,
+    Network,
+    Partitioner,
+    Setting,
+    Source,
+    absolute,
+    find,
+    is_reference,
+    literal,
+    load,
+    suggestion,
+)
+from hmm_jax.server import objectives, training
+from hmm_jax.types import InputError
+
+# What is trained, for how long, where: the keys without a section.
+RUN = {
+    'name': Setting('', "of the run in tables, and of its folder; '': the method's"),
+    'algorithm': Setting('fedavg', f'the method: {", ".join(METHODS)}'),
+    'dataset': Setting('digits', 'a data source: ' + ', '.join(
+        source.form for source in SOURCES.values()) + ', or a prepared TFDS set by its name'),
+    'data_dir': Setting('', "where the data lie: of TFDS, '' is ~/tensorflow_datasets; of "
+                        "crisismmd, '' is ~/tensorflow_datasets/crisismmd"),
+    'subset': Setting(1.0, 'share of the examples to use, drawn by partition.seed'),
+    'model': Setting('mlp', f'the network: {", ".join(NETWORKS)}'),
+    'normalize': Setting('standard', 'inputs: standardized, or as they are',
+                         choices=('standard', 'none')),
+    'augment': Setting('none', 'training images: random crops, mirrored or not',
+                       choices=('none', 'crop_flip')),
+    'crop_padding': Setting(4, 'pixels of zeros around an image before it is cropped', at_least=0),
+    'compute_dtype': Setting('float32', 'what networks compute in; parameters stay float32',
+                             choices=('float32', 'bfloat16')),
+    'clients': Setting(20, 'number of clients; 0: as many as the data has natural ones', at_least=0),
+    'participation': Setting(10, 'clients in a round; 0: all', at_least=0),
+    'rounds': Setting(100, 'number of rounds', at_least=1),
+    'eval_every': Setting(10, 'rounds between evaluations and checkpoints', at_least=1),
+    'eval_batch': Setting(512, 'examples evaluated at a time', at_least=1),
+    'seed': Setting(0, 'the first of the training seeds', at_least=0),
+    'seeds': Setting(3, 'how many', at_least=1),
+    'seed_map': Setting('in_turn', 'seeds one after another, or vectorized',
+                        choices=('in_turn', 'together')),
+    'selection': Setting('accuracy', 'the validation metric by which the best round is selected',
+                         choices=('accuracy', 'loss')),
+    'keep_best': Setting(False, 'also keep the states of that round'),
+    'keep': Setting(2, 'number of checkpoints', at_least=1),
+    'tensorboard': Setting(False, 'event files in workdir/events'),
+    'references': Setting('', 'also run, for comparison: any of iid,linear,local,fedavg'),
+    'variants': Setting((), "also run, each with settings of its own: 'NAME key=value key=value'"),
+    'mapper': Setting('auto', 'how clients are mapped; results do not depend on it, but for rounding',
+                      choices=('auto', 'map', 'vmap', 'sharded')),
+    'chunk': Setting(0, 'clients vectorized at a time by vmap; 0: all', at_least=0),
+}
+STOP = {'patience': Setting(0, 'evaluations without a better round on validation; 0: never stop',
+                            at_least=0)}
+KIND = {'kind': Setting('dirichlet', f'the partitioner: {", ".join(PARTITIONERS)}')}
+# Sections that several records share.
+SHARED = {
+    'stop': STOP,
+    'partition': KIND | {key: setting for record in PARTITIONERS.values()
+                         for key, setting in record.settings.items()} | federate.SETTINGS,
+    'server': server.SETTINGS | objectives.SETTINGS | training.SETTINGS,
+    'corrupt': corrupt.SETTINGS,
+    'local': LOCAL,
+    'fine_tune': fine_tuning.SETTINGS,
+    'one_shot': one_shot.SETTINGS,
+    'inversion': invert.SETTINGS,
+}
+OWN = {record.name: dict(record.settings)
+       for table in (METHODS, NETWORKS, SOURCES) for record in table.values() if record.settings}
+
+# Keys whose value may refer to a record of one's own, and what the others are.
+REFERENCES = {
+    'algorithm': (METHODS, Method),
+    'model': (NETWORKS, Network),
+    'dataset': (SOURCES, Source),
+    'server.source': (SOURCES, Source),
+    'partition.kind': (PARTITIONERS, Partitioner),
+}
+# Keys and values of earlier releases, still read.
+OLD_KEYS = {
+    'normalise': 'normalize', 'feddle.normalise': 'feddle.normalize',
+    'fedmerge.normalise': 'fedmerge.normalize', 'dmm.whose': 'dmm.statistics_of',
+    'dmm.words': 'dmm.teacher_weights', 'dmm.after': 'dmm.student_statistics',
+    'inversion.length': 'inversion.norm',
+}
+OLD_VALUES = {
+    ('algorithm', 'centralised'): 'centralized',
+    ('fedmerge.weight_step', 'max_normalised'): 'max_normalized',
+    ('dmm.student_statistics', 're_estimated'): 'recalibrated',
+}
+
+
+def get_config(references: Mapping[str, str] | None = None) -> ConfigDict:
+  """Returns the defaults: FedAvg on scikit-learn's digits, in 20 skewed clients.
+
+  Args:
+    references: {key of REFERENCES: record}; those of one's own have their sections, too.
+
+  Raises:
+    InputError: a reference is to nothing, or to a record whose name is taken.
+  """
+  config = ConfigDict({key: setting.default for key, setting in RUN.items()})
+  for section, values in (SHARED | OWN | plugin_sections(references or {})).items():
+    config[section] = ConfigDict({key: setting.default for key, setting in values.items()})
+  for key, name in (references or {}).items():
+    config.update_from_flattened_dict({key: absolute(name)})
+  return config.lock()
+
+
+def configure(changes: Mapping[str, Any] | None = None, **more: Any) -> ConfigDict:
+  """Returns the defaults with other values, checked.
+
+  Args:
+    changes: {'local.lr': 0.1, ...}.
+    **more: keys without a section.
+
+  Raises:
+    InputError: an unknown key, or a value that is impossible.
+  """
+  changed = complete({**(changes or {}), **more})
+  check(changed)
+  return changed
+
+
+def complete(config: Mapping | ConfigDict) -> ConfigDict:
+  """Returns the defaults with a config's values, which may name only some of the keys.
+
+  Raises:
+    InputError: a key that does not exist, or a value of another type.
+  """
+  values = renamed(flat(config))
+  return updated(get_config(references(values)), values, 'the config')
+
+
+def updated(config: ConfigDict, changes: Mapping[str, Any], source: str) -> ConfigDict:
+  """Returns a copy with other values: {'local.lr': 0.1, ...}, out of what `source` names.
+
+  Raises:
+    InputError: a key that does not exist, or a value of another type.
+  """
+  changes = renamed(changes)
+  full = get_config(references(flat(config) | changes))
+  keys = tuple(flat(full))
+  for key, value in ({k: v for k, v in flat(config).items() if k in keys} | changes).items():
+    if key not in keys:
+      raise InputError(f'got {key} in {source}; expected a key of a setting'
+                       + suggestion(key, keys))
+    value = absolute(value) if key in REFERENCES and isinstance(value, str) else value
+    try:
+      full.update_from_flattened_dict({key: value})
+    except TypeError as error:
+      raise InputError(f'got {key}={value!r}; expected a value like {flat(full)[key]!r}') from error
+  return full
+
+
+def from_texts(config: ConfigDict, texts: Mapping[str, str], source: str) -> ConfigDict:
+  """Returns a copy with other values, given as texts, out of what `source` names.
+
+  Raises:
+    InputError: a key that does not exist, or a text that is no value of its type.
+  """
+  texts = renamed(texts)
+  defaults = flat(get_config(references(flat(config) | texts)))
+  return updated(config, {key: typed(key, text, defaults[key]) if key in defaults else text
+                          for key, text in texts.items()}, source)
+
+
+def typed(key: str, text: str, default: Any) -> Any:
+  """Reads a text as a value of the default's type.
+
+  Raises:
+    InputError: it is none.
+  """
+  value = literal({'true': 'True', 'false': 'False'}.get(text, text))
+  if isinstance(default, str):
+    return value if isinstance(value, str) else text
+  if isinstance(default, float) and type(value) is int:
+    return float(value)
+  if isinstance(default, tuple) and isinstance(value, list):
+    return tuple(value)
+  if type(value) is not type(default):
+    raise InputError(f'got {key}={text}; expected a value like {default!r}')
+  return value
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns values with the keys and names of today for those of earlier releases."""
+  values = {OLD_KEYS.get(key, key): value for key, value in values.items()}
+  return {key: OLD_VALUES.get((key, value), value) if isinstance(value, str) else value
+          for key, value in values.items()}
+
+
+def references(values: Mapping[str, Any]) -> dict[str, str]:
+  """Picks those values that refer to records of one's own."""
+  return {key: values[key] for key, (known, _) in REFERENCES.items()
+          if isinstance(values.get(key), str) and values[key].partition(':')[0] not in known
+          and is_reference(values[key]) and not values[key].startswith('domain:')}
+
+
+def plugin_sections(given: Mapping[str, str]) -> dict[str, dict[str, Setting]]:
+  """Returns the sections of records of one's own.
+
+  Raises:
+    InputError: a reference is to nothing, or to a record whose name is taken.
+  """
+  sections = {}
+  for key, name in given.items():
+    record = load(key, name, REFERENCES[key][1])
+    if record.name in RUN | SHARED | OWN or record.name in REFERENCES[key][0]:
+      raise InputError(f'got {key}={name}, a record of the name {record.name}; expected a name that '
+                       'no setting or built-in record has')
+    sections[record.name] = dict(record.settings)
+  return sections
+
+
+def settings(config: ConfigDict) -> dict[str, Setting]:
+  """Returns every setting of a config: {'local.lr': Setting, ...}."""
+  sections = SHARED | OWN | plugin_sections(references(flat(config)))
+  return RUN | {f'{section}.{key}': setting for section, values in sections.items()
+                for key, setting in values.items()}
+
+
+def section(config: ConfigDict, record: Method | Network | Source) -> ConfigDict:
+  """Returns a record's section of a config; empty if it has no settings."""
+  return config[record.name] if record.settings else ConfigDict()
+
+
+def method(config: ConfigDict) -> Method:
+  """Returns the method of a config; InputError if there is none."""
+  return find('algorithm', config.algorithm, METHODS, Method)
+
+
+def check(config: ConfigDict):
+  """Checks every value, and what goes together.
+
+  Raises:
+    InputError: a name is unknown, a number out of range, or two settings don't go together.
+  """
+  values, known = flat(config), settings(config)
+  chosen = method(config)
+  find('model', config.model, NETWORKS, Network)
+  find('partition.kind', config.partition.kind, PARTITIONERS, Partitioner)
+  for key, value in values.items():
+    known[key].check(key, value)
+  if config.seed + config.seeds > 2**31:
+    raise InputError(f'got seed={config.seed}; expected seeds below 2**31')
+  check_local(config, chosen.name, chosen.needs)
+  if chosen.check:
+    with registry.section(chosen.name, chosen.settings):
+      chosen.check(config)
+
+
+def read(path: str) -> ConfigDict:
+  """Reads a config file with get_config: FILE.py, or FILE.py:ARGUMENTS.
+
+  Raises:
+    InputError: there is none, or it does not return a config.
+  """
+  file, found, text = path.partition('.py')
+  if not found or not os.path.isfile(f'{file}.py') or text[:1] not in ('', ':'):
+    raise InputError(f'got config={path}; expected a file FILE.py with get_config, or '
+                     'FILE.py:ARGUMENTS')
+  spec = importlib.util.spec_from_file_location('config', f'{file}.py')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(*[text[1:]] if text else [])
+  except InputError:
+    raise
+  except (Exception, SystemExit) as error:  # It is the user's own code.
+    raise InputError(f'got config={path}, which fails with {type(error).__name__}: {error}; '
+                     'expected a config file') from error
+  if not isinstance(config, ConfigDict):
+    raise InputError(f'got config={path}, whose get_config returns {type(config).__name__}; '
+                     'expected a ConfigDict')
+  return config
+
+
+def flat(config: Mapping | ConfigDict) -> dict[str, Any]:
+  """Returns {'local.lr': 0.05, ...}."""
+  values = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping | ConfigDict):
+      values |= {f'{name}.{key}': v for key, v in flat(value).items()}
+    else:
+      values[name] = value
+  return values

@@ -1,0 +1,116 @@
+"""One run by its config: trained, resumed, or read if it has finished."""
+
+import os
+
+import jax
+from ml_collections import ConfigDict
+
+from hmm_jax.data.federate import describe, label_counts
+from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import config as configs
+from hmm_jax.experiment.run import finished, run
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report import plots
+from hmm_jax.report.screen import Screen
+from hmm_jax.types import Algorithm, Experiment, Federation, InputError
+
+# Keys that say what is shown beside a run, and change nothing in it.
+COSMETIC = {'name', 'references', 'variants'}
+
+
+def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
+  """Trains one config in its workdir, or resumes it, or reads what it left.
+
+  Returns:
+    The summary.
+
+  Raises:
+    InputError: before anything is written.
+  """
+  made = prepare(config, workdir)
+  if made is None:
+    summary = workdir.read_json('summary.json')
+    screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
+    return summary
+
+  experiment, federated, classes = made
+  screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
+               [*describe(federated, classes, source=config.server.source),
+                *experiment.algorithm.facts])
+  counts = label_counts(federated, classes)
+  del made, federated  # The devices have what they need.
+
+  summary = run(experiment, config.to_dict(), workdir, screen)
+  if jax.process_index() == 0:
+    plots.partition(counts, workdir.file('plots', 'partition.png'))
+    plots.of_run(workdir)
+  return summary
+
+
+def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federation, int] | None:
+  """Builds what a run needs: experiment, federation, classes; None if it is finished.
+
+  Raises:
+    InputError: the config, the data or the workdir does not suit.
+  """
+  compare(config, workdir)
+  summary = workdir.read_json('summary.json')
+  if summary and summary.get('rounds_requested') == config.rounds:
+    return None
+  data = federation.dataset(config)
+  federated = federation.federation(config, data)
+  experiment = build.experiment(config, data, federated)
+  check_extension(config, workdir, experiment.algorithm)
+  return experiment, federated, data.classes
+
+
+def check_extension(config: ConfigDict, workdir: Workdir, algorithm: Algorithm):
+  """Checks that nothing has read the length of a run that is to have more rounds now.
+
+  Raises:
+    InputError: a schedule reads it, or the algorithm has finished.
+  """
+  saved, rows = workdir.read_json('config.json'), workdir.read_metrics()
+  if not rows or saved['rounds'] == config.rounds:
+    return
+  if algorithm.length or finished(rows):
+    why = 'its schedule reads its length' if algorithm.length else 'it has finished with a merge'
+    raise InputError(f'got rounds={config.rounds} for a run of {saved["rounds"]}; {why}, expected '
+                     'the same number or another --workdir')
+
+
+def compare(config: ConfigDict, workdir: Workdir):
+  """Checks that a workdir is new, or was made with this config or fewer rounds of it.
+
+  Raises:
+    InputError: the workdir can't be written, is not a run's, or is of another config.
+  """
+  workdir.check_writable()
+  saved = workdir.read_json('config.json')
+  results = workdir.results()
+  if saved is None or not results:
+    if results:
+      raise InputError(f'got workdir={workdir.path} with {results[0]} but no config.json; '
+                       'expected a new folder or one of a run')
+    return
+  # A key that is newer than the run has had its default.
+  before = configs.flat(configs.get_config()) | configs.renamed(configs.flat(saved))
+  now = configs.flat(config)
+  for key in sorted((before.keys() | now.keys()) - COSMETIC):
+    was, wanted = (as_json(values.get(key)) for values in (before, now))
+    if was != wanted and not (key == 'rounds' and wanted > was):
+      raise InputError(f'got {key}={wanted} in {workdir.path}, made with {key}={was}; expected '
+                       'the same settings (only rounds may grow) or another --workdir')
+
+
+def as_json(value):
+  return list(value) if isinstance(value, tuple) else value
+
+
+def default_workdir(config: ConfigDict) -> str:
+  """Returns runs/NAME-DATA."""
+  data = os.path.basename(config.dataset.rpartition(':')[2] if config.dataset.startswith(
+      ('npz:', 'text:')) else config.dataset.partition(':')[0])
+  for suffix in ('.gz', '.xz', '.jsonl', '.npz', '.py'):
+    data = data.removesuffix(suffix)
+  return os.path.join('runs', f'{config.name or configs.method(config).name}-{data}')

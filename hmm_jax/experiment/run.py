@@ -1,0 +1,272 @@
+"""A whole run: train, evaluate, save, resume, stop."""
+
+from importlib import metadata
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import psutil
+
+from hmm_jax import __version__
+from hmm_jax.experiment.checkpoint import Checkpoints
+from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report.events import Events
+from hmm_jax.report.screen import Screen
+from hmm_jax.types import Experiment, InputError, PyTree
+
+
+class Progress(NamedTuple):
+  """What is saved: the states of all seeds, and those of the best evaluation."""
+
+  states: PyTree
+  best: PyTree  # () unless keep_best
+
+
+def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen) -> dict:
+  """Trains, evaluates and saves until `experiment.rounds`, resuming what is there.
+
+  Each evaluation writes metrics.csv and clients.csv before the checkpoint, so that a kill
+  in between loses nothing: rows beyond the checkpoint are dropped and made again. Where
+  the algorithm finishes, the last round has two rows a seed: before and after.
+
+  Args:
+    experiment: from `build`.
+    settings: what it was built from, kept in config.json.
+    workdir: where files go; an unfinished run in it is continued.
+    screen: where progress goes.
+
+  Returns:
+    The summary, also written to summary.json.
+
+  Raises:
+    InputError: a file in the workdir is damaged.
+    Diverged: a round turned non-finite; what was saved stays.
+  """
+  start, primary = time.perf_counter(), jax.process_index() == 0
+  trainer = Trainer(experiment)
+  checkpoints = Checkpoints(workdir.file('checkpoints'), experiment.keep)
+  (states, best), rows, done = _resume(experiment, trainer, checkpoints, workdir)
+  chunks = () if _over(rows, experiment) else trainer.rounds(states, done)
+  del states  # Their buffers are the program's now.
+  if primary:
+    for table in ('clients', *experiment.algorithm.tables):
+      workdir.drop_table(table, after=done)  # First: of all that is done here, it alone may fail.
+    workdir.write_json('config.json', settings)
+  events = Events(workdir.file('events')) if experiment.tensorboard and primary else None
+
+  with screen.progress(done, experiment.rounds) as report:
+    for states, number, metrics, seconds in chunks:
+      written = len(rows)
+      fresh, each = _evaluate(experiment, trainer, states, number, metrics, seconds, rows)
+      best = _keep_best(experiment, states, best, rows, fresh)
+      rows = rows + fresh
+      stop = number == experiment.rounds or _patience_ran_out(rows, experiment)
+      if stop and experiment.algorithm.finish:
+        states, fresh, after = _finish(experiment, trainer, states, rows)
+        best = _keep_best(experiment, states, best, rows, fresh)
+        rows, each = rows + fresh, each + after
+      if primary:
+        workdir.write_metrics(rows)
+        workdir.append_table('clients', each)
+        for table, records in _records(experiment, metrics, number).items():
+          workdir.append_table(table, records)
+      checkpoints.save(number, Progress(states, best))
+      if events:
+        events.write(rows[written:])
+      report(number, _headline(fresh, metrics, seconds))
+      if stop:
+        break
+
+  summary = summarize(experiment, rows) | {
+      'wall_seconds': round(time.perf_counter() - start, 3),  # of this process
+      'compile_seconds': round(trainer.compile_seconds, 3)}
+  if primary:
+    workdir.write_json('summary.json', summary)
+  return summary
+
+
+def _resume(experiment, trainer, checkpoints, workdir):
+  """Returns (progress, metric rows, rounds done) from the newest checkpoint, if any."""
+  done = checkpoints.latest()
+  if done is None:
+    states = trainer.initial()
+    return Progress(states, _host_copy(states) if experiment.keep_best else ()), [], 0
+  like = Progress(trainer.shapes, trainer.shapes if experiment.keep_best else ())
+  saved = checkpoints.restore(done, like)
+  rows = [row for row in workdir.read_metrics() if row['round'] <= done]
+  if not rows or rows[-1]['round'] != done:
+    raise InputError(f'got {workdir.file("metrics.csv")} without round {done} of the newest '
+                     'checkpoint; expected the two of one run')
+  progress = Progress(trainer.place(saved.states), saved.best)
+  return progress, rows, done
+
+
+def _host_copy(states):
+  """Copies states off the devices, whose buffers the next chunk overwrites."""
+  return jax.tree.map(np.array, states)
+
+
+def _finish(experiment, trainer, states, rows):
+  """Finishes, and evaluates once more: a second row of the last round for each seed."""
+  states, metrics = trainer.finish(states)
+  metrics = {name: values[:, None] for name, values in metrics.items()}
+  return states, *_evaluate(
+      experiment, trainer, states, rows[-1]['round'], metrics, 0.0, rows)
+
+
+def _evaluate(experiment, trainer, states, done, metrics, seconds, rows):
+  """Returns new rows of metrics.csv, one a seed, and of clients.csv, one a seed and client.
+
+  In metrics.csv, what is not measured now stays.
+  """
+  last = {row['seed']: row for row in rows[-len(experiment.seeds):]}
+  traffic = experiment.algorithm.traffic
+  fresh, each = [], []
+  for s, seed in enumerate(experiment.seeds):
+    before = last.get(seed, {'round': 0, 'seed': seed, 'seconds': 0.0, 'bytes_up': 0,
+                             'bytes_down': 0})
+    row = before | {
+        'round': done, 'seed': seed, 'seconds': round(before['seconds'] + seconds, 4)}
+    for way, size in (('up', traffic.up), ('down', traffic.down)):
+      messages = float(metrics[f'messages_{way}'][s].sum(dtype=np.float64))
+      row[f'bytes_{way}'] = before[f'bytes_{way}'] + round(messages * size)
+    hidden = {'cohort', 'records', 'messages_up', 'messages_down'}
+    row |= {name: float(values[s].mean(dtype=np.float64))
+            for name, values in metrics.items() if name not in hidden}
+    gauges = {name: np.asarray(value) for name, value in trainer.gauges(states, s).items()}
+    row |= {name: float(value) for name, value in gauges.items() if not value.ndim}
+    scores = experiment.evaluate(trainer.views(states, s))
+    fresh.append(row | scores.metrics)
+    tables = scores.clients | {name: value for name, value in gauges.items() if value.ndim}
+    if experiment.federation.corrupted is not None:
+      tables['corrupted'] = np.asarray(experiment.federation.corrupted, np.int32)
+    each += _client_rows(done, seed, np.asarray(experiment.federation.clients.id), tables)
+  return fresh, each
+
+
+def _client_rows(done: int, seed: int, ids: np.ndarray, tables: dict) -> list[dict]:
+  """Returns a row a client of values [K], and [K, M] in a column each, NAME/0 and so on."""
+  columns = {}
+  for name, values in tables.items():
+    columns |= {name: values} if values.ndim == 1 else {
+        f'{name}/{j}': column for j, column in enumerate(values.T)}
+  return [{'round': done, 'seed': seed, 'client': int(i)}
+          | {name: column[k].item() for name, column in columns.items()}
+          for k, i in enumerate(ids)] if columns else []
+
+
+def _records(experiment: Experiment, metrics: dict, done: int) -> dict[str, list[dict]]:
+  """Returns the rows of the algorithm's own tables for the latest rounds, up to `done`."""
+  tables = {}
+  for table, columns in metrics.get('records', {}).items():
+    valid = columns.get('valid', np.ones_like(next(iter(columns.values())), bool))
+    values = {name: column for name, column in columns.items() if name != 'valid'}
+    first = done - valid.shape[1] + 1
+    tables[table] = [
+        {'round': first + r, 'seed': experiment.seeds[s]}
+        | {name: column[s, r, i].item() for name, column in values.items()}
+        for s, r, i in np.argwhere(valid).tolist()]
+  return tables
+
+
+def _selected(rows: list[dict], seed: int, criterion: str) -> list[float]:
+  """Returns one seed's values of the validation metric that selects, more is better."""
+  sign = -1 if criterion.endswith('loss') else 1
+  values = [sign * row[criterion] for row in rows if row['seed'] == seed and criterion in row]
+  # A finite model may have a loss of NaN, which NumPy would take for the largest number.
+  return [-np.inf if np.isnan(value) else value for value in values]
+
+
+def _keep_best(experiment, states, best, rows, fresh):
+  """Replaces the best states of the seeds that have just improved."""
+  if not experiment.keep_best:
+    return ()
+  criterion = experiment.criterion
+  improved = np.array([
+      not rows or _selected(fresh, seed, criterion) > [max(_selected(rows, seed, criterion))]
+      for seed in experiment.seeds])
+  choose = lambda new, old: np.where(
+      improved.reshape(-1, *[1] * (new.ndim - 1)), np.asarray(new), old)
+  return jax.tree.map(choose, states, best)
+
+
+def finished(rows: list[dict]) -> bool:
+  """Says whether a run's algorithm has finished: the last round then has two rows a seed."""
+  last = [row['round'] for row in rows if row['seed'] == rows[-1]['seed']][-2:]
+  return len(last) == 2 and last[0] == last[1]
+
+
+def _over(rows, experiment) -> bool:
+  return finished(rows) or _patience_ran_out(rows, experiment)
+
+
+def _patience_ran_out(rows, experiment) -> bool:
+  """Says whether no seed has improved on validation for so many evaluations."""
+  if not experiment.patience or not rows:
+    return False
+  waited = []
+  for seed in experiment.seeds:
+    values = _selected(rows, seed, experiment.criterion)
+    waited.append(len(values) - 1 - int(np.argmax(values)) if values else 0)
+  return min(waited) >= experiment.patience
+
+
+def _headline(fresh, metrics, seconds):
+  names = ('global/test/accuracy', 'locals/test/accuracy', 'clients/test/accuracy', 'train/loss')
+  values = {n: np.mean([row[n] for row in fresh]) for n in names if n in fresh[0]}
+  count = metrics['train/loss'].shape[1]
+  return f'{count / seconds:.2f} rounds/s  ' + '  '.join(f'{n} {v:.4f}' for n, v in values.items())
+
+
+def summarize(experiment: Experiment, rows: list[dict]) -> dict:
+  """Returns last and validation-selected metrics, mean and std over seeds, and costs."""
+  by_seed = [[row for row in rows if row['seed'] == seed] for seed in experiment.seeds]
+  values = [_selected(rows, seed, experiment.criterion) for seed in experiment.seeds]
+  chosen = [r[int(np.argmax(v))] for r, v in zip(by_seed, values) if v]
+  return {
+      'rounds': rows[-1]['round'],
+      'rounds_requested': experiment.rounds,
+      'seeds': list(experiment.seeds),
+      'last': over_seeds([r[-1] for r in by_seed]),
+      'before_finish': over_seeds([r[-2] for r in by_seed]) if finished(rows) else None,
+      'selected_on_validation': over_seeds(chosen) if chosen else None,
+      'criterion': experiment.criterion,
+      'train_seconds': rows[-1]['seconds'],
+      'peak_memory_bytes': peak_memory(),
+      'device': f'{len(jax.devices())} x {jax.devices()[0].device_kind}',
+      'versions': {'hmm_jax': __version__} | {
+          name: metadata.version(name) for name in
+          ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')},
+  }
+
+
+def over_seeds(rows: list[dict]) -> dict:
+  """Returns {metric: {mean, std, seeds: values}}; std is the sample's (0 for one seed)."""
+  table = {}
+  for name in set.intersection(*map(set, rows)) - {'seed'}:
+    values = [float(row[name]) for row in rows]
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    table[name] = {'mean': float(np.mean(values)), 'std': std, 'seeds': values}
+  return dict(sorted(table.items()))
+
+
+def peak_memory() -> int:
+  """Returns the peak bytes in use: of the device, or of the process on a CPU.
+
+  Where the system does not keep a process's peak, it is what the process uses now.
+  """
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if 'peak_bytes_in_use' in stats:
+    return stats['peak_bytes_in_use']
+  used = psutil.Process().memory_info()
+  if hasattr(used, 'peak_wset'):  # Windows
+    return used.peak_wset
+  try:
+    import resource
+  except ImportError:
+    return used.rss
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == 'darwin' else 1024 * peak  # In bytes there, in KiB elsewhere.

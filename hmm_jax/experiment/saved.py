@@ -1,0 +1,148 @@
+"""A run as it lies in its folder: config, metrics, states, models and predictions."""
+
+from functools import cached_property
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import config as configs
+from hmm_jax.experiment.checkpoint import Checkpoints
+from hmm_jax.experiment.evaluate import STACKED
+from hmm_jax.experiment.run import Progress
+from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.types import Array, Dataset, Experiment, Federation, InputError, Mixture, Model, PyTree
+
+
+class Run:
+  """A run in its folder, finished or not; what takes time is made when it is asked for.
+
+  config:     its settings.
+  metrics:    the rows of metrics.csv, one for each evaluation and seed.
+  summary:    the content of summary.json; None before the end.
+  dataset, federation, experiment: what it was trained on and with, made anew from its config.
+  model:      the network.
+  states:     those of the newest checkpoint, leading axis seeds.
+  """
+
+  def __init__(self, folder: str, config: ConfigDict):
+    self.folder, self.config = Workdir(folder), config
+
+  @classmethod
+  def load(cls, folder: str) -> 'Run':
+    """Reads the run of a folder.
+
+    Raises:
+      InputError: there is none, or its config can't be read.
+    """
+    saved = Workdir(folder).read_json('config.json') if os.path.isdir(folder) else None
+    if saved is None:
+      raise InputError(f'got {folder}; expected the folder of a run')
+    config = configs.complete(saved)
+    configs.check(config)
+    return cls(folder, config)
+
+  @property
+  def metrics(self) -> list[dict]:
+    return self.folder.read_metrics()
+
+  @property
+  def summary(self) -> dict | None:
+    return self.folder.read_json('summary.json')
+
+  @property
+  def seeds(self) -> list[int]:
+    """The training seeds."""
+    return list(range(self.config.seed, self.config.seed + self.config.seeds))
+
+  @cached_property
+  def dataset(self) -> Dataset:
+    return federation.dataset(self.config)
+
+  @cached_property
+  def federation(self) -> Federation:
+    return federation.federation(self.config, self.dataset)
+
+  @cached_property
+  def model(self) -> Model:
+    return build.model(self.config, self.dataset, self.federation)
+
+  @cached_property
+  def experiment(self) -> Experiment:
+    return build.experiment(self.config, self.dataset, self.federation)
+
+  @cached_property
+  def trainer(self) -> Trainer:
+    return Trainer(self.experiment)
+
+  @property
+  def rounds(self) -> int:
+    """The rounds of the newest checkpoint.
+
+    Raises:
+      InputError: there is no checkpoint.
+    """
+    newest = self._checkpoints.latest()
+    if newest is None:
+      raise InputError(f'got {self.folder.path} without a checkpoint; expected a run that has saved '
+                       'one')
+    return newest
+
+  @cached_property
+  def states(self) -> PyTree:
+    shapes = self.trainer.shapes
+    like = Progress(shapes, shapes if self.config.keep_best else ())
+    return self.trainer.place(self._checkpoints.restore(self.rounds, like).states)
+
+  def models(self, seed: int | None = None) -> dict[str, Any]:
+    """Returns the models of one seed: {'global': variables, 'clients': stacked, ...}.
+
+    Args:
+      seed: a training seed; None for the first.
+
+    Raises:
+      InputError: there is no such seed, or no checkpoint.
+    """
+    if seed is not None and seed not in self.seeds:
+      raise InputError(f'got {self.folder.path}@{seed}; expected one of its seeds '
+                       f'{", ".join(map(str, self.seeds))}')
+    place = 0 if seed is None else self.seeds.index(seed)
+    return jax.tree.map(np.asarray, self.trainer.views(self.states, place))
+
+  def predict(self, x: PyTree, *, view: str = 'global', client: int | None = None,
+              seed: int | None = None) -> Array:
+    """Returns the probabilities of classes for inputs as they are stored: [B, C] float32.
+
+    Args:
+      x: [B, ...], such as uint8 images.
+      view: one of `models`.
+      client: position of the client whose model predicts, in a view of stacked models.
+      seed: as in `models`.
+
+    Raises:
+      InputError: there is no such view, or it needs a client.
+    """
+    views = self.models(seed)
+    if view not in views:
+      raise InputError(f'got view={view}; expected one of {", ".join(views)}')
+    variables = views[view]
+    if view in STACKED and client is None:
+      raise InputError(f'got view={view} without a client; expected client from 0 to '
+                       f'{self.config.clients - 1}')
+    apply = jax.jit(lambda variables, x: jax.nn.softmax(self.model.apply(variables, x)[0]))
+    if isinstance(variables, Mixture):
+      each = jnp.stack([apply(jax.tree.map(lambda leaf, m=m: leaf[m], variables.models), x)
+                        for m in range(variables.weights.shape[1])])
+      return jnp.einsum('m,mbc->bc', variables.weights[client], each)
+    if view in STACKED:
+      variables = jax.tree.map(lambda leaf: leaf[client], variables)
+    return apply(variables, x)
+
+  @cached_property
+  def _checkpoints(self) -> Checkpoints:
+    return Checkpoints(self.folder.file('checkpoints'), self.config.keep)

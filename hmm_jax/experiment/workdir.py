@@ -1,0 +1,155 @@
+"""The folder of a run: its files, written so that a kill loses nothing."""
+
+import contextlib
+import csv
+import itertools
+import json
+import os
+import tempfile
+
+from hmm_jax.types import InputError
+
+# Columns of metrics.csv that are not measurements.
+BOOKKEEPING = ('round', 'seed', 'seconds', 'bytes_up', 'bytes_down')
+
+
+class Workdir:
+  """The folder of one run: config, metrics, tables, summary, plots, checkpoints.
+
+  Files are replaced whole, so a reader or a kill never sees half of one; but tables, such as
+  clients.csv, grow, and what a kill has left half done there is dropped on resuming.
+  """
+
+  def __init__(self, path: str):
+    self.path = path
+
+  def file(self, *names: str) -> str:
+    return os.path.join(self.path, *names)
+
+  def check_writable(self, flag: str = 'workdir'):
+    """Raises InputError unless the folder exists and is writable, or can be made.
+
+    Args:
+      flag: what the user has named it by.
+    """
+    folder = os.path.abspath(self.path)
+    while not os.path.lexists(folder):
+      folder = os.path.dirname(folder)
+    try:
+      tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+      raise InputError(f'got {flag}={self.path}; expected a folder that can be written, but '
+                       f'{folder}: {error.strerror}') from error
+
+  def results(self) -> list[str]:
+    """Names what a run has left here so far."""
+    names = [name for name in ('metrics.csv', 'clients.csv', 'summary.json')
+             if os.path.lexists(self.file(name))]
+    saved = self.file('checkpoints')
+    return names + (['checkpoints'] if os.path.isdir(saved) and os.listdir(saved) else [])
+
+  def read_json(self, name: str) -> dict | None:
+    """Returns a file's content, None if it is absent; InputError if it is damaged."""
+    try:
+      with open(self.file(name)) as f:
+        content = json.load(f)
+    except FileNotFoundError:
+      return None
+    except (OSError, ValueError) as error:
+      raise InputError(f'got a damaged {self.file(name)}; expected JSON') from error
+    if not isinstance(content, dict) or 'rounds' not in content:
+      raise InputError(f'got a foreign {self.file(name)}; expected that of a run')
+    return content
+
+  def write_json(self, name: str, content: dict):
+    with self._replacing(name) as f:
+      json.dump(content, f, indent=2)
+      f.write('\n')
+
+  def read_metrics(self) -> list[dict]:
+    """Returns the rows of metrics.csv; none if it is absent."""
+    return self._parse('metrics.csv', self._lines('metrics.csv'), {'round', 'seed', 'seconds'})
+
+  def read_table(self, name: str) -> list[dict]:
+    """Returns the rows of NAME.csv; none if it is absent."""
+    return self._parse_table(name, self._lines(f'{name}.csv'))
+
+  def write_metrics(self, rows: list[dict]):
+    """Writes a column for every metric; one that a row lacks stays empty."""
+    self._write_rows('metrics.csv', rows)
+
+  def append_table(self, name: str, rows: list[dict]):
+    """Adds rows to NAME.csv, which may be too many to write again each time."""
+    if not rows:
+      return
+    rows = [{column: '' if value != value else value for column, value in row.items()}
+            for row in rows]
+    header = next(csv.reader(self._lines(f'{name}.csv', most=1)), [])
+    if not rows[0].keys() <= set(header):  # A new file, or one from before a column.
+      self._write_rows(f'{name}.csv', self.read_table(name) + rows)
+      return
+    with open(self.file(f'{name}.csv'), 'a', newline='') as f:
+      csv.DictWriter(f, header).writerows(rows)
+      f.flush()
+      os.fsync(f.fileno())
+
+  def drop_table(self, name: str, *, after: int):
+    """Drops from NAME.csv what a kill has left of later rounds, half a line included.
+
+    Raises:
+      InputError: it is damaged otherwise, or not of a run.
+    """
+    header, *lines = self._lines(f'{name}.csv') or ['']
+    whole = [line for line in lines if line.endswith('\n') and line.strip()]
+    rows = self._parse_table(name, [header, *whole])
+    kept = [line for line, row in zip(whole, rows, strict=True) if row['round'] <= after]
+    if not kept:
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(self.file(f'{name}.csv'))
+    elif len(kept) < len(lines):
+      with self._replacing(f'{name}.csv') as f:
+        f.writelines([header, *kept])
+
+  def _lines(self, name: str, most: int | None = None) -> list[str]:
+    """Returns the lines of a file, all or so many; none if it is absent."""
+    try:
+      with open(self.file(name), newline='') as f:
+        return list(itertools.islice(f, most))
+    except FileNotFoundError:
+      return []
+    except (OSError, ValueError) as error:
+      raise InputError(f'got a damaged {self.file(name)}; expected text') from error
+
+  def _parse(self, name: str, lines: list[str], columns: set[str]) -> list[dict]:
+    try:
+      rows = [{column: _number(value) for column, value in row.items() if value != ''}
+              for row in csv.DictReader(lines)]
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+      raise InputError(f'got a damaged {self.file(name)}; expected numbers') from error
+    if not all(columns <= row.keys() for row in rows):
+      raise InputError(f'got a foreign {self.file(name)}; expected that of a run')
+    return rows
+
+  def _parse_table(self, name: str, lines: list[str]) -> list[dict]:
+    needed = {'round', 'seed'} | ({'client'} if name == 'clients' else set())
+    return self._parse(f'{name}.csv', lines, needed)
+
+  def _write_rows(self, name: str, rows: list[dict]):
+    with self._replacing(name) as f:
+      writer = csv.DictWriter(f, list(dict.fromkeys(column for row in rows for column in row)))
+      writer.writeheader()
+      writer.writerows(rows)
+
+  @contextlib.contextmanager
+  def _replacing(self, name: str):
+    os.makedirs(self.path, exist_ok=True)
+    temporary = self.file(f'.{name}.new')
+    with open(temporary, 'w', newline='') as f:
+      yield f
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(temporary, self.file(name))
+
+
+def _number(text: str) -> int | float:
+  return int(text) if text.lstrip('-').isdigit() else float(text)

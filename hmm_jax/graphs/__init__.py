@@ -1,1 +1,0 @@
-"""Graphs of who may talk to whom, as NumPy arrays."""

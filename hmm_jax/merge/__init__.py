@@ -1,0 +1,1 @@
+"""Merges saved models: python -m hmm_jax.merge."""

@@ -1,0 +1,179 @@
+"""Merges saved models: python -m hmm_jax.merge --method=NAME --models=A,B,... --out=DIR
+
+A model is a file (safetensors, npz) or the folder of a run, FOLDER@SEED for another seed than its
+first. --help lists the flags, --method=list the methods and what each one needs. Bad input is one
+line on stderr and exit code 2, and nothing is written.
+"""
+
+from collections.abc import Sequence
+import os
+
+from absl import app, flags, logging
+import jax.numpy as jnp
+import numpy as np
+
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.merge import files, models, state_dict
+from hmm_jax.merging import OPERATORS
+from hmm_jax.merging.task_vectors import check_weights
+from hmm_jax.registry import REQUIRED, Operator, find, read_settings
+from hmm_jax.report.screen import Screen, fail
+from hmm_jax.types import Array, InputError
+
+METHOD = flags.DEFINE_string('method', None, 'Which operator; list shows them all.')
+MODELS = flags.DEFINE_list('models', [], 'What is merged: files, or folders of runs.')
+BASE = flags.DEFINE_string('base', None, 'What all were trained from, for methods that need it.')
+WEIGHTS = flags.DEFINE_list('weights', [], 'One number a model, for methods that take them.')
+SET = flags.DEFINE_multi_string('set', [], 'A setting of the method, key=value; may be repeated.')
+OUT = flags.DEFINE_string('out', None, 'Folder for merged.safetensors (or .npz) and merge.json.')
+SEED = flags.DEFINE_integer(
+    'seed', 0, 'Of what is drawn.', lower_bound=0, upper_bound=2**31 - 1)
+DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Merge and show, but write nothing.')
+EVALUATE = flags.DEFINE_string(
+    'evaluate', None, 'Config file or folder of a run, for the network and the data: scores all '
+    'models and the merged one, and serves methods that need data.')
+
+BATCH = flags.DEFINE_integer(
+    'batch', 64, 'Examples at a time, for methods that learn from data.', lower_bound=1)
+
+
+def main(argv: Sequence[str]):
+  """Does what the flags say; absl has parsed them."""
+  if len(argv) > 1:
+    raise InputError(f'got argument {argv[1]}; expected only --flags')
+  screen = Screen()
+  if METHOD.value == 'list':
+    screen.table('methods', ['method', 'needs', 'settings'],
+                 [[name, ', '.join(operator.needs), _shown(operator.settings)]
+                  for name, operator in OPERATORS.items()])
+    return
+  logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that is not there.
+  operator, settings = chosen()
+  check_needs(operator)
+  out = None if DRY_RUN.value else free_folder(OUT.value)
+  made = models.merge_files(
+      operator, settings, MODELS.value, base=BASE.value, evaluate=EVALUATE.value, seed=SEED.value,
+      batch=BATCH.value)
+  screen.table(f'{operator.name} of {len(MODELS.value)} models',
+               ['tensor', 'type', 'shape', 'merged by', 'change against the mean'],
+               [describe(operator, name, x, made.stacked[name]) for name, x in made.merged.items()])
+  if made.on:
+    screen.table('on the test examples', ['model', 'accuracy', 'loss'],
+                 models.scores(made, operator.name, MODELS.value))
+  if out:
+    write(out, made.merged)
+    screen.say(f'wrote {out}')
+
+
+def chosen() -> tuple[Operator, dict]:
+  """Returns the operator of --method and the settings that were given.
+
+  Raises:
+    InputError: there is none, or a setting does not suit it.
+  """
+  if not METHOD.value:
+    raise InputError(f'got no --method; expected one of {", ".join(OPERATORS)}, or list')
+  operator = find('--method', METHOD.value, OPERATORS, Operator)
+  given = read_settings(operator, SET.value, '--set')
+  if 'weights' in given:
+    raise InputError(f'got --set weights={given["weights"]}; expected --weights=...')
+  if WEIGHTS.value:
+    if 'weights' not in operator.settings:
+      raise InputError(f'got --weights with --method={operator.name}; expected none, for it takes '
+                       'no weights')
+    given['weights'] = numbers('weights', WEIGHTS.value)
+    check_weights(given['weights'], len(MODELS.value))
+  for key, setting in operator.settings.items():
+    if setting.default is REQUIRED and key not in given:
+      raise InputError(f'got --method={operator.name} without {key}; expected --{key}=... or --set '
+                       f'{key}=...')
+  return operator, given
+
+
+def numbers(name: str, values: Sequence[str]) -> list[float]:
+  try:
+    return [float(value) for value in values]
+  except ValueError as error:
+    raise InputError(f'got --{name}={",".join(values)}; expected numbers') from error
+
+
+def free_folder(path: str | None) -> str:
+  """Raises InputError unless --out can be a new folder, or one without a merge."""
+  if not path:
+    raise InputError('got no --out; expected a folder, or --dry_run')
+  taken = [name for name in ('merge.json', *(f'merged{s}' for s in files.SUFFIXES))
+           if os.path.lexists(os.path.join(path, name))]
+  if taken or os.path.isfile(path):
+    raise InputError(f'got --out={path}, where {taken[0] if taken else "a file"} is already; '
+                     'expected a new folder')
+  Workdir(path).check_writable('--out')
+  return os.path.abspath(path)
+
+
+def check_needs(operator: Operator):
+  """Raises InputError unless the flags give what the operator needs."""
+  name, count = operator.name, len(MODELS.value)
+  if 'base' in operator.needs and not BASE.value:
+    raise InputError(f'got --method={name} without --base; expected the model that all were '
+                     'trained from')
+  if 'two models' in operator.needs and count != 2:
+    raise InputError(f'got --method={name} with {count} models; expected two')
+  if 'network' in operator.needs and not EVALUATE.value:
+    raise InputError(f'got --method={name} without --evaluate; expected a config file or the '
+                     'folder of a run, for its network and its data')
+
+
+def describe(operator: Operator, name: str, x: Array, stacked: Array) -> list:
+  """Returns a row of the table."""
+  if not jnp.issubdtype(x.dtype, jnp.inexact):
+    return [name, x.dtype, x.shape, 'the first model\'s', '']
+  how = operator.name
+  if not state_dict.is_parameter(name, stacked):
+    how = 'recalibrated' if 'network' in operator.needs else 'pooled statistics'
+  return [name, x.dtype, x.shape, how, f'{_change(x, stacked):.4f}']
+
+
+def write(out: str, merged: dict):
+  """Writes what was merged, and how; InputError if that can't be."""
+  suffix = '.npz' if MODELS.value[0].endswith('.npz') else '.safetensors'
+  how = {'method': METHOD.value, 'models': MODELS.value, 'base': BASE.value,
+         'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value}
+  try:
+    files.save(os.path.join(out, f'merged{suffix}'), merged)
+    Workdir(out).write_json('merge.json', how)
+  except OSError as error:
+    raise InputError(f'got --out={out}; expected a folder that can be written: '
+                     f'{error.strerror}') from error
+
+
+def _change(x, stacked):
+  """Returns the distance from the mean of the models, in lengths of that mean."""
+  with np.errstate(over='ignore', invalid='ignore'):  # A length may be beyond float32.
+    mean = np.asarray(stacked).mean(axis=0, dtype=np.float32)
+    length, gap = np.linalg.norm(mean), np.linalg.norm(np.asarray(x, np.float32) - mean)
+    return gap / (length or 1)
+
+
+def _shown(settings) -> str:
+  return ', '.join(key if setting.default in (REQUIRED, None) else f'{key}={setting.default}'
+                   for key, setting in settings.items())
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses flags; a wrong one is an InputError like any other."""
+  try:
+    return flags.FLAGS(['--dry_run' if argument == '--dry-run' else argument for argument in argv])
+  except flags.Error as error:
+    raise InputError(str(error)) from error
+
+
+def entry():
+  """Runs `main`; turns bad input into one line and an exit code."""
+  try:
+    app.run(main, flags_parser=parse)
+  except InputError as error:
+    raise SystemExit(fail(error, 2)) from None
+
+
+if __name__ == '__main__':
+  entry()

@@ -1,0 +1,84 @@
+"""What models are judged on: a network, and rows to learn from and to test on."""
+
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from hmm_jax.client import mappers
+from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import config as configs
+from hmm_jax.experiment.evaluate import score_rows
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report import landscape
+from hmm_jax.types import Array, Examples, InputError, Model, PyTree
+
+
+class Bench(NamedTuple):
+  """A network and the rows that its models learn from and are judged by."""
+
+  model: Model
+  examples: Examples
+  held_out: Array  # [T] validation rows, for merges that learn
+  test: Array  # [T']
+
+
+class Score(NamedTuple):
+  """Accuracy and mean loss on test rows."""
+
+  accuracy: float
+  loss: float
+
+
+def read_config(path: str) -> ConfigDict:
+  """Reads a config file with get_config, FILE.py or FILE.py:ARGUMENTS, or the config of a run.
+
+  Raises:
+    InputError: there is none, or it does not suit.
+  """
+  saved = Workdir(path).read_json('config.json') if os.path.isdir(path) else None
+  if saved is None and '.py' not in path:
+    raise InputError(f'got {path}; expected a config file, or the folder of a run')
+  config = configs.complete(configs.read(path) if saved is None else saved)
+  configs.check(config)
+  return config
+
+
+def bench(path: str) -> Bench:
+  """Makes what a config's models are judged on.
+
+  Raises:
+    InputError: as `read_config`, or of the data.
+  """
+  config = read_config(path)
+  data = federation.dataset(config)
+  federated = federation.federation(config, data)
+  return Bench(build.model(config, data, federated), *jax.device_put(
+      (federated.examples, federated.validation.rows, federated.test.rows)))
+
+
+def score(bench: Bench, variables: PyTree) -> Score:
+  """Scores one model on the test rows."""
+  of = lambda *given: score_rows(bench.model, mappers.one_by_one(), *given, 512)
+  right, loss = jax.jit(of)(variables, bench.examples, bench.test)
+  return Score(float(jnp.mean(right)), float(jnp.mean(loss)))
+
+
+def barrier(bench: Bench, a: PyTree, b: PyTree) -> float:
+  """Measures the rise of the test loss between two models."""
+  return landscape.interpolate(bench.model, a, b, bench.examples, bench.test,
+                               mapper=mappers.one_by_one()).barrier
+
+
+def check_like(bench: Bench, variables: PyTree, path: str):
+  """Raises InputError unless a model is one of the bench's network."""
+  wanted = jax.eval_shape(bench.model.init, jax.random.key(0))
+  shapes = lambda of: {jax.tree_util.keystr(path): leaf.shape
+                       for path, leaf in jax.tree.leaves_with_path(of)}
+  ours, theirs = shapes(wanted), shapes(variables)
+  differ = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+  if differ:
+    raise InputError(f'got {path}, which is no model of the network to evaluate: {differ[0]} is '
+                     f'{theirs.get(differ[0], "absent")}, expected {ours.get(differ[0], "none")}')

@@ -1,0 +1,89 @@
+"""AdaMerging: factors of the task vectors that make predictions confident."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from hmm_jax import tree
+from hmm_jax.merging import atlas
+from hmm_jax.merging.delta import deltas, wide
+from hmm_jax.merging.learning import (
+  BY,
+  LR,
+  adam,
+  cast,
+  check,
+  logits_of,
+  minibatches,
+  take,
+  unit_of,
+)
+from hmm_jax.merging.soups import Soup
+from hmm_jax.registry import Operator, Setting
+from hmm_jax.types import Array, InputError, PyTree
+
+
+def learn_factors(stacked: PyTree, base: PyTree, loss: Callable, batches: PyTree, *, unit: PyTree,
+               initial: float, lr: float) -> Soup:
+  """Learns theta_0 + sum_k lambda_ku delta_k, with lambda from 0 to 1, by Adam.
+
+  After each step what has left the interval is brought back (the authors clip what they merge,
+  where the gradient dies).
+
+  Args:
+    stacked: leaves [K, ...].
+    base: theta_0.
+    loss: (params, batch) -> scalar: mean `entropy` of predictions without labels.
+    batches: [T, ...], one a step.
+    unit: of each leaf.
+    initial: lambda before the first step.
+    lr: of Adam.
+
+  Reference: Yang, Wang, Shen, Liu, Guo, Wang, Tao. AdaMerging: Adaptive Model Merging for
+    Multi-Task Learning. ICLR 2024. arXiv:2310.02575.
+  """
+  start, updates = jax.tree.map(wide, base), deltas(stacked, base)
+  mix = lambda c: cast(atlas.merge(start, c, unit, updates), base)
+  c = jnp.full((tree.count(stacked), atlas.count(unit)), initial)
+  c = adam(lambda c, batch: loss(mix(c), batch), c, batches, lr, lambda c: jnp.clip(c, 0, 1))
+  return Soup(mix(c), c)
+
+
+def entropy(logits: Array) -> Array:
+  """Returns the entropy of each prediction: [B, C] -> [B]."""
+  log_p = jax.nn.log_softmax(logits)
+  return -(jnp.exp(log_p) * log_p).sum(axis=-1)
+
+
+def adamerging(*, by: str = 'layer', initial: float = 0.3, lr: float = 1e-3,
+               steps: int = 500) -> Callable:
+  """Returns AdaMerging by the entropy of predictions on the rows, whose labels are not read.
+
+  Args:
+    by: what has a lambda of its own, one of `UNITS`.
+    initial: lambda before the first step, from 0 to 1.
+    lr: of Adam.
+    steps: of one batch each.
+  """
+  check(by, lr, 'steps', steps)
+  if not 0 <= initial <= 1:
+    raise InputError(f'got initial={initial}; expected from 0 to 1')
+
+  def apply(model, stacked, base, examples, rows, key):
+    logits = logits_of(model, stacked)
+    loss = lambda params, own: entropy(logits(params, take(examples, own)[0])).mean()
+    return learn_factors(
+        stacked['params'], base['params'], loss, minibatches(key, rows, steps),
+        unit=unit_of(by, model, stacked), initial=float(initial), lr=lr).params
+
+  return apply
+
+
+OPERATOR = Operator(
+    'adamerging', adamerging, ('base', 'network', 'data'),
+    {'by': BY._replace(default='layer'),
+     'initial': Setting(0.3, 'factor before the first step', at_least=0, at_most=1),
+     'lr': LR._replace(default=1e-3), 'steps': Setting(500, 'steps of one minibatch', at_least=1)},
+    summary="task arithmetic by each layer's own factors, learned for confident predictions",
+    paper='Yang et al. ICLR 2024. arXiv:2310.02575')

@@ -1,0 +1,1 @@
+"""Permutations that bring the hidden units of several models into one order."""

@@ -1,0 +1,1 @@
+"""BatchNorm statistics of merged models: pooled, recalibrated, repaired."""

@@ -1,0 +1,1 @@
+"""Inversion of BatchNorm statistics into inputs, and distillation on them."""

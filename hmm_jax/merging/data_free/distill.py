@@ -1,0 +1,122 @@
+"""Distillation of several teachers into one student, on inputs that need no labels.
+
+  target(y | x)  ~  (sum_t w_ty p_t(y | x)^(1/T))      for teachers t in V, normalized over y
+  L = T^2 KL(target || p_M^(1/T)) + keep KL(p_M0 || p_M)
+
+The second term holds the student M to what it said before. The networks are in evaluation mode:
+the student's normalization statistics stay.
+
+References:
+  Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015. arXiv:1503.02531.
+  Liu, Zhang, Zhang, Zhu, Wu. DMM. ICASSP 2026. arXiv:2603.05957.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from hmm_jax.merging.search import minibatches
+from hmm_jax.types import Array, Model
+
+
+def distillation(model: Model, optimizer: optax.GradientTransformation, *, order: Callable,
+                 steps: int, batch: int, temperature: float, keep: float, augment: Callable,
+                 each: Callable) -> Callable:
+  """Makes the distillation, one scan.
+
+  Args:
+    model: the network of teachers and student.
+    optimizer: of the student.
+    order: (weights [K, C], step, steps) -> the weights of that step: `jointly` or `in_turn`.
+    steps: of the optimizer.
+    batch: B, inputs a step, drawn without replacement in reshuffled epochs.
+    temperature: T, of teachers and student.
+    keep: weight of the second term.
+    augment: (key, x) -> x.
+    each: `Mapper.each`: how the teachers are mapped.
+
+  Returns:
+    (student, teachers [K, ...], weights [K, C], inputs [N, ...], key) -> (student, losses [steps]).
+    Teachers of weight 0 have no say; where all weights are 0 the student stays, at losses of 0.
+  """
+  run = lambda variables, x: model.apply(variables, x)[0]
+
+  def distil(student, teachers, weights, inputs, key):
+    draw_key, augment_key = jax.random.split(key)
+    rest = {name: value for name, value in student.items() if name != 'params'}
+    count = len(jax.tree.leaves(inputs)[0])
+    rows = minibatches(draw_key, jnp.arange(count), batch=batch, steps=steps)
+
+    def loss(params, x, target, before):
+      logits = run({**rest, 'params': params}, x)
+      divergence = optax.losses.kl_divergence(jax.nn.log_softmax(logits / temperature), target)
+      held = optax.losses.kl_divergence(jax.nn.log_softmax(logits), before)
+      return temperature**2 * divergence.mean() + keep * held.mean()
+
+    def step(carry, at):
+      params, state = carry
+      number, chosen = at
+      x = augment(jax.random.fold_in(augment_key, number),
+                  jax.tree.map(lambda leaf: leaf[chosen], inputs))
+      said = each(lambda x, teacher: run(teacher, x), x, teachers)
+      target = mixture(jax.nn.softmax(said / temperature), order(weights, number, steps))
+      before = jax.nn.softmax(run(student, x))
+      value, gradient = jax.value_and_grad(loss)(params, x, target, before)
+      change, state = optimizer.update(gradient, state, params)
+      return (optax.apply_updates(params, change), state), value
+
+    start = (student['params'], optimizer.init(student['params']))
+    (params, _), losses = lax.scan(step, start, (jnp.arange(steps), rows))
+    taught = weights.any()
+    params = jax.tree.map(lambda new, old: jnp.where(taught, new, old), params, student['params'])
+    return {**rest, 'params': params}, jnp.where(taught, losses, 0)
+
+  return distil
+
+
+def mixture(said: Array, weights: Array) -> Array:
+  """Mixes teachers' probabilities [K, B, C] by weights [K, C] of each class: [B, C], normalized.
+
+  A row on whose likely classes nobody has a say gets equal probabilities.
+  """
+  mixed = jnp.einsum('kbc,kc->bc', said, weights, precision='highest')
+  total = mixed.sum(axis=1, keepdims=True)
+  return jnp.where(total > 0, mixed / jnp.where(total > 0, total, 1), 1 / mixed.shape[1])
+
+
+def by_counts(counts: Array) -> Array:
+  """Weighs each teacher's word on a class by its rows of that class: n_ty / sum_t n_ty, [K, C].
+
+  A teacher of one class says that class of everything: where it has no rows it has no say. On a
+  class without a row nobody has (our choice).
+
+  Args:
+    counts: [K, C], rows of each class; 0 of who does not teach.
+  """
+  return counts / jnp.maximum(counts.sum(axis=0, keepdims=True), 1)
+
+
+def equally(counts: Array) -> Array:
+  """Weighs all teachers who have any rows alike, on every class: [K, C]."""
+  teaches = counts.any(axis=1, keepdims=True)
+  return jnp.broadcast_to(teaches / jnp.maximum(teaches.sum(), 1), counts.shape)
+
+
+def jointly(weights: Array, step: Array, steps: int) -> Array:
+  """Lets all teachers speak at every step."""
+  del step, steps
+  return weights
+
+
+def in_turn(weights: Array, step: Array, steps: int) -> Array:
+  """Lets teachers speak one after the other, for an equal share of the steps each.
+
+  What came early is partly forgotten; offered for comparison.
+  """
+  speaks = weights.any(axis=1)
+  rank = jnp.cumsum(speaks) - 1
+  now = step * speaks.sum() // steps
+  return jnp.where((speaks & (rank == now))[:, None], weights, 0)

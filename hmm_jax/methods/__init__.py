@@ -1,1 +1,0 @@
-"""From a config to an algorithm: the only room that knows every name of one."""

@@ -1,0 +1,108 @@
+"""Recurrent networks over tokens, such as characters."""
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from hmm_jax.models import layers
+from hmm_jax.models.classifier import classifier
+from hmm_jax.models.symmetry import chain
+from hmm_jax.registry import Inputs, Network, Setting
+from hmm_jax.types import Array, InputError, Model
+
+
+class LSTM(nn.Module):
+  """One layer over time from a state of zeros: [T, B, F] -> [T, B, features]."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    gates, init = 4 * self.features, layers.uniform(self.features)
+    kernel, recurrent, bias = (
+        self.param(name, init, shape, jnp.float32).astype(x.dtype) for name, shape in (
+            ('kernel', (x.shape[-1], gates)), ('recurrent', (self.features, gates)),
+            ('bias', (gates,))))
+
+    def step(state, now):
+      cell, hidden = state
+      gate = jnp.split(now @ kernel + hidden @ recurrent + bias[None], 4, axis=-1)
+      admit, keep, show = (jax.nn.sigmoid(gate[n]) for n in (0, 1, 3))
+      cell = keep * cell + admit * jnp.tanh(gate[2])
+      hidden = (show * jnp.tanh(cell)).astype(x.dtype)
+      return (cell, hidden), hidden
+
+    cell = jnp.zeros((x.shape[1], self.features), jnp.float32)  # a sum over time, whatever x is
+    _, hidden = lax.scan(step, (cell, cell.astype(x.dtype)), x)
+    return hidden
+
+
+class Trunk(nn.Module):
+  """Embedded tokens [B, T] through LSTM layers; the last state of the last one."""
+
+  vocabulary: int
+  embedding: int
+  hidden: tuple[int, ...]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
+    x = nn.Embed(self.vocabulary, self.embedding, dtype=self.dtype,
+                 embedding_init=nn.initializers.normal(1))(x.T)
+    for features in self.hidden:
+      x = LSTM(features)(x)
+    return x[-1]
+
+
+def lstm(
+    embedding: int = 8,
+    hidden: tuple[int, ...] = (256, 256),
+    *,
+    vocabulary: int,
+    classes: int,
+    input_shape: tuple[int, ...],
+    dtype: jnp.dtype = jnp.float32,
+) -> Model:
+  """Returns stacked LSTM layers that read a row of tokens and classify it at its end.
+
+  Kernels are drawn as PyTorch draws them; one bias a gate instead of its two, and no
+  larger one to keep the state, are our choice.
+
+  Args:
+    embedding: width of a token.
+    hidden: width of each layer.
+    vocabulary: number of tokens: they go from 0 to below it.
+    input_shape: (T,), the tokens of a row.
+
+  Raises:
+    InputError: a width below 1, no layer, or rows that are not of tokens.
+
+  Reference: the character model of B. McMahan et al. "Communication-Efficient Learning of
+  Deep Networks from Decentralized Data". AISTATS 2017. arXiv:1602.05629. Its task of the
+  next character after a row is that of S. Caldas et al. "LEAF: A Benchmark for Federated
+  Settings". arXiv:1812.01097.
+  """
+  if embedding < 1:
+    raise InputError(f'got embedding={embedding}; expected a width of at least 1')
+  if not hidden or any(features < 1 for features in hidden):
+    raise InputError(f'got hidden={tuple(hidden)}; expected widths of at least 1, one a layer')
+  if len(input_shape) != 1:
+    raise InputError(f'got model=lstm with inputs of shape {input_shape}; expected tokens [T]')
+  trunk = Trunk(vocabulary, embedding, tuple(hidden), dtype)
+  return classifier(trunk, classes=classes, dtype=dtype, wiring=chain,
+                    input_shape=jax.ShapeDtypeStruct(tuple(input_shape), jnp.int32))
+
+
+def build_lstm(inputs: Inputs, settings) -> Model:
+  return lstm(settings.embedding, settings.hidden, vocabulary=inputs.vocabulary,
+              classes=inputs.classes, input_shape=inputs.shape, dtype=inputs.dtype)
+
+
+NETWORK = Network(
+    'lstm', build_lstm,
+    {'embedding': Setting(8, 'width of an embedded token', at_least=1),
+     'hidden': Setting((256, 256), 'widths of the layers')},
+    takes=('tokens',),
+    summary='stacked LSTM layers that predict the next character',
+    paper='McMahan et al. AISTATS 2017. arXiv:1602.05629')

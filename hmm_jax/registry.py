@@ -1,0 +1,388 @@
+"""Records: what a config can name, each declared once, beside the code that does it.
+
+A record stands at the end of the file that does the work: a method, a merge operator, a network,
+a data source or a partitioner, with its settings. Defaults, checks, suggestions, lists and the
+tables of the docs are derived from records. A name in a config may also refer to a record of
+one's own, `package.module:RECORD` or `path/to/file.py:RECORD`.
+"""
+
+import ast
+from collections.abc import Callable, Collection, Iterator, Mapping
+import contextlib
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import math
+import os
+import re
+import sys
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+from hmm_jax.types import InputError
+
+NOTHING = MappingProxyType({})
+REQUIRED = type('Required', (), {'__repr__': lambda self: 'required'})()
+
+# What a method can be, and what it or an operator can need; tables and checks go by these words.
+KINDS = {
+    'global': 'trains one model for all clients',
+    'personal': 'trains a model for each client',
+    'hybrid': 'learns on data of the server as well',
+    'decentralized': 'needs no server',
+    'one-shot': 'trains clients apart and merges their models',
+    'bound': 'shows what is possible without federated learning',
+}
+NEEDS = {
+    'all clients': 'every client takes part in every round',
+    'server examples': 'the server holds examples of its own',
+    'own examples': 'each client holds examples to evaluate its own model on',
+    'plain sgd': 'clients train by SGD without momentum',
+    'plain loss': 'clients minimize the plain cross-entropy',
+    'no prox': 'clients train without local.prox',
+    'BatchNorm': 'the network has BatchNorm',
+    'trunk': 'the network is more than its head',
+    'any init': 'models may be trained from different initial ones',
+    'shared init': 'models were trained from one initial model',
+    'base': 'the parameters that the models were trained from',
+    'two models': 'exactly two models',
+    'network': 'the network that the parameters belong to',
+    'data': 'inputs to run it on',
+    'labels': 'the labels of these inputs',
+}
+
+
+class Setting(NamedTuple):
+  """One value that a user may set.
+
+  default: what it is otherwise, in its type; REQUIRED if there is none.
+  meaning: one line: unit, special values.
+  choices: the names that it may have; () for any.
+  above, at_least, below, at_most: bounds of a number; None for none.
+  """
+
+  default: Any
+  meaning: str
+  choices: Collection[str] = ()
+  above: float | None = None
+  at_least: float | None = None
+  below: float | None = None
+  at_most: float | None = None
+
+  @property
+  def expected(self) -> str:
+    """Says in words what a value must be; '' if any value of the type suits."""
+    if self.choices:
+      return f'one of {", ".join(self.choices)}'
+    if self.at_least is not None and self.at_most is not None:
+      return f'a number from {self.at_least:g} to {self.at_most:g}'
+    bounds = {'above': self.above, 'of at least': self.at_least, 'below': self.below,
+              'of at most': self.at_most}
+    words = [f'{word} {bound:g}' for word, bound in bounds.items() if bound is not None]
+    return f'a number {" and ".join(words)}' if words else ''
+
+  def check(self, key: str, value: Any):
+    """Raises InputError unless a value of the right type is a choice, or within the bounds."""
+    if isinstance(value, float) and not math.isfinite(value):
+      raise InputError(f'got {key}={value}; expected a finite number')
+    suits = (not self.choices or value in self.choices) and all(
+        bound is None or holds(value, bound) for bound, holds in (
+            (self.above, lambda v, b: v > b), (self.at_least, lambda v, b: v >= b),
+            (self.below, lambda v, b: v < b), (self.at_most, lambda v, b: v <= b)))
+    if not suits:
+      raise InputError(f'got {key}={value}; expected {self.expected}'
+                       + suggestion(str(value), self.choices))
+
+  def coerce(self, key: str, value: Any) -> Any:
+    """Returns a value in the type of the default.
+
+    Raises:
+      InputError: it can't be.
+    """
+    wanted = type(self.default)
+    if wanted is float and type(value) is int:
+      value = _float(value)
+    if self.default is not REQUIRED and type(value) is not wanted:
+      raise InputError(f'got {key}={value}; expected a value like {self.default}')
+    return value
+
+
+class Method(NamedTuple):
+  """A federated method.
+
+  name:     what configs call it.
+  build:    (parts, settings) -> Algorithm; `parts` is a `Parts` of algorithms/parts.py,
+            `settings` the config's section of the method's name.
+  settings: {key: Setting} of that section.
+  kind:     one of KINDS.
+  needs:    of NEEDS.
+  check:    (config) -> None; raises InputError where settings don't go together.
+  summary:  one line.
+  paper:    authors, venue, arXiv number.
+  """
+
+  name: str
+  build: Callable
+  settings: Mapping[str, Setting] = NOTHING
+  kind: str = 'global'
+  needs: tuple[str, ...] = ()
+  check: Callable[[Any], None] | None = None
+  summary: str = ''
+  paper: str = ''
+
+
+class Operator(NamedTuple):
+  """A merge operator.
+
+  name:     what commands and configs call it.
+  make:     (**settings) -> the merge, a pure function that jit takes:
+            (stacked, base, key) -> params if it needs no network, else
+            (model, stacked, base, examples, indices, key) -> params.
+  needs:    of NEEDS.
+  settings: {key: Setting}, the arguments of `make`.
+  summary:  one line.
+  paper:    authors, venue, arXiv number.
+
+  A merge without a network takes parameters: any tree of [K, ...], and one of [...]. One with a
+  network takes variables, whose running statistics normalize where a model runs by itself, and
+  returns parameters: the merged model's statistics are recalibrated afterwards. `indices` into
+  the examples are [S, B] batches, or [K, S, B], each model's own. A base that is not needed may be
+  None.
+  """
+
+  name: str
+  make: Callable
+  needs: tuple[str, ...]
+  settings: Mapping[str, Setting] = NOTHING
+  summary: str = ''
+  paper: str = ''
+
+
+class Inputs(NamedTuple):
+  """What a network is built for."""
+
+  shape: Any  # of one example; {name: shape} of several modalities
+  classes: int  # C
+  dtype: Any  # what it computes in
+  vocabulary: int = 0  # number of tokens, of token inputs
+
+
+class Network(NamedTuple):
+  """A network.
+
+  name:     what configs call it.
+  build:    (inputs, settings) -> Model; `inputs` is an `Inputs`.
+  settings: {key: Setting} of the config's section of its name.
+  takes:    which inputs, of arrays, tokens, modalities.
+  summary:  one line.
+  paper:    authors, venue, arXiv number.
+  """
+
+  name: str
+  build: Callable
+  settings: Mapping[str, Setting] = NOTHING
+  takes: tuple[str, ...] = ('arrays',)
+  summary: str = ''
+  paper: str = ''
+
+
+class Source(NamedTuple):
+  """A data source.
+
+  name:     what configs call it; NAME:PATH if it has a path.
+  load:     (path, settings, data_dir) -> Dataset; `path` is '' without one, and `data_dir` the
+            config's, '' for the source's own default.
+  settings: {key: Setting} of the config's section of its name.
+  path:     whether a path follows the name.
+  summary:  one line.
+  paper:    authors, venue, arXiv number.
+  """
+
+  name: str
+  load: Callable
+  settings: Mapping[str, Setting] = NOTHING
+  path: bool = False
+  summary: str = ''
+  paper: str = ''
+
+  @property
+  def form(self) -> str:
+    """How a config names it."""
+    return f'{self.name}:PATH' if self.path else self.name
+
+
+class Partitioner(NamedTuple):
+  """A way to deal examples to clients.
+
+  name:     what configs call it.
+  assign:   (pool, clients, rng, settings) -> K arrays of indices into the pool, a Dataset
+            without inputs.
+  settings: {key: Setting}; the built-in ones share the section `partition`.
+  overlaps: whether clients may hold the same example.
+  labels:   whether it goes by labels, which any example has; others need an owner or a domain.
+  summary:  one line.
+  paper:    authors, venue, arXiv number.
+  """
+
+  name: str
+  assign: Callable
+  settings: Mapping[str, Setting] = NOTHING
+  overlaps: bool = False
+  labels: bool = True
+  summary: str = ''
+  paper: str = ''
+
+
+Record = TypeVar('Record', Method, Operator, Network, Source, Partitioner)
+
+
+def records(package: str, files: Collection[str], kind: type[Record]) -> dict[str, Record]:
+  """Returns the records of one kind in some files of a package, {name: record}, in order."""
+  found = {}
+  for file in files:
+    module = importlib.import_module(f'{package}.{file}')
+    found |= {record.name: record for record in vars(module).values() if type(record) is kind}
+  return found
+
+
+def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record]) -> Record:
+  """Returns the record of a name, or the one that it refers to.
+
+  Args:
+    key: of the config, for errors.
+    name: of a known record, or a reference to one of somebody's own.
+    known: {name: record}.
+    kind: of record.
+
+  Raises:
+    InputError: an unknown name, or a reference to what is not there.
+  """
+  if name in known:
+    return known[name]
+  if is_reference(name):
+    return load(key, name, kind)
+  raise InputError(f'got {key}={name}; expected one of {", ".join(known)}, or package.module:RECORD '
+                   'or path/to/file.py:RECORD' + suggestion(name, known))
+
+
+def is_reference(name: str) -> bool:
+  """Tells `package.module:RECORD` and `path/to/file.py:RECORD` from other names."""
+  place, _, attribute = name.rpartition(':')
+  module = all(part.isidentifier() for part in place.split('.'))
+  return attribute.isidentifier() and (place.endswith('.py') or module)
+
+
+def absolute(name: str) -> str:
+  """Returns a reference that names its file from anywhere; other names stay."""
+  if not is_reference(name) or not name.rpartition(':')[0].endswith('.py'):
+    return name
+  return os.path.abspath(os.path.expanduser(name))
+
+
+def load(key: str, reference: str, kind: type[Record]) -> Record:
+  """Returns the record that a reference names.
+
+  Raises:
+    InputError: there is no such file, module or record, or it fails when it is imported.
+  """
+  place, _, attribute = reference.rpartition(':')
+  wanted = f'got {key}={reference}; expected'
+  try:
+    module = _file(os.path.abspath(os.path.expanduser(place))) if place.endswith('.py') else (
+        importlib.import_module(place))
+  except FileNotFoundError as error:
+    raise InputError(f'{wanted} a file, but there is no {place}') from error
+  except InputError:
+    raise
+  except (Exception, SystemExit) as error:  # It is the user's own code.
+    raise InputError(f'{wanted} a module that can be imported, but {place} fails with '
+                     f'{type(error).__name__}: {error}') from error
+  record = getattr(module, attribute, None)
+  if type(record) is not kind:
+    own = [name for name, value in vars(module).items() if type(value) is kind]
+    raise InputError(f'{wanted} a {kind.__name__}; {place} has {", ".join(own) or "none"}'
+                     + suggestion(attribute, own))
+  return record
+
+
+@functools.cache
+def _file(path: str) -> ModuleType:
+  """Imports a file, once."""
+  if not os.path.isfile(path):
+    raise FileNotFoundError(path)
+  name = f'plugin_{hashlib.sha256(path.encode()).hexdigest()[:12]}'
+  spec = importlib.util.spec_from_file_location(name, path)
+  if spec is None or spec.loader is None:
+    raise FileNotFoundError(path)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module
+  try:
+    spec.loader.exec_module(module)
+  except BaseException:
+    del sys.modules[name]
+    raise
+  return module
+
+
+def suggestion(name: str, names: Collection[str]) -> str:
+  """Returns '; did you mean X?' for the nearest name, or nothing."""
+  near = difflib.get_close_matches(name, names, n=1)
+  return f'; did you mean {near[0]}?' if near else ''
+
+
+def read_pairs(pairs: Collection[str]) -> dict[str, Any]:
+  """Reads 'key=value' of each; a value as Python does, or as text.
+
+  Raises:
+    InputError: one can't be read.
+  """
+  for pair in pairs:
+    if '=' not in pair:
+      raise InputError(f'got the setting {pair!r}; expected key=value')
+  return {key: literal(value) for key, value in (pair.split('=', 1) for pair in pairs)}
+
+
+def read_settings(operator: Operator, pairs: Collection[str], key: str) -> dict[str, Any]:
+  """Reads settings of an operator, 'name=value' of each, and checks them.
+
+  Raises:
+    InputError: one can't be read, or is not of this operator, or out of range.
+  """
+  given = read_pairs(pairs)
+  for name in given:
+    if name not in operator.settings:
+      raise InputError(f'got the setting {name} in {key} for {operator.name}; expected '
+                       f'{", ".join(operator.settings) or "none"}'
+                       + suggestion(name, operator.settings))
+    if name != 'weights':
+      given[name] = operator.settings[name].coerce(name, given[name])
+      operator.settings[name].check(name, given[name])
+  return given
+
+
+def literal(text: str) -> Any:
+  """Reads a value as Python does, or as text."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+@contextlib.contextmanager
+def section(name: str, keys: Collection[str]) -> Iterator[None]:
+  """Lets errors name keys of a section where they named arguments: 'got alpha=-1; ...'."""
+  try:
+    yield
+  except InputError as error:
+    raise InputError(re.sub(
+        r'(?<![\w.])(\w+)(?==)', lambda found: f'{name}.{found[1]}' if found[1] in keys else found[1],
+        str(error))) from error
+
+
+def _float(value: int) -> float:
+  try:
+    return float(value)
+  except OverflowError:
+    return math.inf

@@ -1,0 +1,1 @@
+"""Tables, plots and landscapes of runs."""

@@ -1,0 +1,75 @@
+"""What is said of a run and of those beside it, once all have finished."""
+
+import jax
+
+from hmm_jax.experiment.workdir import BOOKKEEPING, Workdir
+from hmm_jax.report import plots
+from hmm_jax.report.screen import Screen
+
+
+def show(summaries: dict[str, dict], screen: Screen):
+  """Prints all metrics of the first run, and the test accuracies of every run and seed."""
+  name, summary = next(iter(summaries.items()))
+  now = f'round {summary["rounds"]}'
+  columns = {now: summary['last'], f'{now}, before the finish': summary.get('before_finish'),
+             'selected on validation': summary['selected_on_validation']}
+  columns = {title: values for title, values in columns.items() if values}
+  screen.table(f'{name}, mean ± std over seeds', ['metric', *columns],
+               [[metric, *(spread(v[metric]) if metric in v else '' for v in columns.values())]
+                for metric in summary['last'] if metric not in BOOKKEEPING])
+  seeds = [f'seed {seed}' for seed in summary['seeds']]
+  for title, header, rows in (
+      ('accuracy on the global test split', ['model', now], global_accuracies(summaries)),
+      ("accuracy of each client's model on its own test rows",
+       ['model', 'mean', 'selected', 'weighted by rows', 'worst tenth'],
+       own_accuracies(summaries))):
+    if rows:
+      screen.table(title, ['run', *header, *seeds], rows)
+  screen.say(f'trained {summary["train_seconds"]:.1f} s, compiled '
+             f'{summary["compile_seconds"]:.1f} s, peak memory '
+             f'{summary["peak_memory_bytes"] / 2**20:.0f} MiB, {summary["device"]}')
+
+
+def global_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
+  """Returns a row for every run and model with a test accuracy, before the finish as well."""
+  rows = []
+  for name, summary in summaries.items():
+    before = summary.get('before_finish') or {}
+    for when, values in (('', summary['last']), (', before', before)):
+      for view in ('global', 'merged', 'locals'):
+        if found := values.get(f'{view}/test/accuracy'):
+          rows.append([name, view + when, spread(found), *seed_by_seed(found)])
+  return rows
+
+
+def own_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
+  """Returns a row for every run whose clients have test rows, before the finish as well."""
+  rows = []
+  for name, summary in summaries.items():
+    selected = summary['selected_on_validation'] or {}
+    before = summary.get('before_finish') or {}
+    # Before or after, what is selected is one round of the run: it is shown once.
+    for when, values, chosen in (('', summary['last'], selected), (', before', before, {})):
+      means = [values.get(f'{view}/test/accuracy')
+               for view in ('clients', 'clients_weighted', 'clients_worst')]
+      if all(means):
+        best = chosen.get('clients/test/accuracy')
+        mean, *others = map(spread, means)
+        rows.append([name, 'clients' + when, mean, spread(best) if best else '', *others,
+                     *seed_by_seed(means[0])])
+  return rows
+
+
+def compare_clients(runs: dict[str, list[dict]], workdir: Workdir):
+  """Draws the clients' own test accuracies, those of all runs in one picture."""
+  runs = {name: rows for name, rows in runs.items() if any('test/accuracy' in r for r in rows)}
+  if runs and jax.process_index() == 0:
+    plots.clients(runs, workdir.file('plots', 'clients.png'))
+
+
+def seed_by_seed(value: dict) -> list[str]:
+  return [f'{v:.4f}' for v in value['seeds']]
+
+
+def spread(value: dict) -> str:
+  return f'{value["mean"]:.4f} ± {value["std"]:.4f}'

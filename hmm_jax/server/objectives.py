@@ -1,0 +1,137 @@
+"""Objectives on the server's examples: the loss of the clients' task, or a surrogate for it.
+
+The server's data may be of another domain, with other labels or with none.
+"""
+
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from hmm_jax.client import losses
+from hmm_jax.merging.adamerging import entropy as entropy_of
+from hmm_jax.registry import Setting
+from hmm_jax.types import Examples, Loss, Model, Objective, PyTree
+
+
+def labels(model: Model) -> Objective:
+  """Compares predictions with the labels of the clients' task: cross-entropy."""
+
+  def rows(variables, x, y, context, **mode):
+    del context
+    logits, variables = model.apply(variables, x, **mode)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y), variables
+
+  return Objective(_as_they_are, _nothing, rows)
+
+
+def entropy(model: Model) -> Objective:
+  """Asks for confident predictions, whatever they are; no labels are read.
+
+  Reference: Yang, Wang, Shen, Liu, Guo, Wang, Tao. AdaMerging: Adaptive Model Merging for
+    Multi-Task Learning. ICLR 2024. arXiv:2310.02575.
+  """
+
+  def rows(variables, x, y, context, **mode):
+    del y, context
+    logits, variables = model.apply(variables, x, **mode)
+    return entropy_of(logits), variables
+
+  return Objective(_as_they_are, _nothing, rows)
+
+
+def distill(model: Model) -> Objective:
+  """Compares predictions with the softmax of the models' mean logits: KL divergence.
+
+  Reference: Lin, Kong, Stich, Jaggi. Ensemble Distillation for Robust Model Fusion in
+    Federated Learning. NeurIPS 2020. arXiv:2006.07242.
+  """
+
+  def targets(models, examples):
+    logits = lax.map(lambda variables: model.apply(variables, examples.x)[0], models)
+    return examples._replace(y=jax.nn.softmax(logits.mean(axis=0)))
+
+  def rows(variables, x, y, context, **mode):
+    del context
+    logits, variables = model.apply(variables, x, **mode)
+    return optax.losses.kl_divergence(jax.nn.log_softmax(logits), y), variables
+
+  return Objective(targets, _nothing, rows)
+
+
+def fresh_head(model: Model, classes: int, *, ridge: float = 1e-3, steps: int = 50) -> Objective:
+  """Compares predictions of a new head on the shared trunk with labels of another task.
+
+  The head is fitted anew at each round's first model, by L-BFGS on its features with a small
+  ridge, and stays (our choice: all merges of a round are judged by one head, and that suits
+  the plain average best).
+
+  Args:
+    model: the network.
+    classes: of the server's labels.
+    ridge: weight of |kernel|^2 / 2: features may tell the classes apart without error.
+    steps: of L-BFGS.
+  """
+
+  def context(variables, examples):
+    features = model.features(variables, examples.x)
+    start = {'kernel': jnp.zeros((features.shape[1], classes)), 'bias': jnp.zeros(classes)}
+    solver = optax.lbfgs()
+
+    def value(head):
+      fit = optax.softmax_cross_entropy_with_integer_labels(_linear(head, features), examples.y)
+      return fit.mean() + ridge / 2 * jnp.square(head['kernel']).sum()
+
+    def step(carry, _):
+      head, state = carry
+      now, gradient = optax.value_and_grad_from_state(value)(head, state=state)
+      change, state = solver.update(
+          gradient, state, head, value=now, grad=gradient, value_fn=value)
+      return (optax.apply_updates(head, change), state), None
+
+    (head, _), _ = lax.scan(step, (start, solver.init(start)), length=steps)
+    return head
+
+  def rows(variables, x, y, context, **mode):
+    features = model.features(variables, x, **mode)
+    return optax.softmax_cross_entropy_with_integer_labels(_linear(context, features), y), variables
+
+  return Objective(_as_they_are, context, rows)
+
+
+def training_loss(objective: Objective) -> Loss:
+  """Makes a loss of it to train on, whose `extra` is the objective's context."""
+
+  def loss(params, statistics, batch, start, extra, key):
+    del start
+    rows, variables = objective.rows({'params': params, **statistics}, batch.x, batch.y, extra,
+                                     train=True, mask=batch.mask, key=key)
+    value = losses.masked_mean(rows, batch.mask)
+    return value, (variables, value)
+
+  return loss
+
+
+def _as_they_are(models: PyTree, examples: Examples) -> Examples:
+  del models
+  return examples
+
+
+def _nothing(variables: PyTree, examples: Examples) -> tuple:
+  del variables, examples
+  return ()
+
+
+def _linear(head, features):
+  return features @ head['kernel'] + head['bias'][None]
+
+
+SETTINGS = {
+    'surrogate': Setting(
+        'labels', "the objective on the server's examples: labels of the clients' task; another "
+        "task under a head of its own; the clients' predictions; confidence",
+        choices=('labels', 'head', 'distil', 'entropy')),
+    'head_ridge': Setting(1e-3, 'weight decay of that head (head)', above=0),
+    'head_steps': Setting(50, 'steps of L-BFGS that fit it (head)', at_least=1),
+}

@@ -1,0 +1,256 @@
+import gc
+import os
+import tempfile
+import warnings
+
+from absl.testing import absltest, parameterized
+import numpy as np
+
+from hmm_jax.data.sources import npz
+from hmm_jax.types import InputError
+
+X = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+Y = np.array([0, 1, 2, 0, 1])
+
+
+class NpzTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = self.enterContext(tempfile.TemporaryDirectory())
+    self.path = os.path.join(self.folder, 'set.npz')
+
+  def save(self, **arrays):
+    np.savez(self.path, **arrays)
+    return self.path
+
+  def write(self, content):
+    with open(self.path, 'wb') as file:
+      file.write(content)
+
+  def read(self):
+    with open(self.path, 'rb') as file:
+      return file.read()
+
+  def refuse(self, path, pattern):
+    with self.assertRaisesRegex(InputError, pattern) as caught:
+      npz.load(path)
+    self.assertStartsWith(str(caught.exception), f'got dataset=npz:{path}; ')
+    self.assertNotIn('\n', str(caught.exception))
+
+  def test_both_splits(self):
+    path = self.save(x_train=X, y_train=Y, x_test=X[:2], y_test=np.array([3, 0]))
+    loaded = npz.load(path)
+    np.testing.assert_array_equal(loaded.x_train, X[..., None])
+    np.testing.assert_array_equal(loaded.y_train, Y)
+    self.assertEqual((loaded.x_train.dtype, loaded.y_train.dtype), (np.uint8, np.int32))
+    self.assertEqual(loaded.x_test.shape, (2, 4, 3, 1))
+    self.assertEqual(loaded.classes, 4)  # label 3 is in the test split only
+    self.assertEqual(loaded.name, f'npz:{path}')
+    self.assertIsNone(loaded.client)
+    self.assertIsNone(loaded.domain)
+
+  def test_one_split_with_owners_and_domains(self):
+    loaded = npz.load(self.save(x=X, y=Y, client=np.arange(5), domain=np.uint8([0, 0, 1, 1, 1])))
+    self.assertEqual(loaded.x_test.shape, (0, 4, 3, 1))
+    self.assertEqual(loaded.y_test.shape, (0,))
+    np.testing.assert_array_equal(loaded.client, np.arange(5))
+    np.testing.assert_array_equal(loaded.domain, [0, 0, 1, 1, 1])
+
+  def test_owners_beside_a_named_training_split(self):
+    loaded = npz.load(self.save(x_train=X, y_train=Y, x_test=X, y_test=Y, client=np.arange(5)))
+    np.testing.assert_array_equal(loaded.client, np.arange(5))
+
+  def test_x_and_y_may_come_with_a_test_split(self):
+    loaded = npz.load(self.save(x=X, y=Y, x_test=X[:1], y_test=Y[:1]))
+    self.assertLen(loaded.x_test, 1)
+
+  def test_named_training_split_wins_over_x_and_y(self):
+    loaded = npz.load(self.save(x=X[:2], y=Y[:2], x_train=X, y_train=Y, x_test=X, y_test=Y))
+    self.assertLen(loaded.x_train, 5)
+
+  @parameterized.parameters(
+      (np.uint8, np.uint8), (np.float64, np.float32), (np.float16, np.float32),
+      (np.int64, np.int32), (np.uint16, np.int32), (np.int32, np.int32))
+  def test_dtypes(self, stored, loaded):
+    x = X.reshape(5, 12).astype(stored)
+    result = npz.load(self.save(x=x, y=Y)).x_train
+    self.assertEqual(result.dtype, loaded)
+    np.testing.assert_array_equal(result, x)
+
+  def test_home_directory(self):
+    self.save(x=X, y=Y)
+    with absltest.mock.patch.dict(os.environ, HOME=self.folder):
+      self.assertLen(npz.load('~/set.npz').x_train, 5)
+
+  @parameterized.parameters(
+      ({'x': X}, 'expected arrays x and y, it has x$'),
+      ({'y': Y}, 'expected arrays x and y, it has y$'),
+      ({'x_train': X, 'y': Y}, 'expected arrays x_train and y_train, it has x_train, y$'),
+      ({'x_train': X, 'y_train': Y},
+       'expected arrays x_test and y_test, it has x_train, y_train$'),
+      ({'x': X, 'y': Y, 'y_test': Y}, 'expected arrays x_test and y_test, it has x, y, y_test'),
+      ({'images': X}, 'expected arrays x and y, it has none of x_train, y_train'),
+      ({'x': X, 'y': Y[:4]}, r'y is int64 \(4,\), expected integers \(5,\)'),
+      ({'x': X, 'y': Y[:, None]}, r'y is int64 \(5, 1\), expected integers'),
+      ({'x': X, 'y': Y.astype(float)}, 'y is float64'),
+      ({'x': X, 'y': Y > 0}, 'y is bool'),
+      ({'x': X, 'y': Y - 1}, 'y goes from -1 to 1, expected labels from 0'),
+      ({'x': X, 'y': Y + 2**31}, 'expected labels from 0'),
+      ({'x': X[:0], 'y': Y[:0]}, r'x is uint8 \(0, 4, 3\), expected .* at least one row'),
+      ({'x': Y, 'y': Y}, r'x is int64 \(5,\), expected numbers \[rows, ...\]'),
+      ({'x': X.astype(str), 'y': Y}, 'x is <U'),
+      ({'x': X > 3, 'y': Y}, 'x is bool'),
+      ({'x': X.astype(complex), 'y': Y}, 'x is complex128'),
+      ({'x': np.full((5, 2), np.nan), 'y': Y}, 'x holds values that are not finite'),
+      ({'x': np.full((5, 2), np.inf), 'y': Y}, 'x holds values that are not finite'),
+      ({'x': np.full((5, 2), 1e300), 'y': Y}, 'x holds values that are not finite'),
+      ({'x': np.full((5, 2), 2**40), 'y': Y}, 'x goes from 1099511627776 to .* expected int32'),
+      ({'x': X, 'y': Y, 'x_test': X[:, :2], 'y_test': Y},
+       r'test rows are uint8 \(2, 3, 1\), expected uint8 \(4, 3, 1\)'),
+      ({'x': X, 'y': Y, 'x_test': X.astype(float), 'y_test': Y}, 'test rows are float32'),
+      ({'x': X, 'y': Y, 'client': Y[:3]}, r'client is int64 \(3,\), expected integers \(5,\)'),
+      ({'x': X, 'y': Y, 'domain': Y.astype(str)}, 'domain is <U'),
+  )
+  def test_arrays_that_do_not_fit(self, arrays, pattern):
+    self.refuse(self.save(**arrays), pattern)
+
+  def test_objects_are_never_unpickled(self):
+    opened = []
+
+    class Trap:
+      def __reduce__(self):
+        return opened.append, (1,)
+
+    self.refuse(self.save(x=np.array([Trap()] * 5), y=Y), 'Object arrays cannot be loaded')
+    self.assertEmpty(opened)
+
+  def test_missing_file(self):
+    self.refuse('/nowhere/set.npz', 'No such file')
+
+  def test_folder(self):
+    self.refuse(self.folder, 'Is a directory')
+
+  def test_not_an_npz(self):
+    self.write(b'x,y\n1,2\n')
+    self.refuse(self.path, 'expected a readable .npz file')
+
+  def test_bare_array(self):
+    np.save(self.path + '.npy', X)
+    self.refuse(self.path + '.npy', 'it is a bare .npy array')
+
+  @parameterized.parameters(np.savez, np.savez_compressed)
+  def test_damage_gives_one_line_or_sound_arrays(self, save):
+    save(self.path, x=X, y=Y)
+    good = self.read()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for trial in range(200):
+      bad = bytearray(good)
+      if trial % 2:
+        bad = bad[:rng.integers(len(bad))]
+      else:
+        bad[rng.integers(len(bad))] ^= rng.integers(1, 256)
+      self.write(bad)
+      try:
+        npz.load(self.path)
+      except InputError as error:
+        self.assertNotIn('\n', str(error))
+        refused += 1
+    self.assertGreater(refused, 150)
+
+  def test_bad_checksum(self):
+    self.save(x=X, y=Y)
+    content = self.read()
+    at = content.index(X.tobytes())
+    self.write(content[:at] + b'\xff' + content[at + 1:])
+    self.refuse(self.path, 'Bad CRC-32')
+
+  def test_a_damaged_file_is_closed(self):
+    self.write(b'PK\x03\x04 cut short')
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter('always')
+      self.refuse(self.path, 'not a zip file')
+      gc.collect()
+    self.assertEmpty(caught)
+
+
+class LabelsTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.path = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), 'labels.npz')
+
+  @parameterized.parameters(np.uint8, np.int64)
+  def test_labels_of_every_row(self, dtype):
+    np.savez(self.path, y=np.arange(5, dtype=dtype), x=np.array([None]))  # x is left unread.
+    labels = npz.labels(self.path, 5, 5)
+    self.assertEqual((labels.dtype, labels.tolist()), (np.int32, [0, 1, 2, 3, 4]))
+
+  @parameterized.parameters(
+      ({'x': Y}, 'expected an array y, it has none'),
+      ({'y': Y[:4]}, 'y is int64 (4,), expected integers (5,), one for each training row of the '
+       'data set'),
+      ({'y': Y[:, None]}, 'y is int64 (5, 1), expected integers (5,), one for each training row '
+       'of the data set'),
+      ({'y': Y.astype(float)}, 'y is float64 (5,), expected integers (5,), one for each training '
+       'row of the data set'),
+      ({'y': Y - 1}, 'y goes from -1 to 1, expected labels from 0 to 2'),
+      ({'y': Y + 1}, 'y goes from 1 to 3, expected labels from 0 to 2'))
+  def test_labels_that_do_not_fit(self, arrays, text):
+    np.savez(self.path, **arrays)
+    with self.assertRaises(InputError) as caught:
+      npz.labels(self.path, 5, 3)
+    self.assertEqual(str(caught.exception), f'got corrupt.kind=labels:{self.path}; {text}')
+
+  def test_no_such_file(self):
+    with self.assertRaisesRegex(InputError, 'got corrupt.kind=labels:/nowhere.npz; expected a '
+                                'readable .npz file .*No such file'):
+      npz.labels('/nowhere.npz', 5, 3)
+
+
+class VectorsTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.path = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), 'vectors.npz')
+
+  @parameterized.product(
+      names=([917791044158185473, 7, 12], ['917791044158185473', '7', '12']),
+      dtype=('float64', 'float16', 'int8'))
+  def test_vectors_of_names(self, names, dtype):
+    x = np.arange(6).reshape(3, 2).astype(dtype)
+    np.savez(self.path, id=np.array(names), x=x, more=np.array([None]))
+    got = npz.vectors(self.path, ['12', '917791044158185473', '12'])
+    self.assertEqual((got.dtype, got.tolist()), (np.float32, [[4, 5], [0, 1], [4, 5]]))
+
+  @parameterized.parameters(
+      ({'x': X}, 'expected arrays id and x, it has x'),
+      ({'y': X}, 'expected arrays id and x, it has neither'),
+      ({'id': Y, 'x': np.zeros(5)}, 'id is int64 (5,) and x float64 (5,), expected integers or '
+       'strings [n] and numbers [n, F]'),
+      ({'id': Y[:4], 'x': np.zeros((5, 2))}, 'id is int64 (4,) and x float64 (5, 2), expected '
+       'integers or strings [n] and numbers [n, F]'),
+      ({'id': Y * 0.5, 'x': np.zeros((5, 2))}, 'id is float64 (5,) and x float64 (5, 2), expected '
+       'integers or strings [n] and numbers [n, F]'),
+      ({'id': Y, 'x': np.full((5, 2), 'a')}, 'id is int64 (5,) and x <U1 (5, 2), expected '
+       'integers or strings [n] and numbers [n, F]'),
+      ({'id': Y, 'x': np.full((5, 2), 1e300)}, 'x holds values that are not finite in float32'),
+      ({'id': Y[:2], 'x': np.zeros((2, 2))}, 'expected a vector for each tweet, 1 have none, the '
+       'first is 2'),
+      ({'id': Y + 1, 'x': np.zeros((5, 2))}, 'expected a vector for each tweet, 1 have none, the '
+       'first is 0'))
+  def test_vectors_that_do_not_fit(self, arrays, text):
+    np.savez(self.path, **arrays)
+    with self.assertRaises(InputError) as caught:
+      npz.vectors(self.path, ['0', '2', '2', '0'])
+    self.assertEqual(str(caught.exception), f'got crisismmd.vectors={self.path}; {text}')
+
+  def test_no_such_file(self):
+    with self.assertRaisesRegex(InputError, 'got crisismmd.vectors=/nowhere.npz; expected a '
+                                'readable .npz file .*No such file'):
+      npz.vectors('/nowhere.npz', ['0'])
+
+
+if __name__ == '__main__':
+  absltest.main()

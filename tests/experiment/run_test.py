@@ -1,0 +1,587 @@
+"""What happens between the chunks: rows, freezing, finishing, stopping, workdirs."""
+
+import csv
+import os
+import pathlib
+import tempfile
+from typing import Any, NamedTuple
+from unittest import mock
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import toys
+
+from hmm_jax import main
+from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import run as run_module
+from hmm_jax.experiment.checkpoint import Checkpoints
+from hmm_jax.experiment.evaluate import Scores
+from hmm_jax.experiment.run import Progress, run
+from hmm_jax.experiment.trainer import Diverged, Experiment, Trainer, in_turn
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report.screen import Screen
+from hmm_jax.types import Algorithm, Cohort, InputError, Traffic
+
+# Orbax closes its loop at the first failure, while other reads are under way.
+LATE_READS = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
+
+FEDERATION = toys.federation((2, 4, 1))  # The clients 7, 2 and 9.
+
+
+class State(NamedTuple):
+  round: Any
+  value: Any
+
+
+def counting(blow_up=10**6, finish=None):
+  """Adds one a round; from round `blow_up` on, client 7's model is infinite."""
+
+  def play(state, federation, key):
+    value = state.value + 1
+    bad = value >= blow_up
+    cohort = Cohort(id=jnp.array([3, 7]), loss=jnp.ones(2),
+                    finite=jnp.stack([jnp.bool_(True), ~bad]), size=jnp.ones(2, int),
+                    steps=jnp.ones(2, int))
+    metrics = {'train/loss': value, 'messages_up': jnp.float32(2),
+               'messages_down': jnp.float32(1), 'cohort': cohort}
+    return State(state.round + 1, jnp.where(bad, jnp.inf, value)), metrics
+
+  return Algorithm(
+      init=lambda key, federation: State(jnp.int32(0), jnp.float32(0)), round=play,
+      views=lambda state, _: {'global': state.value}, traffic=Traffic(up=10, down=100),
+      finish=finish)
+
+
+def one_number(views):
+  return Scores({'global/validation/accuracy': float(views['global'])}, {})
+
+
+def of_clients(views):
+  """Scores three clients, of which the second holds no row."""
+  value = float(views['global'])
+  accuracy = np.array([value, np.nan, value / 10])
+  return Scores(one_number(views).metrics,
+                {'test/rows': np.array([3, 0, 1]), 'test/accuracy': accuracy})
+
+
+def experiment(algorithm, **settings):
+  values = {'rounds': 5, 'eval_every': 2, 'seeds': (0, 1), 'evaluate': one_number,
+            'criterion': 'global/validation/accuracy', **settings}
+  return Experiment(
+      algorithm, federation=FEDERATION, seed_map=in_turn,
+      sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]), **values)
+
+
+def adding(amount):
+  """Returns a finish that adds to the value, and sends nothing."""
+  return lambda state, federation, key: (state._replace(value=state.value + amount), {
+      'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)})
+
+
+def weighing(state):
+  """Returns gauges of a run, of each client, and of each client and two models."""
+  return {'height': 2 * state.value, 'cluster': jnp.array([0., 2., 1.]),
+          'weight': state.value * jnp.array([[1., 2.], [3., 4.], [5., 6.]])}
+
+
+class RunTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.workdir = Workdir(os.path.join(folder.name, 'run'))
+
+  def run_it(self, algorithm, **settings):
+    said = {name: value for name, value in settings.items() if name != 'evaluate'}
+    return run(experiment(algorithm, **settings), said, self.workdir, Screen(silent=True))
+
+  def test_a_row_an_evaluation_and_seed_with_sums_and_means(self):
+    self.run_it(counting())
+    rows = self.workdir.read_metrics()
+    self.assertEqual([(row['round'], row['seed']) for row in rows],
+                     [(2, 0), (2, 1), (4, 0), (4, 1), (5, 0), (5, 1)])
+    self.assertEqual([row['bytes_up'] for row in rows[::2]], [40, 80, 100])
+    self.assertEqual([row['bytes_down'] for row in rows[::2]], [200, 400, 500])
+    self.assertEqual([row['train/loss'] for row in rows[::2]], [1.5, 3.5, 5.0])
+
+  def test_more_rounds_continue_from_the_checkpoint(self):
+    self.run_it(counting())
+    summary = self.run_it(counting(), rounds=9)
+    rows = self.workdir.read_metrics()
+    self.assertEqual([row['round'] for row in rows[::2]], [2, 4, 5, 6, 8, 9])
+    self.assertEqual(summary['last']['global/validation/accuracy']['mean'], 9)
+
+  def test_rows_beyond_the_checkpoint_are_made_again(self):
+    self.run_it(counting())
+    rows = self.workdir.read_metrics()
+    self.workdir.write_metrics([*rows, {**rows[-1], 'round': 6, 'train/loss': -1.0}])
+    self.run_it(counting(), rounds=6)
+    self.assertEqual(self.workdir.read_metrics()[-1]['train/loss'], 6.0)
+
+  def test_metrics_without_the_checkpoint_round_are_refused(self):
+    self.run_it(counting())
+    self.workdir.write_metrics(self.workdir.read_metrics()[:2])
+    with self.assertRaisesRegex(InputError, 'without round 5'):
+      self.run_it(counting(), rounds=6)
+
+  @LATE_READS
+  def test_a_damaged_checkpoint_changes_nothing(self):
+    self.run_it(counting())
+    for path in pathlib.Path(self.workdir.file('checkpoints', '5')).rglob('d/*'):
+      path.write_bytes(b'x' * path.stat().st_size)
+    before = {path: path.read_bytes() for path in pathlib.Path(self.workdir.path).rglob('*')
+              if path.is_file()}
+    with self.assertRaisesRegex(InputError, 'damaged or foreign checkpoint'):
+      self.run_it(counting(), rounds=6)
+    after = {path: path.read_bytes() for path in pathlib.Path(self.workdir.path).rglob('*')
+             if path.is_file()}
+    self.assertEqual(before, after)
+
+  def test_finish_is_applied_once_between_two_evaluations_of_the_last_round(self):
+    def finish(state, federation, key):
+      return state._replace(value=state.value + 100), {
+          'messages_up': jnp.float32(30), 'messages_down': jnp.float32(3)}
+
+    summary = self.run_it(counting(finish=finish))
+    rows = self.workdir.read_metrics()
+    self.assertEqual([row['global/validation/accuracy'] for row in rows[::2]], [2, 4, 5, 105])
+    self.assertEqual([row['round'] for row in rows[::2]], [2, 4, 5, 5])
+    self.assertEqual([row['train/loss'] for row in rows[::2]], [1.5, 3.5, 5.0, 5.0])
+    self.assertEqual([row['bytes_up'] for row in rows[::2]], [40, 80, 100, 400])
+    self.assertEqual([row['bytes_down'] for row in rows[::2]], [200, 400, 500, 800])
+    self.assertEqual(summary['last']['global/validation/accuracy']['mean'], 105)
+    self.assertEqual(summary['before_finish']['global/validation/accuracy']['mean'], 5)
+    # Once means once: neither a second look nor what is on disk repeats it.
+    self.assertEqual(self.run_it(counting(finish=finish))['last'], summary['last'])
+    self.assertEqual(self.workdir.read_metrics(), rows)
+
+  @parameterized.parameters((100, 105), (-100, 5))
+  def test_the_finished_model_is_selected_if_it_is_best(self, gain, best):
+    summary = self.run_it(counting(finish=adding(gain)), keep_best=True)
+    chosen = summary['selected_on_validation']['global/validation/accuracy']['mean']
+    self.assertEqual(chosen, best)
+    saved = self.saved()
+    self.assertEqual(saved.best.value.tolist(), [best] * 2)
+    self.assertEqual(saved.states.value.tolist(), [5 + gain] * 2)
+
+  def saved(self):
+    """Returns the newest checkpoint of a run that keeps the best."""
+    trainer = Trainer(experiment(counting()))
+    kept = Checkpoints(self.workdir.file('checkpoints'), 2)
+    return kept.restore(kept.latest(), Progress(trainer.shapes, trainer.shapes))
+
+  def test_a_run_that_stops_early_finishes_too(self):
+    def finish(state, federation, key):  # So good that patience alone would go on.
+      return state._replace(value=-state.value), {
+          'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
+
+    falling = counting(finish=finish)._replace(views=lambda state, _: {'global': -state.value})
+    summary = self.run_it(falling, rounds=20, patience=1)
+    rows = self.workdir.read_metrics()
+    self.assertEqual([row['round'] for row in rows[::2]], [2, 4, 4])
+    self.assertEqual(rows[-1]['global/validation/accuracy'], 4)
+    self.assertEqual(summary['before_finish']['global/validation/accuracy']['mean'], -4)
+    os.remove(self.workdir.file('summary.json'))  # As if killed before it was written.
+    self.run_it(falling, rounds=20, patience=1)
+    self.assertEqual(self.workdir.read_metrics(), rows)
+
+  def test_tensorboard_gets_the_rows_before_and_after(self):
+    finish = lambda state, federation, key: (state, {
+        'messages_up': jnp.float32(30), 'messages_down': jnp.float32(0)})
+    with mock.patch.object(run_module, 'Events') as events:
+      self.run_it(counting(finish=finish), tensorboard=True)
+    written = [row for call in events().write.call_args_list for row in call.args[0]]
+    self.assertEqual([row['bytes_up'] for row in written[::2]], [40, 80, 100, 400])
+
+  def test_gauges_are_read_at_every_evaluation(self):
+    self.run_it(counting(finish=adding(100))._replace(
+        gauges=lambda state: {'height': 2 * state.value}))
+    self.assertEqual([row['height'] for row in self.workdir.read_metrics()[::2]],
+                     [4, 8, 10, 210])
+
+  def test_a_row_an_evaluation_seed_and_client(self):
+    self.run_it(counting(finish=adding(100))._replace(gauges=weighing), evaluate=of_clients)
+    with open(self.workdir.file('clients.csv'), newline='') as f:
+      header, *rows = csv.reader(f)
+    self.assertEqual(header, ['round', 'seed', 'client', 'test/rows', 'test/accuracy', 'cluster',
+                              'weight/0', 'weight/1'])
+    expected = []
+    for number, value in ((2, 2), (4, 4), (5, 5), (5, 105)):
+      for seed in '01':
+        expected += [
+            [f'{number}', seed, '7', '3', f'{value}.0', '0.0', f'{value}.0', f'{2 * value}.0'],
+            [f'{number}', seed, '2', '0', '', '2.0', f'{3 * value}.0', f'{4 * value}.0'],
+            [f'{number}', seed, '9', '1', f'{value / 10}', '1.0', f'{5 * value}.0',
+             f'{6 * value}.0']]
+    self.assertEqual(rows, expected)
+    measured = self.workdir.read_metrics()
+    self.assertEqual([row['height'] for row in measured[::2]], [4, 8, 10, 210])
+    self.assertEmpty({'cluster', 'weight', 'test/accuracy'} & measured[0].keys())
+
+  def test_a_column_says_who_is_corrupted(self):
+    made = experiment(counting(), evaluate=of_clients)
+    for corrupted, said in ((None, [None] * 3), (jnp.array([False, True, True]), [0, 1, 1])):
+      federation = FEDERATION._replace(corrupted=corrupted)
+      workdir = Workdir(f'{self.workdir.path}-{said[0]}')
+      run(made._replace(federation=federation), {}, workdir, Screen(silent=True))
+      rows = workdir.read_table('clients')
+      self.assertLen(rows, 3 * 2 * 3)
+      self.assertEqual([row.get('corrupted') for row in rows], said * 6)
+      self.assertEqual('corrupted' in rows[0], corrupted is not None)
+
+  def test_clients_of_whom_nothing_is_known_have_no_file(self):
+    self.run_it(counting())
+    self.assertFalse(os.path.exists(self.workdir.file('clients.csv')))
+    self.assertEmpty(self.workdir.read_table('clients'))
+
+  @parameterized.parameters(
+      (2, None, ''), (2, None, '4,0,7,3,1.0,0.'), (4, None, '5,0'), (5, adding(100), ''),
+      (5, adding(100), '5,0,7,3,1.0,0.'))
+  def test_a_kill_before_the_checkpoint_leaves_no_trace_in_clients(self, last, finish, half):
+    algorithm = counting(finish=finish)._replace(gauges=weighing)
+    self.run_it(algorithm, evaluate=of_clients)
+    path = pathlib.Path(self.workdir.file('clients.csv'))
+    whole, rows = path.read_bytes(), self.workdir.read_metrics()
+
+    self.workdir = Workdir(self.workdir.path + '-killed')
+    path = pathlib.Path(self.workdir.file('clients.csv'))
+    save = Checkpoints.save
+
+    def killed(checkpoints, number, progress):
+      if number == last:
+        raise KeyboardInterrupt
+      save(checkpoints, number, progress)
+
+    with mock.patch.object(Checkpoints, 'save', killed), self.assertRaises(KeyboardInterrupt):
+      self.run_it(algorithm, evaluate=of_clients)
+    # There is a trace to drop.
+    self.assertEqual(self.workdir.read_table('clients')[-1]['round'], last)
+    path.write_bytes(path.read_bytes() + half.encode())
+    self.run_it(algorithm, evaluate=of_clients)
+    self.assertEqual(path.read_bytes(), whole)
+    seconds = lambda rows: [{**row, 'seconds': 0} for row in rows]
+    self.assertEqual(seconds(self.workdir.read_metrics()), seconds(rows))
+
+  def test_damaged_clients_change_nothing(self):
+    self.run_it(counting(), evaluate=of_clients)
+    path = pathlib.Path(self.workdir.file('clients.csv'))
+    path.write_bytes(path.read_bytes().replace(b'4,1,2', b'4,?,2'))
+    before = {path: path.read_bytes() for path in pathlib.Path(self.workdir.path).rglob('*')
+              if path.is_file()}
+    with self.assertRaisesRegex(InputError, 'got a damaged .*clients.csv'):
+      run(experiment(counting(), rounds=6), {'rounds': 6}, self.workdir, Screen(silent=True))
+    after = {path: path.read_bytes() for path in pathlib.Path(self.workdir.path).rglob('*')
+             if path.is_file()}
+    self.assertEqual(before, after)
+
+  def test_clients_of_a_run_from_before_a_column_go_on(self):
+    self.run_it(counting(), evaluate=of_clients)
+    before = self.workdir.read_table('clients')
+    self.run_it(counting()._replace(gauges=weighing), rounds=6, evaluate=of_clients)
+    rows = self.workdir.read_table('clients')
+    self.assertEqual(rows[:len(before)], before)
+    self.assertEqual([row['weight/1'] for row in rows[len(before):]], [12, 24, 36] * 2)
+
+  def test_a_run_from_before_a_column_goes_on(self):
+    self.run_it(counting())
+    self.run_it(counting()._replace(gauges=lambda state: {'height': state.value}), rounds=6)
+    rows = self.workdir.read_metrics()
+    self.assertEqual([row['round'] for row in rows[::2]], [2, 4, 5, 6])
+    self.assertEqual(rows[-1]['height'], 6)
+
+  def test_views_see_the_federation(self):
+    self.run_it(counting()._replace(views=lambda state, federation: {
+        'global': state.value + federation.clients.size.sum() / 2}))
+    values = [row['global/validation/accuracy'] for row in self.workdir.read_metrics()[::2]]
+    self.assertEqual(values, [5.5, 7.5, 8.5])
+
+  def test_a_bad_round_freezes_the_state_before_it(self):
+    trainer = Trainer(experiment(counting(blow_up=4), eval_every=5))
+    with self.assertRaisesRegex(Diverged, r'round 4, seed 0: clients \[7\] turned non-finite'):
+      list(trainer.rounds(trainer.initial(), 0))
+
+  def test_a_diverged_run_keeps_its_checkpoint(self):
+    with self.assertRaises(Diverged):
+      self.run_it(counting(blow_up=4))
+    self.assertEqual(self.workdir.read_metrics()[-1]['round'], 2)
+    self.assertTrue(os.path.isdir(self.workdir.file('checkpoints', '2')))
+
+  def test_patience_counts_evaluations_without_improvement(self):
+    shrinking = counting()._replace(views=lambda state, _: {'global': -state.value})
+    summary = self.run_it(shrinking, rounds=100, patience=3)
+    self.assertEqual(summary['rounds'], 8)
+    self.assertEqual(self.run_it(shrinking, rounds=100, patience=3)['rounds'], 8)
+
+  def test_the_selected_round_is_the_best_on_validation(self):
+    shrinking = counting()._replace(views=lambda state, _: {'global': -state.value})
+    summary = self.run_it(shrinking, keep_best=True)
+    self.assertEqual(summary['selected_on_validation']['round']['mean'], 2)
+
+  @parameterized.parameters(
+      # What the criterion is at the rounds 2, 4, ...
+      ('global/validation/accuracy', [0.3, 0.7, 0.5, 0.6], 4),
+      ('global/validation/loss', [0.3, 0.7, 0.2, 0.6], 6),
+      ('clients/validation/accuracy', [0.9, 0.7, 0.5, 0.9], 2),  # The first of equals.
+      ('clients/validation/loss', [0.9, 0.7, 0.5, 0.9], 6),
+      ('clients/validation/loss', [np.nan, 0.7, np.nan, 0.9], 4),
+      ('clients/validation/loss', [0.9, np.nan, 0.7, np.nan], 6))
+  def test_the_criterion_selects(self, criterion, values, number):
+    def evaluate(views):
+      place = round(float(views['global']) / 2) - 1
+      others = {f'{view}/validation/{metric}': place * sign
+                for view in ('global', 'clients') for metric in ('accuracy', 'loss')
+                for sign in ([1, -1][place % 2],)}
+      return Scores(others | {criterion: values[place]}, {})
+
+    settings = dict(evaluate=evaluate, criterion=criterion, keep_best=True, rounds=8)
+    summary = self.run_it(counting(), **settings)
+    self.assertEqual(summary['selected_on_validation']['round']['seeds'], [number] * 2)
+    self.assertEqual(summary['criterion'], criterion)
+    self.assertEqual(self.saved().best.value.tolist(), [number] * 2)
+
+  @parameterized.parameters(
+      ('loss', [0.3, 0.2, 0.4, 0.5, 0.1], 8), ('accuracy', [0.3, 0.4, 0.2, 0.1, 0.5], 8),
+      ('loss', [0.5, 0.4, 0.3, 0.2, 0.1], 10), ('loss', [0.3, np.nan, np.nan, 0.1, 0.0], 6))
+  def test_patience_heeds_the_criterion(self, metric, values, rounds):
+    def evaluate(views):
+      value = values[round(float(views['global']) / 2) - 1]
+      return Scores({f'clients/validation/{metric}': value}, {})
+
+    summary = self.run_it(counting(), evaluate=evaluate, patience=2, rounds=10,
+                          criterion=f'clients/validation/{metric}')
+    self.assertEqual(summary['rounds'], rounds)
+
+
+class WorkdirTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.workdir = Workdir(os.path.join(folder.name, 'run'))
+    self.config = defaults.get_config()
+
+  def leave(self, *, evaluations=1, **changes):
+    """Leaves what a run with the changed config would, evaluated so often in round 10."""
+    self.config.update_from_flattened_dict(changes)
+    self.workdir.write_json('config.json', self.config.to_dict())
+    self.workdir.write_metrics([{'round': 10, 'seed': 0, 'seconds': 1.0}] * evaluations)
+    self.config = defaults.get_config()
+
+  def test_a_new_folder_and_the_same_settings_are_fine(self):
+    main.compare(self.config, self.workdir)
+    self.leave()
+    main.compare(self.config, self.workdir)
+
+  def test_rounds_may_grow(self):
+    self.leave(rounds=20)
+    main.compare(self.config, self.workdir)
+
+  def test_a_kill_while_rounds_are_added_leaves_no_finished_run(self):
+    self.config.update_from_flattened_dict({
+        'dataset': 'synthetic', 'partition.kind': 'iid', 'seeds': 1, 'mlp.hidden': (4,),
+        'rounds': 1})
+    main.train(self.config, self.workdir, Screen(silent=True))
+    self.config.rounds = 2
+    self.workdir.write_json('config.json', self.config.to_dict())  # All that it got to.
+    summary = main.train(self.config, self.workdir, Screen(silent=True))
+    self.assertEqual(summary['rounds'], 2)
+
+  def test_the_table_before_the_first_round_says_who_has_which_data(self):
+    self.config.update_from_flattened_dict({
+        'dataset': 'synthetic', 'partition.kind': 'iid', 'mlp.hidden': (4,), 'server.size': 30,
+        'corrupt.kind': 'random', 'corrupt.clients': 0.25})
+    screen = mock.create_autospec(Screen, instance=True)
+    screen.table.side_effect = KeyboardInterrupt
+    with self.assertRaises(KeyboardInterrupt):
+      main.train(self.config, self.workdir, screen)
+    figures = dict(screen.table.call_args.args[2])
+    self.assertEqual(figures["the server's rows"], '24 to learn from, 6 to judge by, from held_out')
+    self.assertEqual(figures['corrupted clients'], '5')
+
+  def test_what_is_shown_beside_a_run_may_change(self):
+    self.leave()
+    self.config.update_from_flattened_dict({
+        'name': 'mine', 'references': 'iid', 'variants': ('hot local.lr=1.0',)})
+    main.compare(self.config, self.workdir)
+
+  def age(self, *keys):
+    """Makes the config look as if it were from before these keys."""
+    saved = self.workdir.read_json('config.json')
+    for key in keys:
+      del saved[key]
+    saved['local'] = {k: v for k, v in saved['local'].items() if k != 'label_smoothing'}
+    self.workdir.write_json('config.json', saved)
+
+  def test_a_key_that_is_newer_than_the_run_has_had_its_default(self):
+    self.leave()
+    self.age('gossip', 'variants')
+    main.compare(self.config, self.workdir)
+    finished = {'rounds': 10, 'rounds_requested': 100}
+    self.workdir.write_json('summary.json', finished)
+    self.assertEqual(main.train(self.config, self.workdir, Screen(silent=True)), finished)
+    for key, value in (('local.label_smoothing', 0.1), ('gossip.degree', 3)):
+      self.config = defaults.get_config()
+      self.config.update_from_flattened_dict({key: value})
+      with self.assertRaisesRegex(InputError, f'got {key}={value} in .* made with {key}='):
+        main.compare(self.config, self.workdir)
+
+  @parameterized.parameters(
+      # The last rows are of round 10. Rounds then and now:
+      (1, 100, 100, {'length': 100}, None),
+      (1, 100, 200, {}, None),
+      (1, 100, 200, {'finish': True}, None),  # It was stopped before it finished.
+      (2, 100, 200, {'finish': True}, 'it has finished with a merge'),  # Patience ran out.
+      (1, 100, 200, {'length': 200}, 'its schedule reads its length'),
+      (1, 10, 20, {'length': 20}, 'its schedule reads its length'),
+      (2, 10, 20, {'finish': True}, 'it has finished with a merge'),
+      (2, 10, 20, {'finish': True, 'length': 20}, 'its schedule reads its length'),
+      (2, 10, 10, {'finish': True}, None),
+      (1, 10, 20, {}, None))
+  def test_more_rounds_than_were_read_or_finished_are_refused(
+      self, evaluations, was, now, has, expected):
+    main.check_extension(self.config, self.workdir, counting()._replace(**has))  # A new run.
+    self.leave(evaluations=evaluations, rounds=was)
+    self.config.rounds = now
+    algorithm = counting()._replace(**has)
+    if expected is None:
+      main.check_extension(self.config, self.workdir, algorithm)
+    else:
+      with self.assertRaisesRegex(InputError, f'got rounds={now} for a run of {was}; {expected}'):
+        main.check_extension(self.config, self.workdir, algorithm)
+
+  def test_a_config_without_results_has_no_length(self):
+    self.workdir.write_json('config.json', {**self.config.to_dict(), 'rounds': 10})
+    main.compare(self.config, self.workdir)
+    main.check_extension(self.config, self.workdir, counting()._replace(length=100))
+
+  def test_a_finished_run_of_gossip_is_not_extended(self):
+    self.leave(evaluations=2, algorithm='gossip', rounds=10, dataset='synthetic')
+    before = pathlib.Path(self.workdir.file('config.json')).read_bytes()
+    self.config.update_from_flattened_dict({
+        'algorithm': 'gossip', 'rounds': 20, 'dataset': 'synthetic'})
+    with self.assertRaisesRegex(InputError, 'it has finished'):
+      main.train(self.config, self.workdir, Screen(silent=True))
+    self.assertEqual(pathlib.Path(self.workdir.file('config.json')).read_bytes(), before)
+
+  @parameterized.parameters(
+      ('local.lr', 0.5), ('rounds', 200), ('mlp.hidden', (7,)), ('partition.seed', 4))
+  def test_any_other_change_is_named(self, key, value):
+    self.leave(**{key: value})
+    with self.assertRaisesRegex(InputError, f'got {key}='):
+      main.compare(self.config, self.workdir)
+
+  def test_results_without_a_config_are_refused(self):
+    self.workdir.write_metrics([{'round': 10, 'seed': 0}])
+    with self.assertRaisesRegex(InputError, 'with metrics.csv but no config.json'):
+      main.compare(self.config, self.workdir)
+
+  @parameterized.parameters(b'name,city\nAnn,Bonn\n', b'id,age\n1,30\n')
+  def test_a_clients_file_of_somebody_else_is_not_touched(self, content):
+    self.put('clients.csv', content)
+    with self.assertRaisesRegex(InputError, 'with clients.csv but no config.json'):
+      main.compare(self.config, self.workdir)
+    with self.assertRaisesRegex(InputError, 'got a (damaged|foreign) .*clients.csv'):
+      self.workdir.drop_table('clients', after=0)
+    self.assertEqual(self.content('clients.csv'), content)
+
+  def put(self, name, content):
+    os.makedirs(self.workdir.path, exist_ok=True)
+    pathlib.Path(self.workdir.file(name)).write_bytes(content)
+
+  def content(self, name):
+    return pathlib.Path(self.workdir.file(name)).read_bytes()
+
+  def test_clients_are_read_as_they_were_written(self):
+    first = [{'round': 1, 'seed': 0, 'client': 7, 'test/rows': 3, 'test/accuracy': 1 / 3},
+             {'round': 1, 'seed': 0, 'client': 2, 'test/rows': 0, 'test/accuracy': np.nan}]
+    second = [{'round': 2, 'seed': 0, 'client': 7, 'test/rows': 3, 'test/accuracy': np.inf}]
+    for rows in (first, [], second):
+      self.workdir.append_table('clients', rows)
+    self.assertEqual(self.content('clients.csv').decode().splitlines(), [
+        'round,seed,client,test/rows,test/accuracy', '1,0,7,3,0.3333333333333333', '1,0,2,0,',
+        '2,0,7,3,inf'])
+    without = {name: value for name, value in first[1].items() if name != 'test/accuracy'}
+    self.assertEqual(self.workdir.read_table('clients'), [first[0], without, *second])
+
+  def test_clients_keep_their_columns(self):
+    row = {'round': 1, 'seed': 0, 'client': 7, 'a': 1, 'b': 2}
+    for fresh in (row, {**dict(reversed(row.items())), 'round': 2}, {**row, 'round': 3, 'c': 3.5},
+                  {**row, 'round': 4}):
+      self.workdir.append_table('clients', [fresh])
+    self.assertEqual(self.content('clients.csv').decode().splitlines(), [
+        'round,seed,client,a,b,c', '1,0,7,1,2,', '2,0,7,1,2,', '3,0,7,1,2,3.5', '4,0,7,1,2,'])
+
+  HEADER = b'round,seed,client,test/loss\r\n'
+
+  @parameterized.parameters(
+      (None, None), (b'', None), (HEADER, None), (HEADER[:9], None), (HEADER + b'3,0', None),
+      (HEADER + b'3,0,7,1.5\r\n', None), (HEADER + b'2,0,7,1.50\r\n3,0', b'2,0,7,1.50\r\n'),
+      (HEADER + b'2,0,7,\r\n2,0,8,1\r\n3,0,7,1\r\n3,0,8,1\r\n', b'2,0,7,\r\n2,0,8,1\r\n'),
+      (HEADER + b'1,0,7,1\r\n2,0,7,0.', b'1,0,7,1\r\n'),
+      (HEADER + b'1,0,7,1\r\n2,0,7,0.5\r', b'1,0,7,1\r\n'),
+      (HEADER + b'1,0,7,1\r\n\r\n2,0,7,2\r\n', b'1,0,7,1\r\n2,0,7,2\r\n'),
+      (HEADER + b'1,0,7,1\r\n2,0,7,2\r\n', b'1,0,7,1\r\n2,0,7,2\r\n'))
+  def test_clients_of_later_rounds_are_dropped(self, content, kept):
+    if content is not None:
+      self.put('clients.csv', content)
+    for _ in range(2):
+      self.workdir.drop_table('clients', after=2)
+      if kept is None:
+        self.assertFalse(os.path.exists(self.workdir.file('clients.csv')))
+        self.assertEmpty(self.workdir.read_table('clients'))
+      else:
+        self.assertEqual(self.content('clients.csv'), self.HEADER + kept)
+    self.workdir.append_table('clients', [{'round': 3, 'seed': 0, 'client': 7, 'test/loss': 0.5}])
+    self.assertEqual(self.content('clients.csv'), self.HEADER + (kept or b'') + b'3,0,7,0.5\r\n')
+
+  @parameterized.parameters(
+      (b'1,0,?,1\r\n', 'damaged'), (b'1,0\r\n', 'damaged'), (b'1,0,7,1,5\r\n', 'damaged'),
+      (b'x,0,7,1\r\n', 'damaged'), (b'\xff\xfe\r\n', 'damaged'), (b',0,7,1\r\n', 'foreign'))
+  def test_damaged_clients_are_refused(self, line, expected):
+    content = self.HEADER + b'1,0,3,1\r\n' + line + b'2,0,7,1\r\n9,0,7,1'
+    self.put('clients.csv', content)
+    for use in (lambda: self.workdir.drop_table('clients', after=1),
+                lambda: self.workdir.read_table('clients')):
+      with self.assertRaisesRegex(InputError, f'got a {expected} .*clients.csv; expected'):
+        use()
+    self.assertEqual(self.content('clients.csv'), content)
+
+  def test_a_damaged_config_is_refused(self):
+    self.leave()
+    with open(self.workdir.file('config.json'), 'w') as f:
+      f.write('{"rounds": 1')
+    with self.assertRaisesRegex(InputError, 'damaged .*config.json'):
+      main.compare(self.config, self.workdir)
+
+  @parameterized.parameters('[1, 2]', '{"epochs": 3}', 'null')
+  def test_a_foreign_config_is_refused(self, content):
+    self.leave()
+    with open(self.workdir.file('config.json'), 'w') as f:
+      f.write(content)
+    with self.assertRaisesRegex(InputError, 'foreign .*config.json'):
+      main.compare(self.config, self.workdir)
+
+  @parameterized.parameters(
+      b'a,b\n1,2\n', b'round,seed,seconds\n1,2\n', b'round,seed,seconds\n1,2,3,4\n',
+      b'round,seed,seconds\n1,x,3\n', b'\xff\xfe\x00\x01')
+  def test_damaged_metrics_are_refused(self, content):
+    self.leave()
+    with open(self.workdir.file('metrics.csv'), 'wb') as f:
+      f.write(content)
+    with self.assertRaisesRegex(InputError, 'metrics.csv'):
+      self.workdir.read_metrics()
+
+  @parameterized.parameters('/proc/nothing', __file__)
+  def test_a_folder_that_cannot_be_written_is_refused(self, path):
+    with self.assertRaisesRegex(InputError, 'expected a folder that can be written'):
+      main.compare(self.config, Workdir(path))
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,127 @@
+"""Files of tensors: what is read back, and what is refused."""
+
+import os
+import pickle
+import tempfile
+import zipfile
+
+from absl.testing import absltest, parameterized
+import jax.numpy as jnp
+import numpy as np
+
+from hmm_jax.merge import files
+from hmm_jax.types import InputError
+
+TENSORS = {'a/kernel': np.arange(6, dtype=np.float32).reshape(2, 3), 'count': np.array(2**40)}
+
+
+class TensorsTest(parameterized.TestCase):
+
+  def path(self, name):
+    return os.path.join(self.enter_context(tempfile.TemporaryDirectory()), name)
+
+  @parameterized.parameters('x.safetensors', 'x.npz')
+  def test_reads_what_it_wrote(self, name):
+    path = os.path.join(self.path('new'), name)
+    files.save(path, TENSORS)
+    self.assertEqual(os.listdir(os.path.dirname(path)), [name])
+    with files.opened(path) as file:
+      self.assertEqual(file.shapes, {'a/kernel': (2, 3), 'count': ()})
+      for key, wanted in TENSORS.items():
+        np.testing.assert_array_equal(file.read(key), wanted)
+
+  def test_bfloat16(self):
+    path = self.path('x.safetensors')
+    files.save(path, {'x': jnp.ones(3, jnp.bfloat16)})
+    with files.opened(path) as file:
+      self.assertEqual(file.read('x').dtype, jnp.bfloat16)
+
+  def test_a_safetensors_file_may_begin_like_a_pickle(self):
+    path = self.path('x.safetensors')
+    begins = set()
+    for length in range(60, 80):
+      files.save(path, {'x' * length: np.ones((2, 2), np.float32)})
+      with open(path, 'rb') as file:
+        begins.add(file.read(1))
+      with files.opened(path) as file:
+        self.assertEqual(file.shapes, {'x' * length: (2, 2)})
+    self.assertIn(b'\x80', begins)
+
+  @parameterized.parameters('file', 'self', 'a/b', 'x.npy')
+  def test_names_of_tensors_in_an_npz_file(self, name):
+    files.save(path := self.path('x.npz'), {name: np.ones(3)})
+    with files.opened(path) as file:
+      np.testing.assert_array_equal(file.read(name), np.ones(3))
+
+  @parameterized.parameters(
+      (np.ones(3, np.complex64), 'complex64'), (np.ones(3, np.longdouble), 'float128'),
+      (np.array(['a']), '<U1'), (np.ones(3, 'V2'), r'\|V2'))
+  def test_reads_numbers_only(self, x, kind):
+    np.savez(path := self.path('x.npz'), x=x)
+    with files.opened(path) as file, self.assertRaisesRegex(
+        InputError, f'^got {path} with x in {kind}; expected integers, or floats of at most 64 '):
+      file.read('x')
+
+  def test_refuses_what_numpy_cannot_hold(self):
+    path = self.path('x.safetensors')
+    header = b'{"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    with open(path, 'wb') as file:
+      file.write(len(header).to_bytes(8, 'little') + header + bytes(2))
+    with files.opened(path) as file, self.assertRaisesRegex(
+        InputError, f'^got {path}, whose x is not to be read: '):
+      file.read('x')
+
+  def test_refuses_members_of_an_npz_file_that_are_no_arrays(self):
+    path = self.path('x.npz')
+    with zipfile.ZipFile(path, 'w') as archive:
+      archive.writestr('note.txt', 'hello')
+    with files.opened(path) as file, self.assertRaisesRegex(InputError, 'with note.txt in '):
+      file.read('note.txt')
+
+  @parameterized.parameters('x.pt', 'x.safetensors', 'x.npz')
+  def test_refuses_a_pickle_by_any_name(self, name):
+    path = self.path(name)
+    with open(path, 'wb') as file:
+      pickle.dump(TENSORS, file)
+    with self.assertRaisesRegex(InputError, f'^got {path}, a pickle, .*; expected safetensors or '):
+      files.opened(path).__enter__()
+
+  def test_refuses_the_zip_files_of_pytorch(self):
+    path = self.path('x.npz')
+    with zipfile.ZipFile(path, 'w') as archive:
+      archive.writestr('model/data.pkl', pickle.dumps(3))
+    with self.assertRaisesRegex(InputError, f'^got {path}, a pickle'):
+      files.opened(path).__enter__()
+
+  def test_refuses_objects_in_an_npz_file(self):
+    path = self.path('x.npz')
+    np.savez(path, x=np.array([{}], object))
+    with self.assertRaisesRegex(InputError, f'^got a damaged {path}: '):
+      files.opened(path).__enter__()
+
+  @parameterized.parameters('x.safetensors', 'x.npz')
+  def test_refuses_half_a_file(self, name):
+    path = self.path(name)
+    files.save(path, {'x': np.ones(1000, np.float32)})
+    os.truncate(path, 700)
+    with self.assertRaisesRegex(InputError, f'^got a damaged {path}: '):
+      files.opened(path).__enter__()
+
+  def test_refuses_what_is_absent_or_of_another_kind(self):
+    path = self.path('x.csv')
+    with self.assertRaisesRegex(InputError, r'x.csv; expected a file .safetensors or .npz, .*: No'):
+      files.opened(path).__enter__()
+    with open(path, 'w') as file:
+      file.write('a,b')
+    with self.assertRaisesRegex(InputError, r'x.csv; expected a file .safetensors or .npz, .*run$'):
+      files.opened(path).__enter__()
+
+  def test_names_the_leaves_of_a_tree(self):
+    tree = {'params': {'head': {'bias': 1, 'kernel': 2}}, 'batch_stats': {'mean': 3}}
+    named = files.flatten(tree)
+    self.assertEqual(named, {'params/head/bias': 1, 'params/head/kernel': 2, 'batch_stats/mean': 3})
+    self.assertEqual(files.unflatten(named), tree)
+
+
+if __name__ == '__main__':
+  absltest.main()

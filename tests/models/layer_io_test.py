@@ -1,0 +1,71 @@
+"""Linear layers read as matrices: what comes out is what goes in times the kernel."""
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmm_jax.models.classifier import preprocessed
+from hmm_jax.models.cnn import cnn
+from hmm_jax.models.lstm import lstm
+from hmm_jax.models.mlp import mlp
+from hmm_jax.models.resnet import resnet
+
+_IMAGES = dict(classes=5, input_shape=(8, 8, 3))
+_MODELS = {
+    'softmax': lambda: mlp((), **_IMAGES),
+    'mlp': lambda: mlp((8, 6), **_IMAGES),
+    'cnn': lambda: cnn('small', **_IMAGES),
+    'strided': lambda: resnet('9-narrow', **_IMAGES),
+    'biased': lambda: resnet('9-narrow', norm='none', **_IMAGES),
+}
+
+
+def images(batch):
+  return jnp.asarray(np.random.default_rng(0).normal(size=(batch, 8, 8, 3)), jnp.float32)
+
+
+class LinearTest(parameterized.TestCase):
+
+  @parameterized.parameters(*_MODELS)
+  def test_outputs_are_inputs_times_the_kernel(self, name):
+    model = _MODELS[name]()
+    variables, x = model.init(jax.random.key(0)), images(2)
+    seen = jax.jit(model.linear)(variables, x)
+    kernels = {'/'.join(step.key for step in path[:-1]): leaf
+               for path, leaf in jax.tree.leaves_with_path(variables['params'])
+               if path[-1].key == 'kernel'}
+    self.assertCountEqual(seen, kernels)
+    for path, (inputs, outputs) in seen.items():
+      layer = variables['params']
+      for step in path.split('/'):
+        layer = layer[step]
+      kernel = np.asarray(layer['kernel'], np.float64)
+      expected = np.asarray(inputs, np.float64) @ kernel.reshape(-1, kernel.shape[-1])
+      expected = expected + np.asarray(layer.get('bias', 0.0))
+      np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(seen['head'].outputs, model.apply(variables, x)[0], rtol=1e-5)
+
+  def test_rows_of_one_image_stand_together(self):
+    model = _MODELS['cnn']()
+    variables, x = model.init(jax.random.key(0)), images(3)
+    all_three, second = model.linear(variables, x), model.linear(variables, x[1:2])
+    places = len(second['trunk/Conv_0'].inputs)
+    np.testing.assert_allclose(all_three['trunk/Conv_0'].inputs[places:2 * places],
+                               second['trunk/Conv_0'].inputs, rtol=1e-6)
+
+  def test_raw_inputs_are_normalized(self):
+    model = _MODELS['mlp']()
+    raw = preprocessed(model, normalize=lambda x: x * 2)
+    variables, x = model.init(jax.random.key(0)), images(2)
+    np.testing.assert_allclose(raw.linear(variables, x)['head'].inputs,
+                               model.linear(variables, 2 * x)['head'].inputs, rtol=1e-6)
+
+  def test_of_a_recurrent_network_only_the_head_is_linear(self):
+    model = lstm(4, (5,), vocabulary=7, classes=7, input_shape=(3,))
+    seen = model.linear(model.init(jax.random.key(0)), jnp.zeros((2, 3), jnp.int32))
+    self.assertEqual(list(seen), ['head'])
+
+
+if __name__ == '__main__':
+  absltest.main()

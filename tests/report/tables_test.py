@@ -1,0 +1,120 @@
+"""The tables and the picture at the end of a command."""
+
+from unittest import mock
+
+from absl.testing import absltest, parameterized
+import jax
+
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report import tables
+
+
+class Paper:
+  """A screen that remembers its tables, {title: rows with the header first}."""
+
+  def __init__(self):
+    self.tables = {}
+
+  def say(self, text):
+    pass
+
+  def table(self, title, header, rows):
+    self.tables[title] = [header, *rows]
+
+
+def measured(**means):
+  """Returns what a summary says of metrics, whose seeds are 0.1 above and below the mean."""
+  return {name.replace('__', '/'): {'mean': mean, 'std': 0.1, 'seeds': [mean - 0.1, mean + 0.1]}
+          for name, mean in means.items()}
+
+
+class ShowTest(parameterized.TestCase):
+
+  def test_models_before_and_after_the_finish(self):
+    summary = {
+        'last': measured(merged__test__accuracy=0.9, locals__test__accuracy=0.8),
+        'before_finish': measured(merged__test__accuracy=0.7, locals__test__accuracy=0.2)}
+    self.assertEqual([row[:3] for row in tables.global_accuracies({'talk': summary})], [
+        ['talk', 'merged', '0.9000 ± 0.1000'], ['talk', 'locals', '0.8000 ± 0.1000'],
+        ['talk', 'merged, before', '0.7000 ± 0.1000'],
+        ['talk', 'locals, before', '0.2000 ± 0.1000']])
+    for summary in ({'last': measured(global__test__accuracy=0.5)},
+                    {'last': measured(global__test__accuracy=0.5), 'before_finish': None}):
+      self.assertEqual(tables.global_accuracies({'mean': summary}), [
+          ['mean', 'global', '0.5000 ± 0.1000', '0.4000', '0.6000']])
+
+  def own(self, mean, **others):
+    return measured(clients__test__accuracy=mean, clients_weighted__test__accuracy=mean + 0.05,
+                    clients_worst__test__accuracy=mean - 0.3, **others)
+
+  def test_clients_before_and_after_the_finish(self):
+    selected = self.own(0.6, global__test__accuracy=0.4)
+    summaries = {
+        'merge': {'last': self.own(0.8), 'before_finish': self.own(0.7),
+                  'selected_on_validation': selected},
+        'mean': {'last': self.own(0.5, global__test__accuracy=0.1), 'before_finish': None,
+                 'selected_on_validation': None},
+        'nobody': {'last': measured(global__test__accuracy=0.1),
+                   'selected_on_validation': measured(global__test__accuracy=0.2)},
+        # As runs from before the worst tenth was measured left it.
+        'old': {'last': measured(clients__test__accuracy=0.1), 'selected_on_validation': selected}}
+    self.assertEqual(tables.own_accuracies(summaries), [
+        ['merge', 'clients', '0.8000 ± 0.1000', '0.6000 ± 0.1000', '0.8500 ± 0.1000',
+         '0.5000 ± 0.1000', '0.7000', '0.9000'],
+        ['merge', 'clients, before', '0.7000 ± 0.1000', '', '0.7500 ± 0.1000', '0.4000 ± 0.1000',
+         '0.6000', '0.8000'],
+        ['mean', 'clients', '0.5000 ± 0.1000', '', '0.5500 ± 0.1000', '0.2000 ± 0.1000', '0.4000',
+         '0.6000']])
+    self.assertEmpty(tables.own_accuracies({name: summaries[name] for name in ('nobody', 'old')}))
+
+  @parameterized.parameters(([1.0, 0.5], True), ([None, 0.5], True), ([None, None], False))
+  def test_clients_of_all_runs_are_in_one_picture(self, accuracies, drawn):
+    rows = [{'round': 1, 'seed': 0, 'client': k, 'weight/0': 0.5}
+            | ({} if value is None else {'test/accuracy': value})
+            for k, value in enumerate(accuracies)]
+    runs = {'merge': rows, 'none': [], 'mean': rows}
+    with mock.patch.object(tables.plots, 'clients') as draw:
+      tables.compare_clients(runs, Workdir('somewhere'))
+    if drawn:
+      draw.assert_called_once_with({'merge': rows, 'mean': rows}, 'somewhere/plots/clients.png')
+    else:
+      draw.assert_not_called()
+    with (mock.patch.object(tables.plots, 'clients') as draw,
+          mock.patch.object(jax, 'process_index', return_value=1)):
+      tables.compare_clients(runs, Workdir('somewhere'))
+    draw.assert_not_called()
+
+  def test_tables(self):
+    costs = {'rounds': 4, 'seeds': [5, 6], 'train_seconds': 1.0, 'compile_seconds': 1.0,
+             'peak_memory_bytes': 1, 'device': 'one'}
+    gossip = {**costs, 'selected_on_validation': None,
+              'before_finish': measured(round=4, consensus=2, merged__test__accuracy=0.7),
+              'last': measured(round=4, consensus=1, merged__test__accuracy=0.9)}
+    other = {**costs, 'selected_on_validation': measured(global__test__accuracy=0.4),
+             'last': measured(global__test__accuracy=0.5)}
+    merge = {**costs, 'selected_on_validation': self.own(0.6), 'last': self.own(0.8)}
+    paper = Paper()
+    tables.show({'talk': gossip, 'mean': other}, paper)
+    self.assertEqual(paper.tables['talk, mean ± std over seeds'], [
+        ['metric', 'round 4', 'round 4, before the finish'],
+        ['consensus', '1.0000 ± 0.1000', '2.0000 ± 0.1000'],
+        ['merged/test/accuracy', '0.9000 ± 0.1000', '0.7000 ± 0.1000']])
+    self.assertEqual(paper.tables['accuracy on the global test split'], [
+        ['run', 'model', 'round 4', 'seed 5', 'seed 6'],
+        ['talk', 'merged', '0.9000 ± 0.1000', '0.8000', '1.0000'],
+        ['talk', 'merged, before', '0.7000 ± 0.1000', '0.6000', '0.8000'],
+        ['mean', 'global', '0.5000 ± 0.1000', '0.4000', '0.6000']])
+    self.assertLen(paper.tables, 2)  # No table of clients who have no rows.
+    tables.show({'mean': other, 'merge': merge}, paper)
+    self.assertEqual(paper.tables["accuracy of each client's model on its own test rows"], [
+        ['run', 'model', 'mean', 'selected', 'weighted by rows', 'worst tenth', 'seed 5', 'seed 6'],
+        ['merge', 'clients', '0.8000 ± 0.1000', '0.6000 ± 0.1000', '0.8500 ± 0.1000',
+         '0.5000 ± 0.1000', '0.7000', '0.9000']])
+    self.assertEqual(paper.tables['accuracy on the global test split'][1:], [
+        ['mean', 'global', '0.5000 ± 0.1000', '0.4000', '0.6000']])
+    self.assertEqual(paper.tables['mean, mean ± std over seeds'][0],
+                     ['metric', 'round 4', 'selected on validation'])
+
+
+if __name__ == '__main__':
+  absltest.main()
