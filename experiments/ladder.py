@@ -81,11 +81,7 @@ def study(argv):
   if missing := [name for name in names if name not in made['arms']]:
     extend(workdir, config, made, missing)
   seeds = range(config.seed, config.seed + config.seeds)
-  scores = {name: made['arms'][name][ACCURACY] for name in names}
-  Screen().table(
-      f'{workdir.path}: accuracy of the merged model on the global test split',
-      ['arm', 'mean ± std', *(f'seed {seed}' for seed in seeds)],
-      [[name, report.spread(score), *report.seed_by_seed(score)] for name, score in scores.items()])
+  report.show_arms(workdir.path, {name: made['arms'][name] for name in names}, seeds, Screen())
 
 
 def chosen(config):
@@ -116,6 +112,7 @@ def extend(workdir, config, made, names):
     if changed != config:
       _, rows = merged(build.experiment(changed, data, federation), stacked, made['rounds'])
     made['arms'][name] = over_seeds(rows)
+    made['arms'] = {arm: made['arms'][arm] for arm in ARMS if arm in made['arms']}
     workdir.write_json('ladder.json', made)
     Screen().say(f'{name}: test accuracy {report.spread(made["arms"][name][ACCURACY])}')
   if all(leaf.ndim == 4 for leaf in jax.tree.leaves(federation.examples.x)):
