@@ -2,35 +2,36 @@
 
   python experiments/coefficients.py --workdir=RUN --clean=RUN
 
-Both are folders of Feddle's runs that differ in corrupt.clients alone, the second without
-any. A client's coefficient in a round is taken less the plain average's, c_k - p_k |a_k| / s,
-where its update has just arrived, and averaged over its rounds. Out come, for each seed, the
-mean over corrupted clients and over the others, in the run and, for the same clients, in the
-clean one, and the difference of the two differences: the effect of being corrupted, paired by
-client.
+Both are folders of Feddle's runs, or runs recorded in experiments/results/feddle (noisy_0.3 and
+in_domain, say), that differ in corrupt.clients alone, the second without any. A client's
+coefficient in a round is taken less the plain average's, c_k - p_k |a_k| / s, where its update has
+just arrived, and averaged over its rounds. Out come, for each seed, the mean over corrupted clients
+and over the others, in the run and, for the same clients, in the clean one, and the difference of
+the two differences: the effect of being corrupted, paired by client.
 """
 
 import collections
+import os
 import sys
 
 from absl import app, flags
 import numpy as np
+import results
 
 from hmm_jax import main
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
 
-CLEAN = flags.DEFINE_string('clean', None, 'Folder of the run without corrupted clients.')
+CLEAN = flags.DEFINE_string('clean', None, 'The run without corrupted clients.')
 flags.mark_flags_as_required(['workdir', 'clean'])  # The former is main's.
 
 
 def study(argv):
   if len(argv) > 1:
     raise InputError(f'got argument {argv[1]}; expected only --flags')
-  noisy, clean = (gains(Workdir(path)) for path in (main.WORKDIR.value, CLEAN.value))
-  bad = {row['client'] for row in Workdir(main.WORKDIR.value).read_table('clients')
-         if row.get('corrupted')}
+  made, other = (arrivals(name) for name in (main.WORKDIR.value, CLEAN.value))
+  noisy, clean, bad = gains(made), gains(other), set(made['corrupted'])
   if not bad:
     raise InputError(f'got workdir={main.WORKDIR.value}; expected a run with corrupted clients')
   rows, effects = [], []
@@ -51,14 +52,22 @@ def study(argv):
         f'{len(effects)} seeds, {len(bad)} corrupted clients')
 
 
-def gains(workdir: Workdir) -> dict:
+def arrivals(name: str) -> dict:
+  """Returns what a run gave to the updates that had just arrived."""
+  folder = os.path.isdir(name)
+  made = results.arrivals(Workdir(name)) if folder else results.recorded_arrivals().get(name)
+  if not made:
+    raise InputError(f'got {name}; expected the folder of a run of feddle, or one of '
+                     f'{", ".join(results.recorded_arrivals())}')
+  return made
+
+
+def gains(made: dict) -> dict:
   """Returns {seed: {client: mean of its coefficients less the average's, as it arrived}}."""
   values = collections.defaultdict(lambda: collections.defaultdict(list))
-  for row in workdir.read_table('anchors'):
-    if row['age'] == 0:
-      values[row['seed']][row['client']].append(row['coefficient'] - row['average'])
-  if not values:
-    raise InputError(f'got {workdir.path}; expected the folder of a run of feddle')
+  for seed, rows in zip(made['seeds'], results.unpack(made, len(made['seeds']))):
+    for row in rows:
+      values[seed][row['client']].append(row['coefficient'] - row['average'])
   return {seed: {k: float(np.mean(v)) for k, v in own.items()} for seed, own in values.items()}
 
 

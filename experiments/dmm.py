@@ -17,7 +17,7 @@ by `python experiments/ladder.py --workdir=RUN`, RUN the folder of this one.
 Its settings are the reconstruction's but for fewer steps of inversion; nothing was tuned. One
 thread took 15 minutes to train, merge and compare a setting of images, and 10 to 30 for its ladder.
 
-Showed, for seeds 0 to 2 (experiments/results/dmm/README.md has every figure and claim): inverted
+Showed, for seeds 0 to 2 (experiments/results/dmm.md has every figure and claim): inverted
 inputs beat noise in every setting that is merged once, not in rounds; DMM is ahead of averaging at
 Dirichlet 1 and on CIFAR-10 at 0.01, and better with each model's statistics inverted.
 """

@@ -18,7 +18,7 @@ Feddle's rate, 0.05, is the best of 0.02, 0.05 and 0.1 by the loss of the server
 after 60 rounds in one run (seed 100: 0.786, 0.615, 0.781); coefficients of each layer had 0.945 at
 0.05. Nothing else was tuned.
 
-Showed, for seeds 0 to 2 (experiments/results/feddle/README.md has every figure and claim): ahead
+Showed, for seeds 0 to 2 (experiments/results/feddle.md has every figure and claim): ahead
 of FedAvg in domain and with noisy clients, who get lower coefficients, and robust to late updates;
 behind averaging and then SGD on the server's rows; rows of another task or hand do not help.
 """

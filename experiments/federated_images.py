@@ -19,8 +19,8 @@ CIFAR-10 run shared the cores with other work. Accuracy swings from evaluation t
 (metrics.csv).
 
 Resident memory, after an early evaluation and at the end: fashion_mnist 891 and 905 MB,
-cifar10 930 and 980 MB. The runs' own files are in experiments/results: add
---workdir=experiments/results/DATASET to a command above to print its table again.
+cifar10 930 and 980 MB. The recorded runs print their tables again:
+python experiments/results.py federated_images
 """
 
 from hmm_jax.experiment import config as defaults

@@ -50,8 +50,7 @@ The paper's claims, and what came of them:
   the spread, and Ditto by two points at its selected rounds.
 - Five models against three: level in the clusters, ahead client-wise.
 
-The runs' own files are in experiments/results/fedmerge: add
---workdir=experiments/results/fedmerge/SETTING to the command above to print its tables again.
+The recorded runs print their tables again: python experiments/results.py fedmerge SETTING
 """
 
 from ml_collections import ConfigDict

@@ -35,8 +35,7 @@ The paper's claims, and what came of them:
   SCAFFOLD: not reproduced at this budget.
 - No more communication than FedAvg: reproduced, to the byte.
 
-The runs' own files are in experiments/results/fedmr: add
---workdir=experiments/results/fedmr/alpha_0.1 to the command above to print its tables again.
+The recorded runs print their tables again: python experiments/results.py fedmr alpha_0.1
 """
 
 from ml_collections import ConfigDict

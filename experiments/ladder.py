@@ -22,6 +22,8 @@ the first batch that is inverted for the first seed, above as many rows of its c
 import sys
 
 from absl import app, flags
+from hmm_jax.methods import dmm
+from hmm_jax.methods.setup import Setup
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -34,8 +36,6 @@ from hmm_jax.experiment.checkpoint import Checkpoints
 from hmm_jax.experiment.run import Progress, finished, over_seeds
 from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.methods import dmm
-from hmm_jax.methods.setup import Setup
 from hmm_jax.report import plots, tables
 from hmm_jax.report.screen import Screen
 from hmm_jax.server import pseudo_data
@@ -85,11 +85,7 @@ def study(argv):
   if missing := [name for name in names if name not in made['arms']]:
     extend(workdir, config, made, missing)
   seeds = range(config.seed, config.seed + config.seeds)
-  scores = {name: made['arms'][name][ACCURACY] for name in names}
-  Screen().table(
-      f'{workdir.path}: accuracy of the merged model on the global test split',
-      ['arm', 'mean ± std', *(f'seed {seed}' for seed in seeds)],
-      [[name, tables.spread(score), *tables.seed_by_seed(score)] for name, score in scores.items()])
+  tables.show_arms(workdir.path, {name: made['arms'][name] for name in names}, seeds, Screen())
 
 
 def chosen(config):
@@ -120,6 +116,7 @@ def extend(workdir, config, made, names):
     if changed != config:
       _, rows = merged(build.experiment(changed, data, federation), stacked, made['rounds'])
     made['arms'][name] = over_seeds(rows)
+    made['arms'] = {arm: made['arms'][arm] for arm in ARMS if arm in made['arms']}
     workdir.write_json('ladder.json', made)
     Screen().say(f'{name}: test accuracy {report.spread(made["arms"][name][ACCURACY])}')
   if all(leaf.ndim == 4 for leaf in jax.tree.leaves(federation.examples.x)):

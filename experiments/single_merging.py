@@ -55,9 +55,7 @@ With 16 agents the ring and the exponential graph send more than an AllReduce ev
 (2 and 4 models an agent against 1.875). Their agents are better than sparse pull's, their
 merged models by no more than 0.05.
 
-The runs' own files are in experiments/results/single_merging: add
---workdir=experiments/results/single_merging/SETTING to a command above to print its tables
-again.
+The recorded runs print their tables again: python experiments/results.py single_merging SETTING
 """
 
 from ml_collections import ConfigDict

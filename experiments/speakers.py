@@ -20,8 +20,8 @@ After 30 rounds all are far from converged. One global model is far better than 
 so little text. Three merged ones learn more slowly than one: at this budget FedMerge gains
 nothing from the differences between speakers.
 
-The runs' own files are in experiments/results/speakers, made with PATH=speeches.jsonl.xz: add
---workdir=experiments/results/speakers to that command to print its tables again.
+The recorded runs, made with PATH=speeches.jsonl.xz, print their tables again:
+python experiments/results.py speakers
 """
 
 from ml_collections import ConfigDict

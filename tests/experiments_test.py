@@ -1,19 +1,20 @@
-"""Every study's config is complete, and all its runs can be built."""
+"""Every study's config is complete, all its runs can be built, and recorded ones are of it."""
 
 import importlib.util
 import json
 import pathlib
+import sys
 import tempfile
 
 from absl.testing import absltest, parameterized
 import jax
 
-from hmm_jax import main
-from hmm_jax.experiment import build, comparisons
+from hmm_jax.experiment import build, comparisons, launch
 from hmm_jax.experiment import config as defaults
-from hmm_jax.experiment.workdir import Workdir
 
 FOLDER = pathlib.Path(__file__).parent.parent / 'experiments'
+sys.path.insert(0, str(FOLDER))
+results = importlib.import_module('results')
 # On data that needs no download, with networks that are quick to trace.
 SMALL = {'dataset': 'digits', 'subset': 1.0, 'model': 'mlp', 'mlp.hidden': (8,), 'clients': 10,
          'participation': 0, 'partition.alpha': 1.0, 'partition.min_size': 5,
@@ -33,25 +34,25 @@ STUDIES = [
       for data in ('fashion_mnist', 'cifar10', 'crisismmd') for merges in ('once', 'often')),
 ]
 
-# Where a study's runs are recorded.
+# What a study's runs are recorded as.
 RECORDED = [
-    ('federated_images', '', 'fashion_mnist'), ('federated_images', 'dataset=cifar10', 'cifar10'),
-    *(('single_merging', f'setting={setting}', f'single_merging/{setting}') for setting in (
+    ('federated_images', '', 'fashion_mnist'),
+    ('federated_images', 'dataset=cifar10', 'cifar10'),
+    *(('single_merging', f'setting={setting}', setting) for setting in (
         'main', 'windows', 'topologies', 'finite_gossip', 'init')),
-    *(('fedmr', f'alpha={alpha}', f'fedmr/alpha_{alpha}') for alpha in ('0.1', '0.5')),
-    *(('fedmerge', f'setting={setting}', f'fedmerge/{setting}')
-      for setting in ('clusters', 'client_wise')),
-    *(('feddle', f'setting={setting}', f'feddle/{setting}')
+    *(('fedmr', f'alpha={alpha}', f'alpha_{alpha}') for alpha in ('0.1', '0.5')),
+    *(('fedmerge', f'setting={setting}', setting) for setting in ('clusters', 'client_wise')),
+    *(('feddle', f'setting={setting}', setting)
       for setting in ('in_domain', 'mnist', 'cifar10', 'usps', 'late', 'ablation')),
-    *(('feddle', f'setting=noisy,noisy={share}', f'feddle/noisy_{share}') for share in (0.3, 0.5)),
-    *(('feddle', f'rows={rows}', f'feddle/in_domain_{rows}') for rows in (100, 2000)),
-    *(('dmm', f'data={data},alpha={alpha}', f'dmm/{data}_{alpha}') for data, alpha in (
+    *(('feddle', f'setting=noisy,noisy={share}', f'noisy_{share}') for share in (0.3, 0.5)),
+    *(('feddle', f'rows={rows}', f'in_domain_{rows}') for rows in (100, 2000)),
+    *(('dmm', f'data={data},alpha={alpha}', f'{data}_{alpha}') for data, alpha in (
         ('fashion_mnist', '0.01'), ('fashion_mnist', '0.1'), ('fashion_mnist', '1.0'),
         ('cifar10', '0.01'), ('cifar10', '0.1'), ('cifar10', '1.0'))),
-    ('dmm', 'data=crisismmd', 'dmm/crisismmd'),
-    ('dmm', 'data=crisismmd,merges=often', 'dmm/crisismmd_often'),
-    ('dmm', 'data=fashion_mnist,merges=often', 'dmm/fashion_mnist_0.1_often'),
-    ('speakers', 'speeches.jsonl.xz', 'speakers'),
+    ('dmm', 'data=crisismmd', 'crisismmd'),
+    ('dmm', 'data=crisismmd,merges=often', 'crisismmd_often'),
+    ('dmm', 'data=fashion_mnist,merges=often', 'fashion_mnist_0.1_often'),
+    ('speakers', 'speeches.jsonl.xz', 'shakespeare'),
 ]
 
 
@@ -99,15 +100,19 @@ class ExperimentsTest(parameterized.TestCase):
     assert_can_be_built(config)
 
   @parameterized.parameters(*RECORDED)
-  def test_recorded_runs_print_again(self, name, arguments, folder):
+  def test_is_what_is_recorded(self, name, arguments, run):
     config = defaults.complete(study(name, *filter(None, [arguments])))
-    path = FOLDER / 'results' / folder
-    runs = {path: config} | {path / 'references' / other: changed
-                             for other, changed in comparisons.comparisons(config).items()}
-    for place, run in runs.items():
-      workdir = Workdir(str(place))
-      main.compare(run, workdir)
-      self.assertEqual(workdir.read_json('summary.json')['rounds_requested'], run.rounds, place)
+    runs = {config.name or config.algorithm: config, **comparisons.comparisons(config)}
+    recorded = results.load(name)[run]
+    self.assertEqual(list(recorded), list(runs))
+    for other, changed in runs.items():
+      # A key that is newer than the run has had its default.
+      before = defaults.flat(defaults.get_config()) | defaults.renamed(
+          recorded[other]['config'])
+      for key, value in defaults.flat(changed).items():
+        if key not in launch.COSMETIC:
+          self.assertEqual(launch.as_json(before[key]), launch.as_json(value), f'{other} {key}')
+      self.assertEqual(recorded[other]['costs']['rounds_requested'], changed.rounds, other)
 
   def test_speakers(self):
     with tempfile.NamedTemporaryFile('w', suffix='.jsonl') as file:

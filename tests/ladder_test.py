@@ -33,18 +33,6 @@ def ladder(*flags):
   return command(str(ROOT / 'experiments' / 'ladder.py'), *flags)
 
 
-class RecordedTest(absltest.TestCase):
-
-  def test_recorded_ladders_print_again(self):
-    for folder in (ROOT / 'experiments' / 'results' / 'dmm').glob('*/ladder.json'):
-      arms = json.loads(folder.read_text())['arms']
-      for name in ('core', 'buffers', 'noise', 'inverted', 'real', 'average', 'ties', 'cat'):
-        self.assertLen(arms[name]['global/test/accuracy']['seeds'], 3)
-    code, out, err = ladder(f'--workdir={folder.parent}', '--arms=inverted,real')
-    self.assertEqual((code, err), (0, ''))
-    self.assertIn(f'{arms["real"]["global/test/accuracy"]["mean"]:.4f}', out)
-
-
 class LadderTest(absltest.TestCase):
 
   @classmethod

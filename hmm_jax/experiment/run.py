@@ -1,5 +1,6 @@
 """A whole run: train, evaluate, save, resume, stop."""
 
+from collections.abc import Sequence
 from importlib import metadata
 import sys
 import time
@@ -223,23 +224,35 @@ def _headline(fresh, metrics, seconds):
 
 def summarize(experiment: Experiment, rows: list[dict]) -> dict:
   """Returns last and validation-selected metrics, mean and std over seeds, and costs."""
-  by_seed = [[row for row in rows if row['seed'] == seed] for seed in experiment.seeds]
-  values = [_selected(rows, seed, experiment.criterion) for seed in experiment.seeds]
-  chosen = [r[int(np.argmax(v))] for r, v in zip(by_seed, values) if v]
-  return {
-      'rounds': rows[-1]['round'],
+  return figures(rows, experiment.seeds, experiment.criterion) | {
       'rounds_requested': experiment.rounds,
-      'seeds': list(experiment.seeds),
-      'last': over_seeds([r[-1] for r in by_seed]),
-      'before_finish': over_seeds([r[-2] for r in by_seed]) if finished(rows) else None,
-      'selected_on_validation': over_seeds(chosen) if chosen else None,
       'criterion': experiment.criterion,
-      'train_seconds': rows[-1]['seconds'],
       'peak_memory_bytes': peak_memory(),
       'device': f'{len(jax.devices())} x {jax.devices()[0].device_kind}',
       'versions': {'hmm_jax': __version__} | {
           name: metadata.version(name) for name in
           ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')},
+  }
+
+
+def figures(rows: list[dict], seeds: Sequence[int], criterion: str) -> dict:
+  """Returns what a summary takes from the rows of metrics.csv alone.
+
+  Args:
+    rows: of all seeds.
+    seeds: in which order their values are.
+    criterion: the metric that selects a round of each seed.
+  """
+  by_seed = [[row for row in rows if row['seed'] == seed] for seed in seeds]
+  values = [_selected(rows, seed, criterion) for seed in seeds]
+  chosen = [r[int(np.argmax(v))] for r, v in zip(by_seed, values) if v]
+  return {
+      'rounds': rows[-1]['round'],
+      'seeds': list(seeds),
+      'last': over_seeds([r[-1] for r in by_seed]),
+      'before_finish': over_seeds([r[-2] for r in by_seed]) if finished(rows) else None,
+      'selected_on_validation': over_seeds(chosen) if chosen else None,
+      'train_seconds': rows[-1]['seconds'],
   }
 
 

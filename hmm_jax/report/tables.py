@@ -1,5 +1,7 @@
 """What is said of a run and of those beside it, once all have finished."""
 
+from collections.abc import Iterable
+
 import jax
 
 from hmm_jax.experiment.workdir import BOOKKEEPING, Workdir
@@ -28,6 +30,14 @@ def show(summaries: dict[str, dict], screen: Screen):
   screen.say(f'trained {summary["train_seconds"]:.1f} s, compiled '
              f'{summary["compile_seconds"]:.1f} s, peak memory '
              f'{summary["peak_memory_bytes"] / 2**20:.0f} MiB, {summary["device"]}')
+
+
+def show_arms(name: str, arms: dict[str, dict], seeds: Iterable[int], screen: Screen):
+  """Prints the test accuracies of a run's models, merged in several ways."""
+  scores = {arm: values['global/test/accuracy'] for arm, values in arms.items()}
+  screen.table(f'{name}: accuracy of the merged model on the global test split',
+               ['arm', 'mean ± std', *(f'seed {seed}' for seed in seeds)],
+               [[arm, spread(score), *seed_by_seed(score)] for arm, score in scores.items()])
 
 
 def global_accuracies(summaries: dict[str, dict]) -> list[list[str]]:

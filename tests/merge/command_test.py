@@ -11,6 +11,7 @@ import sys
 
 from absl import flags
 from absl.testing import absltest, flagsaver, parameterized
+from hmm_jax.merging.operators import OPERATORS
 import numpy as np
 
 from hmm_jax.experiment import config as defaults
@@ -18,7 +19,6 @@ from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.main import train
 from hmm_jax.merge import __main__ as merge
 from hmm_jax.merge import files
-from hmm_jax.merging.operators import OPERATORS
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
 

@@ -3,6 +3,7 @@
 from functools import cache
 
 from absl.testing import absltest, parameterized
+from hmm_jax.merging.operators import NEEDS, OPERATORS, REQUIRED
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,6 @@ from reference import toys
 
 from hmm_jax import tree
 from hmm_jax.merging import task_vectors
-from hmm_jax.merging.operators import NEEDS, OPERATORS, REQUIRED
 from hmm_jax.merging.soups import entropy
 from hmm_jax.types import InputError
 

@@ -3,6 +3,7 @@
 from unittest import mock
 
 from absl.testing import absltest, parameterized
+from hmm_jax.methods import decentralized
 import jax
 import numpy as np
 from reference import toys
@@ -10,7 +11,6 @@ from reference.configs import experiment, tiny
 
 from hmm_jax.decentralized import topology
 from hmm_jax.experiment import build
-from hmm_jax.methods import decentralized
 
 
 def gossiping(net=toys.linear, *, participation=3, **values):

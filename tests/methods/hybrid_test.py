@@ -3,6 +3,8 @@
 from unittest import mock
 
 from absl.testing import absltest, parameterized
+from hmm_jax.methods import hybrid
+from hmm_jax.methods.setup import Setup
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -13,8 +15,6 @@ from hmm_jax.algorithms import fedclg, feddf, feddle, server_as_client, server_o
 from hmm_jax.client import local, losses, mappers
 from hmm_jax.experiment import build
 from hmm_jax.merging import atlas, recombine, search
-from hmm_jax.methods import hybrid
-from hmm_jax.methods.setup import Setup
 from hmm_jax.server import guided_search, objectives
 from hmm_jax.types import InputError
 

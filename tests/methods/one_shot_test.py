@@ -3,6 +3,8 @@
 from unittest import mock
 
 from absl.testing import absltest, parameterized
+from hmm_jax.methods import one_shot
+from hmm_jax.methods.dmm import threshold, ties
 import jax
 import numpy as np
 from reference import toys
@@ -11,11 +13,8 @@ from reference.configs import experiment, tiny
 from hmm_jax import tree
 from hmm_jax.algorithms import dmm
 from hmm_jax.merging import task_vectors
-from hmm_jax.merging.alignment import activation_matching, weight_matching
-from hmm_jax.merging.batch_norm import recalibrate, repair
+from hmm_jax.merging.batch_norm import repair
 from hmm_jax.merging.data_free import distill, invert
-from hmm_jax.methods import one_shot
-from hmm_jax.methods.dmm import threshold, ties
 from hmm_jax.types import InputError
 
 

@@ -1,12 +1,11 @@
 """Optimizers are what the config says."""
 
 from absl.testing import absltest, parameterized
+from hmm_jax.methods import one_model, setup
 import jax.numpy as jnp
 import numpy as np
 import optax
 from reference.configs import tiny
-
-from hmm_jax.methods import one_model, setup
 
 
 class OptimizerTest(parameterized.TestCase):

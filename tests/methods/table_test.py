@@ -3,6 +3,7 @@
 from unittest import mock
 
 from absl.testing import absltest, parameterized
+from hmm_jax.methods import table
 import jax
 import numpy as np
 from reference.configs import experiment, tiny
@@ -11,7 +12,6 @@ from hmm_jax.algorithms import fedcross, fedmerge, fedmr
 from hmm_jax.client import losses
 from hmm_jax.experiment import config as defaults
 from hmm_jax.merging import recombine
-from hmm_jax.methods import table
 from hmm_jax.types import InputError
 
 # What a network must have for some.
