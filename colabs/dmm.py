@@ -27,7 +27,8 @@ hand; what runs here is a reconstruction.
 try:
   import hmm_jax
 except ImportError:
-  # %pip install -q hmm_jax
+  # From the checkout that this notebook lies in.
+  # %pip install -q ..
   import hmm_jax  # noqa: F401
 
 # %%
@@ -39,8 +40,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.experiment import build
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.merging import cluster
 from hmm_jax.merging.batch_norm import pool
@@ -63,16 +64,15 @@ largest cluster is the core.
 """
 
 # %%
-config = defaults.get_config()
-config.update_from_flattened_dict({
+config = configs.configure({
     'algorithm': 'dmm', 'model': 'fusion', 'clients': 10, 'participation': 0,
     'partition.alpha': 0.3, 'partition.min_size': 8, 'local.epochs': 2, 'local.batch': 16,
     'local.lr': 0.05, 'rounds': ROUNDS, 'eval_every': ROUNDS, 'seeds': SEEDS,
     'dmm.batch': 128, 'dmm.batches': 2, 'dmm.shift': 1, 'dmm.steps': 10 * STEPS // 6,
     'inversion.steps': STEPS})
-data = build.dataset(config)
-federation = build.federation(config, data)
-experiment = build.experiment(config, data, federation)
+data = federation.dataset(config)
+federated = federation.federation(config, data)
+experiment = build.experiment(config, data, federated)
 trainer = Trainer(experiment)
 start = trainer.initial()
 *_, last = trainer.rounds(trainer.initial(), 0)
@@ -101,13 +101,13 @@ is found; the numbers are the distances of noise, of what was found and of real 
 """
 
 # %%
-net = build.model(config, data, federation)
-share = federation.clients.size / federation.clients.size.sum()
+net = build.model(config, data, federated)
+share = federated.clients.size / federated.clients.size.sum()
 pooled = {'params': tree.mix(share, stacked['params']),
           **pool.pool(share, {'batch_stats': stacked['batch_stats']})}
 invert_batch = invert.inversion(net.bare, steps=STEPS, lr=0.1, terms=invert.Terms(),
                                 augment=invert.as_they_are)
-real, _ = pseudo_data.real_rows(net, count=64)(pooled, stacked, federation, jax.random.key(1))
+real, _ = pseudo_data.real_examples(net, count=64)(pooled, stacked, federated, jax.random.key(1))
 noise = invert.noise(jax.random.key(2), real, 64)
 labels = jnp.zeros(64, jnp.int32)
 pictures = {'real': real}
@@ -126,29 +126,29 @@ plt.show()
 
 # %% [markdown]
 """
-## The ladder
+## Ablation
 
-The same trained clients are merged again and again. Without the bar of noise nobody would know
-what inverted inputs do; real rows, which the method does not have, are for comparison.
+The same trained clients are merged again and again. Noise is the baseline, without which nobody
+would know what inverted inputs do; real examples, which the method does not have, are the upper
+bound.
 """
 
 # %%
-arms = {
+variants = {
     'core': {'dmm.inputs': 'none', 'dmm.buffers': 'core'},
     'pooled buffers': {'dmm.inputs': 'none'},
     'distilled on noise': {'dmm.inputs': 'noise'},
     'on inverted inputs': {},
-    'each inverted': {'dmm.whose': 'each', 'dmm.batches': 1},
-    'on real rows': {'dmm.inputs': 'real'},
+    'each inverted': {'dmm.statistics_of': 'each', 'dmm.batches': 1},
+    'on real examples': {'dmm.inputs': 'real'},
     'all models teach': {'dmm.teachers': 'everybody'},
 }
 
 
 def merged(**settings):
   """Returns the test accuracy of each seed after a merge of the trained clients."""
-  changed = config.copy_and_resolve_references()
-  changed.update_from_flattened_dict(settings)
-  other = build.experiment(changed, data, federation)
+  changed = configs.updated(config, settings, 'the settings')
+  other = build.experiment(changed, data, federated)
   merging = Trainer(other)
   states = merging.initial()._replace(round=trained.round, stacked=trained.stacked)
   states, _ = merging.finish(states)
@@ -156,7 +156,7 @@ def merged(**settings):
                    for s in range(SEEDS)])
 
 
-accuracy = {name: merged(**arms[name]) for name in list(arms)[::4 if SMOKE else 1]}
+accuracy = {name: merged(**variants[name]) for name in list(variants)[::4 if SMOKE else 1]}
 for name, values in accuracy.items():
   print(f'{name:20} {values.mean():.3f} ± {values.std(ddof=1) if SEEDS > 1 else 0:.3f}')
 plt.figure(figsize=(7, 3))
@@ -171,8 +171,8 @@ plt.show()
 On this small problem, pooling the buffers hurts the core's merge: what models that share no
 features remember does not describe the features of their merge. What was found is far from meeting
 such statistics, as the distances above say, and distilled on it the merge is about as good as on
-noise. The statistics of a single client are met better than by real rows, and inputs inverted from
-each are as good as those. Letting all models teach, the core's included, helps on the merge's
+noise. The statistics of a single client are met better than by real examples, and inputs inverted
+from each are as good as those. Letting all models teach, the core's included, helps on the merge's
 statistics too; the last three bars are within their spread.
 
 From the command line, with checkpoints and plots:

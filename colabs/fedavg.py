@@ -24,7 +24,8 @@ averaging for them in plain JAX, train the same with `hmm_jax`, and compare.
 try:
   import hmm_jax
 except ImportError:
-  # %pip install -q hmm_jax
+  # From the checkout that this notebook lies in.
+  # %pip install -q ..
   import hmm_jax  # noqa: F401
 
 # %%
@@ -43,7 +44,7 @@ from hmm_jax import tree
 from hmm_jax.data import federate, partition
 from hmm_jax.data.sources import builtin
 from hmm_jax.experiment import build
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.report import plots
 
@@ -54,9 +55,9 @@ ROUNDS, EVERY = (4, 2) if os.environ.get('HMM_SMOKE') == '1' else (60, 2)
 """
 ## Who holds which data
 
-A `Dataset` is loaded once. A partition deals its rows to clients, here each class by
-a Dirichlet draw, and a `Federation` is row numbers into the one data set: every
-client's own rows for training, validation and test, and a test split for all.
+A `Dataset` is loaded once. A partition deals its examples to clients, here each class by
+a Dirichlet draw, and a `Federation` is indices into the one data set: every
+client's own examples for training, validation and test, and a test split for all.
 """
 
 # %%
@@ -87,8 +88,8 @@ A model is a pytree. The client's work is written for *one* client and lifted by
 `jax.vmap`, so that the models of a round's clients are one pytree with a leading
 axis. The aggregate is one weighted sum along that axis: `tree.mix`.
 
-Clients hold different numbers of rows. Each gets as many steps as the largest; a mask
-takes the padding out of the loss, so a step without rows has no gradient and changes
+Clients hold different numbers of examples. Each gets as many steps as the largest; a mask
+takes the padding out of the loss, so a step without examples has no gradient and changes
 nothing.
 """
 
@@ -167,7 +168,7 @@ in which every setting stands with its default; these are the ones from above. T
 """
 
 # %%
-config = defaults.get_config()
+config = configs.get_config()
 config.update({'rounds': ROUNDS, 'eval_every': EVERY, 'seeds': 1, 'participation': COHORT})
 config.local.update({'epochs': EPOCHS, 'batch': BATCH, 'lr': LR})
 config.mlp.hidden = (HIDDEN,)
@@ -213,6 +214,6 @@ plt.show()
 # %% [markdown]
 """
 The two FedAvg curves differ by their random numbers only: initial weights, cohorts and
-the order of rows. From here, `python -m hmm_jax.main --config.algorithm=scaffold` does
+the order of examples. From here, `python -m hmm_jax.main --config.algorithm=scaffold` does
 the same from the command line, with several seeds, checkpoints and plots.
 """

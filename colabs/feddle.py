@@ -16,9 +16,9 @@
 """
 # Merging clients under the guidance of a little central data
 
-Federated averaging trusts every client as far as it has rows. Feddle keeps the clients'
+Federated averaging trusts every client as far as it has examples. Feddle keeps the clients'
 latest updates in an atlas, and searches for the coefficients of their sum, of any sign, on a
-few rows at the server: Zhu et al., *Guided Model Merging for Hybrid Data Learning:
+few examples at the server: Zhu et al., *Guided Model Merging for Hybrid Data Learning:
 Leveraging Centralized Data to Refine Decentralized Models*, WACV 2026,
 [arXiv:2503.20138](https://arxiv.org/abs/2503.20138). The paper's text and code were not at
 hand; what runs here is a reconstruction.
@@ -28,7 +28,8 @@ hand; what runs here is a reconstruction.
 try:
   import hmm_jax
 except ImportError:
-  # %pip install -q hmm_jax
+  # From the checkout that this notebook lies in.
+  # %pip install -q ..
   import hmm_jax  # noqa: F401
 
 # %%
@@ -37,8 +38,8 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 
-from hmm_jax.experiment import build
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.trainer import Trainer
 
 # The project's tests run this notebook with few rounds.
@@ -51,28 +52,26 @@ SEEDS = 3
 ## Clients, some of whom know nothing
 
 Twenty clients hold skewed shares of scikit-learn's digits; the labels of six of them are
-random. The server has 100 rows: 80 to search on, 20 to decide whether what was found is
+random. The server has 100 examples: 80 to search on, 20 to decide whether what was found is
 better than the plain average.
 """
 
 # %%
-config = defaults.get_config()
-config.update_from_flattened_dict({
+config = configs.configure({
     'algorithm': 'feddle', 'partition.alpha': 0.3, 'partition.min_size': 5, 'rounds': ROUNDS,
     'eval_every': ROUNDS // 4, 'seeds': SEEDS, 'server.size': 100, 'corrupt.kind': 'random',
     'corrupt.clients': 0.3, 'corrupt.rate': 1.0})
-data = build.dataset(config)
-federation = build.federation(config, data)
-bad = federation.corrupted
+data = federation.dataset(config)
+federated = federation.federation(config, data)
+bad = federated.corrupted
 print('clients with random labels:', np.flatnonzero(bad).tolist())
 
 
 # %%
 def train(**settings):
   """Returns the rounds, test accuracies [seeds, evaluations] and what each round recorded."""
-  changed = config.copy_and_resolve_references()
-  changed.update_from_flattened_dict(settings)
-  experiment = build.experiment(changed, data, federation)
+  changed = configs.updated(config, settings, 'the settings')
+  experiment = build.experiment(changed, data, federated)
   trainer, accuracy, records = Trainer(experiment), {}, []
   for states, r, metrics, _ in trainer.rounds(trainer.initial(), 0):
     accuracy[r] = [experiment.evaluate(trainer.views(states, s)).metrics['global/test/accuracy']
@@ -131,9 +130,9 @@ for name, who in (('random labels', bad), ('true labels', ~bad)):
 
 # %% [markdown]
 """
-On this small problem the guided merge ends above plain averaging, above the server's rows
-alone, and above averaging followed by SGD on these rows. In rounds where the search is
-followed, clients with random labels get negative coefficients. In the others the 20 rows held
+On this small problem the guided merge ends above plain averaging, above the server's examples
+alone, and above averaging followed by SGD on these. In rounds where the search is
+followed, clients with random labels get negative coefficients. In the others the 20 examples held
 out prefer the plain average, which trusts them by their size; on average over all rounds, the
 two kinds of clients are not far apart.
 

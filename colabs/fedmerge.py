@@ -27,7 +27,8 @@ Federated Model Merging for Personalization*, AAAI 2026,
 try:
   import hmm_jax
 except ImportError:
-  # %pip install -q hmm_jax
+  # From the checkout that this notebook lies in.
+  # %pip install -q ..
   import hmm_jax  # noqa: F401
 
 # %%
@@ -37,8 +38,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from hmm_jax.data.federate import label_counts
-from hmm_jax.experiment import build
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.trainer import Trainer
 
 # The project's tests run this notebook with few rounds.
@@ -54,17 +55,16 @@ classes. A client is tested on test images of its own classes.
 """
 
 # %%
-config = defaults.get_config()
-config.update_from_flattened_dict({
+config = configs.configure({
     'algorithm': 'fedmerge', 'participation': 0, 'partition.kind': 'clusters',
     'partition.test_rows': 'alike', 'mlp.hidden': (64,), 'rounds': ROUNDS,
     'eval_every': ROUNDS // 5, 'local.epochs': 1, 'fedmerge.weight_lr': 0.05, 'seeds': 3})
-data = build.dataset(config)
-federation = build.federation(config, data)
-plt.imshow(label_counts(federation, data.classes), aspect='auto')
+data = federation.dataset(config)
+federated = federation.federation(config, data)
+plt.imshow(label_counts(federated, data.classes), aspect='auto')
 plt.xlabel('class')
 plt.ylabel('client')
-plt.colorbar(label='training rows')
+plt.colorbar(label='training examples')
 plt.show()
 
 # %% [markdown]
@@ -79,9 +79,8 @@ how it changed. The server moves the weights first, then the models.
 # %%
 def train(**settings):
   """Returns each client's test accuracy [seeds, K] at the end, and the weights {round: [K, M]}."""
-  changed = config.copy_and_resolve_references()
-  changed.update_from_flattened_dict(settings)
-  experiment = build.experiment(changed, data, federation)
+  changed = configs.updated(config, settings, 'the settings')
+  experiment = build.experiment(changed, data, federated)
   trainer, weights = Trainer(experiment), {}
   for states, r, _, _ in trainer.rounds(trainer.initial(), 0):
     weights[r] = trainer.gauges(states, 0).get('weight')
@@ -99,7 +98,7 @@ for name, (accuracy, _) in runs.items():
   print(f'{name:20} mean over clients {mean.mean():.3f} ± {mean.std(ddof=1):.3f}, '
         f'worst {accuracy.min(axis=1).mean():.3f}')
 plt.xlabel('clients, the worst first')
-plt.ylabel('accuracy on their own test rows, mean over 3 seeds')
+plt.ylabel('accuracy on their own test examples, mean over 3 seeds')
 plt.grid(alpha=0.3)
 plt.legend()
 plt.show()
@@ -134,7 +133,7 @@ as they are.
 newcomers = np.arange(17, 20)
 changed = config.copy_and_resolve_references()
 changed.update_from_flattened_dict({'fedmerge.newcomers': 3, 'fedmerge.newcomer_rounds': 40})
-experiment = build.experiment(changed, data, federation)
+experiment = build.experiment(changed, data, federated)
 trainer = Trainer(experiment)
 *_, (states, *_) = trainer.rounds(trainer.initial(), 0)
 joined, _ = trainer.finish(states)

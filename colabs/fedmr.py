@@ -27,7 +27,8 @@ Federated Learning via Layer-wise Model Recombination*, KDD 2024,
 try:
   import hmm_jax
 except ImportError:
-  # %pip install -q hmm_jax
+  # From the checkout that this notebook lies in.
+  # %pip install -q ..
   import hmm_jax  # noqa: F401
 
 # %%
@@ -39,8 +40,8 @@ import numpy as np
 
 from hmm_jax import tree
 from hmm_jax.client import mappers
-from hmm_jax.experiment import build
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.evaluate import score_rows
 from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.merging import recombine
@@ -60,14 +61,13 @@ together; one segment is the whole model, which only changes slots.
 """
 
 # %%
-config = defaults.get_config()
-config.update_from_flattened_dict({
+config = configs.configure({
     'algorithm': 'fedmr', 'model': 'cnn', 'cnn.size': 'small', 'partition.alpha': 0.1,
     'partition.min_size': 5, 'participation': 6, 'rounds': ROUNDS, 'eval_every': ROUNDS // 10,
     'local.epochs': 2, 'local.lr': 0.02, 'seeds': 3})
-data = build.dataset(config)
-federation = build.federation(config, data)
-model = build.model(config, data, federation)
+data = federation.dataset(config)
+federated = federation.federation(config, data)
+model = build.model(config, data, federated)
 
 shapes = jax.eval_shape(model.init, jax.random.key(0))
 pool = jax.tree.map(lambda x: np.arange(6, dtype=np.float32), shapes)
@@ -99,9 +99,8 @@ FedMR and federated averaging send the same bytes.
 # %%
 def train(**settings):
   """Returns the rounds, test accuracies [seeds, evaluations] and the last models of the seeds."""
-  changed = config.copy_and_resolve_references()
-  changed.update_from_flattened_dict(settings)
-  experiment = build.experiment(changed, data, federation)
+  changed = configs.updated(config, settings, 'the settings')
+  experiment = build.experiment(changed, data, federated)
   trainer, accuracy = Trainer(experiment), {}
   for states, r, _, _ in trainer.rounds(trainer.initial(), 0):
     views = [trainer.views(states, s) for s in range(3)]
@@ -132,13 +131,13 @@ plt.show()
 
 The paper says that FedMR ends in a flatter minimum. We move each final model along random
 directions, scaled tensor by tensor to its own length, and see how the loss on all training
-rows grows.
+examples grows.
 """
 
 # %%
 train_rows = np.unique(np.concatenate([
-    index[:size] for index, size in zip(federation.clients.index, federation.clients.size)]))
-examples = jax.device_put(federation.examples)
+    index[:size] for index, size in zip(federated.clients.index, federated.clients.size)]))
+examples = jax.device_put(federated.examples)
 distances = np.linspace(0, 0.5, 6)
 
 

@@ -24,7 +24,8 @@ does not, and how far is one operator from another on the same models?
 try:
   import hmm_jax
 except ImportError:
-  # %pip install -q hmm_jax
+  # From the checkout that this notebook lies in.
+  # %pip install -q ..
   import hmm_jax  # noqa: F401
 
 # %%
@@ -36,12 +37,13 @@ import numpy as np
 
 from hmm_jax import tree
 from hmm_jax.client import mappers
-from hmm_jax.experiment import build
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.evaluate import score_rows
 from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.merging import OPERATORS
 from hmm_jax.merging.alignment import permutation, weight_matching
-from hmm_jax.merging.operators import OPERATORS, REQUIRED
+from hmm_jax.registry import REQUIRED
 from hmm_jax.report import landscape
 
 # The project's tests run this notebook with few rounds.
@@ -52,16 +54,15 @@ EPOCHS = 2 if SMOKE else 40
 # %%
 def train(**settings):
   """Trains on scikit-learn's digits; returns the network, the federation and the last states."""
-  config = defaults.get_config()
-  config.update_from_flattened_dict({
+  config = configs.configure({
       'mlp.hidden': (64,), 'rounds': EPOCHS, 'eval_every': EPOCHS, 'local.epochs': 1,
       'local.lr': 0.1, **settings})
-  data = build.dataset(config)
-  federation = build.federation(config, data)
-  trainer = Trainer(build.experiment(config, data, federation))
+  data = federation.dataset(config)
+  federated = federation.federation(config, data)
+  trainer = Trainer(build.experiment(config, data, federated))
   start = trainer.initial()
   *_, last = trainer.rounds(trainer.initial(), 0)
-  return build.model(config, data, federation), federation, start, last[0]
+  return build.model(config, data, federated), federated, start, last[0]
 
 
 # %% [markdown]
@@ -74,12 +75,13 @@ the same of every input as before, and most of the barrier is gone.
 """
 
 # %%
-net, federation, _, states = train(algorithm='centralized', seeds=2)
+net, federated, _, states = train(algorithm='centralized', seeds=2)
 a, b = (tree.take(states.variables, s) for s in range(2))
 symmetry = net.symmetry()
-moved = permutation.permute(symmetry, b, weight_matching.match_weights(jax.random.key(0), symmetry, a, b))
+matching = weight_matching.match_weights(jax.random.key(0), symmetry, a, b)
+moved = permutation.permute(symmetry, b, matching)
 for name, other in (('as it is', b), ('matched', moved)):
-  line = landscape.interpolate(net, a, other, federation.examples, federation.test.rows,
+  line = landscape.interpolate(net, a, other, federated.examples, federated.test.rows,
                                mapper=mappers.one_by_one())
   print(f'{name:9} barrier {line.barrier:.3f}, accuracy half way '
         f'{line.accuracy[len(line.accuracy) // 2]:.3f}')
@@ -94,17 +96,16 @@ plt.show()
 ## Every operator on the same models
 
 Five clients with skewed shares train from one start, without ever meeting. Each operator of
-`hmm_jax/merging/operators.py` merges their models, with the settings that it has by itself;
-those that need data read validation rows. (Weights of one's own, and spherical interpolation of two
-models, are left out.)
+`hmm_jax/merging` merges their models, with its default settings; those that need data read
+validation examples. (Given weights, and spherical interpolation of two models, are left out.)
 """
 
 # %%
-net, federation, start, states = train(
+net, federated, start, states = train(
     algorithm='merging', clients=5, participation=0, seeds=1, **{'partition.alpha': 0.5})
 base, stacked = (tree.take(x, 0) for x in (start.base, states.stacked))
 examples, valid, test = jax.device_put(
-    (federation.examples, federation.validation.rows, federation.test.rows))
+    (federated.examples, federated.validation.rows, federated.test.rows))
 rows = valid[:len(valid) // 16 * 16].reshape(-1, 16)
 
 
@@ -124,7 +125,7 @@ def merge(name):
 
 
 chosen = [name for name, operator in OPERATORS.items() if 'two models' not in operator.needs
-          and REQUIRED not in operator.settings.values()]
+          and REQUIRED not in [setting.default for setting in operator.settings.values()]]
 alone = [float(accuracy(params)) for params in tree.unstack(stacked['params'])]
 scores = {name: float(accuracy(merge(name))) for name in chosen[:4 if SMOKE else None]}
 for name, score in sorted(scores.items(), key=lambda item: -item[1]):

@@ -27,7 +27,8 @@ of a Single Global Merging in Decentralized Learning*, ICLR 2026,
 try:
   import hmm_jax
 except ImportError:
-  # %pip install -q hmm_jax
+  # From the checkout that this notebook lies in.
+  # %pip install -q ..
   import hmm_jax  # noqa: F401
 
 # %%
@@ -42,8 +43,8 @@ import numpy as np
 from hmm_jax import tree
 from hmm_jax.client import mappers
 from hmm_jax.decentralized.topology import topology
-from hmm_jax.experiment import build
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.report import landscape, plots
 
@@ -74,27 +75,26 @@ plt.show()
 """
 ## Training at different rates
 
-In each round an agent takes ten SGD steps on its own rows. Then, with probability
+In each round an agent takes ten SGD steps on its own examples. Then, with probability
 `rate`, it pulls a random other agent's model. `locals` are the agents' own models on the
 test images of all, `merged` is what their average would score at that moment. What was
 sent is compared with averaging all models in every round (AllReduce).
 """
 
 # %%
-config = defaults.get_config()
-config.update_from_flattened_dict({
+config = configs.configure({
     'algorithm': 'gossip', 'clients': AGENTS, 'partition.alpha': 0.1, 'partition.min_size': 5,
     'rounds': ROUNDS, 'eval_every': ROUNDS, 'seeds': 3, 'local.steps': 10,
     'gossip.topology': 'pull', 'gossip.final_merge': 'none'})
-data = build.dataset(config)
-federation = build.federation(config, data)
+data = federation.dataset(config)
+federated = federation.federation(config, data)
 
 
 def train(**settings):
   """Returns the trained models of the first seed and {metric: [seeds]}."""
   changed = config.copy_and_resolve_references()
   changed.gossip.update(settings)
-  experiment = build.experiment(changed, data, federation)
+  experiment = build.experiment(changed, data, federated)
   trainer = Trainer(experiment)
   (states, *_), = trainer.rounds(trainer.initial(), 0)  # One chunk: a single evaluation.
   seeds = range(len(experiment.seeds))
@@ -162,9 +162,9 @@ their models. The loss is low in the middle, where nobody is.
 # %%
 views, _ = train(rate=0.2)
 six = tree.take(views['locals'], np.arange(6))
-model = build.model(config, data, federation)
+model = build.model(config, data, federated)
 surface = landscape.surface(
-    model, six, federation.examples, federation.test.rows, mapper=mappers.one_by_one(),
+    model, six, federated.examples, federated.test.rows, mapper=mappers.one_by_one(),
     resolution=12)
 with tempfile.TemporaryDirectory() as folder:
   path = os.path.join(folder, 'landscape.png')

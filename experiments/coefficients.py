@@ -18,22 +18,21 @@ from absl import app, flags
 import numpy as np
 import results
 
-from hmm_jax import main
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.report.screen import Screen
+from hmm_jax.report.screen import Screen, fail
 from hmm_jax.types import InputError
 
-CLEAN = flags.DEFINE_string('clean', None, 'The run without corrupted clients.')
-flags.mark_flags_as_required(['workdir', 'clean'])  # The former is main's.
+WORKDIR = flags.DEFINE_string('workdir', None, 'The run with corrupted clients.', required=True)
+CLEAN = flags.DEFINE_string('clean', None, 'The run without them.', required=True)
 
 
 def study(argv):
   if len(argv) > 1:
     raise InputError(f'got argument {argv[1]}; expected only --flags')
-  made, other = (arrivals(name) for name in (main.WORKDIR.value, CLEAN.value))
+  made, other = (arrivals(name) for name in (WORKDIR.value, CLEAN.value))
   noisy, clean, bad = gains(made), gains(other), set(made['corrupted'])
   if not bad:
-    raise InputError(f'got workdir={main.WORKDIR.value}; expected a run with corrupted clients')
+    raise InputError(f'got workdir={WORKDIR.value}; expected a run with corrupted clients')
   rows, effects = [], []
   for seed in sorted(noisy.keys() & clean.keys()):
     both = noisy[seed].keys() & clean[seed].keys()
@@ -75,4 +74,4 @@ if __name__ == '__main__':
   try:
     app.run(study, flags_parser=flags.FLAGS)
   except (InputError, flags.Error) as error:
-    sys.exit(main.fail(error, 2))
+    sys.exit(fail(error, 2))

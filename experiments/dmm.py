@@ -1,4 +1,4 @@
-"""Do normalization statistics say enough of divergent models to distil them into a merge?
+"""Do normalization statistics say enough of divergent models to distill them into a merge?
 
   python -m hmm_jax.main --config=experiments/dmm.py:data=DATA,alpha=ALPHA[,merges=often]
 
@@ -8,14 +8,14 @@ whose seven events are the clients. All train apart from one start for 10 epochs
 DMM, once, or after every second one (merges=often). Beside it
 
   prox                     once: averaged after training under a proximal term
-  average, buffers, noise  often: averaged by rows; DMM without distillation, and on N(0, 1)
+  average, buffers, noise  often: averaged by examples; DMM without distillation, and on N(0, 1)
   fedbn                    often: everything but BatchNorm is averaged after every epoch
 
 What the steps of DMM add to one merge, and what other merges of the same clients give, is shown
 by `python experiments/ladder.py --workdir=RUN`, RUN the folder of this one.
 
 Its settings are the reconstruction's but for fewer steps of inversion; nothing was tuned. One
-thread took 15 minutes to train, merge and compare a setting of images, and 10 to 30 for its ladder.
+thread took 15 minutes to train, merge and compare a setting of images, 10 to 30 for its ablation.
 
 Showed, for seeds 0 to 2 (experiments/results/dmm.md has every figure and claim): inverted
 inputs beat noise in every setting that is merged once, not in rounds; DMM is ahead of averaging at
@@ -31,7 +31,7 @@ IMAGES = {'subset': 0.2, 'clients': 10, 'model': 'resnet'}
 DATA = {
     'fashion_mnist': {'dataset': 'fashion_mnist', **IMAGES},
     'cifar10': {'dataset': 'cifar10', 'augment': 'crop_flip', **IMAGES},
-    # No image is needed; as they are, hashed words score better on validation rows.
+    # No image is needed; as they are, hashed words score better on validation examples.
     'crisismmd': {'dataset': 'crisismmd', 'clients': 7, 'participation': 0, 'model': 'fusion',
                   'normalize': 'none', 'crisismmd.modalities': 'text', 'partition.kind': 'domain'},
 }

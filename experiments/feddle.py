@@ -3,24 +3,24 @@
   python -m hmm_jax.main --config=experiments/feddle.py:setting=SETTING[,rows=R][,noisy=SHARE]
 
 A fifth of Fashion-MNIST, prepared by TFDS; LeNet, 50 clients, 10 a round, Dirichlet 0.1, 60
-rounds of 2 epochs, SGD at 0.05. The server has R = 500 rows (or 100, 2000), 100 minibatches of 50
-a round for every method. SETTING is
+rounds of 2 epochs, SGD at 0.05. The server has R = 500 examples (or 100, 2000), 100 minibatches
+of 50 a round for every method. SETTING is
 
-  in_domain       rows held out of the training set
-  mnist, cifar10  rows of another task, in gray 28x28, which teach the trunk under a fresh head
-  usps            clients of MNIST, rows of USPS: the same digits in another hand
+  in_domain       examples held out of the training set
+  mnist, cifar10  examples of another task, in gray 28x28, which teach the trunk under a fresh head
+  usps            clients of MNIST, examples of USPS: the same digits in another hand
                   (~/tensorflow_datasets/usps.npz)
   noisy           in_domain; all labels of SHARE = 0.3 (or 0.5, 0) of the clients are random
   late            updates travel for up to 5 rounds; FedAvg late too, and both in time
   ablation        in_domain, one part of Feddle changed at a time
 
-Feddle's rate, 0.05, is the best of 0.02, 0.05 and 0.1 by the loss of the server's held-out rows
+Feddle's rate, 0.05, is the best of 0.02, 0.05 and 0.1 by the loss of the server's held-out examples
 after 60 rounds in one run (seed 100: 0.786, 0.615, 0.781); coefficients of each layer had 0.945 at
 0.05. Nothing else was tuned.
 
 Showed, for seeds 0 to 2 (experiments/results/feddle.md has every figure and claim): ahead
 of FedAvg in domain and with noisy clients, who get lower coefficients, and robust to late updates;
-behind averaging and then SGD on the server's rows; rows of another task or hand do not help.
+behind averaging and then SGD on the server's examples; those of another task or hand do not help.
 """
 
 from ml_collections import ConfigDict
@@ -43,7 +43,7 @@ OTHERS = {
 }
 # FedCLG diverges or learns nothing there, at any rate that was tried.
 STEADY = {name: changes for name, changes in OTHERS.items() if 'fedclg' not in name}
-# Of another domain, the server's rows have labels of another task.
+# Of another domain, the server's examples have labels of another task.
 ANOTHER_TASK = {name: changes for name, changes in STEADY.items() if name != 'server_only'} | {
     'distil': {'server.surrogate': 'distil'}}
 LATE = {

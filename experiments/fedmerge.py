@@ -3,8 +3,8 @@
   python -m hmm_jax.main --config=experiments/fedmerge.py:setting=SETTING[,scale=paper]
 
 SETTING is clusters (50 clients in five clusters, each of which knows three classes in ten; a
-client tests on rows of the test split, dealt as its training rows were) or client_wise (each
-class spread over the clients by Dirichlet 0.1; a sixth of a client's rows is its test).
+client tests on examples of the test split, dealt as its training examples were) or client_wise
+(each class spread over the clients by Dirichlet 0.1; a sixth of a client's examples is its test).
 scale=small (the default): a fifth of Fashion-MNIST, prepared by TFDS, a perceptron with 100
 hidden units, 200 rounds, SGD at 0.05, weights at 0.1. scale=paper, the released code's:
 CIFAR-100, the narrow ResNet-9, 500 rounds, 0.01 and 0.01; not run, for want of an
@@ -12,7 +12,7 @@ accelerator. At both: all clients in every round, 2 epochs of batch 32, pull 0.0
 The weights' rate is the better of 0.01 and 0.1 by the validation loss of one run (clusters,
 seed 100, five models: 0.146 and 0.141); nothing else was tuned.
 
-Showed, on 2 CPU cores, accuracy on the clients' own test rows after round 200, mean over
+Showed, on 2 CPU cores, accuracy on the clients' own test examples after round 200, mean over
 clients, mean ± std over seeds 0, 1, 2, which follow; the same at the rounds of the least
 validation loss; the mean over the worst tenth of the clients; minutes of three seeds:
 
@@ -74,7 +74,7 @@ SETTINGS = {
     'clusters': {
         'partition.kind': 'clusters', 'partition.clusters': 5, 'partition.classes_per_cluster': 3,
         'partition.test_rows': 'alike', 'partition.validation': 0.1},
-    # Each class is spread over all clients, very unevenly; a sixth of a client's rows is
+    # Each class is spread over all clients, very unevenly; a sixth of a client's examples is
     # its test, a tenth of the others its validation.
     'client_wise': {
         'partition.kind': 'dirichlet', 'partition.alpha': 0.1, 'partition.test_rows': 'pooled',

@@ -1,126 +1,116 @@
-"""DMM's ladder: what does each of its steps add, and what do other merges of the same models give?
+"""DMM's ablation: what does each of its steps add, and how good are other merges of the models?
 
-  python experiments/ladder.py --workdir=RUN [--arms=core,noise]
+  python experiments/ladder.py --workdir=RUN [--variants=core,noise]
 
 RUN is the folder of a finished run of experiments/dmm.py, merged once. Its clients are trained
-already: their models are read from its checkpoint and merged anew, arm by arm,
+already: their models are read from its checkpoint and merged anew, variant by variant,
 
   core, buffers        the core's merge, without and with all models' statistics
-  noise, inverted      distilled on N(0, 1), the control, and on inverted inputs: DMM
-  real                 distilled on as many of the clients' rows: the ceiling
+  noise, inverted      distilled on N(0, 1), the baseline, and on inverted inputs: DMM
+  real                 distilled on as many of the clients' examples: the upper bound
   each, everybody      each model's statistics inverted, a batch each; all models as teachers
-  average, ties, cat   averaged by rows, and by two operators that need no data for statistics
-  recalibrated         the average, its statistics estimated on the clients' validation rows
-  matched, pleas       Git Re-Basin and PLeaS: units in one order, statistics estimated likewise
+  average, ties, cat   averaged by examples, and by two operators that need no data for statistics
+  recalibrated         the average, its statistics recalibrated on the clients' validation examples
+  matched, pleas       Git Re-Basin and PLeaS: hidden units aligned, statistics recalibrated as well
   loose, strict        on request: `inverted` with pairs of the core at a cosine of 0, or of 0.2
 
-with the keys that the run had itself; an arm that changes nothing is the run's own merge. RUN gets
-ladder.json, from which arms that are there already are printed again, and plots/inverted.png: of
-the first batch that is inverted for the first seed, above as many rows of its clients.
+with the keys that the run had itself; a variant that changes nothing is the run's own merge. RUN
+gets ladder.json, from which variants that are there already are printed again, and
+plots/inverted.png: of the first batch that is inverted for the first seed, above as many examples
+of its clients.
 """
 
 import sys
 
 from absl import app, flags
-from hmm_jax.methods import dmm
-from hmm_jax.methods.setup import Setup
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from hmm_jax import main, tree
+from hmm_jax import tree
+from hmm_jax.algorithms import dmm
+from hmm_jax.algorithms.parts import Parts
 from hmm_jax.client import mappers
 from hmm_jax.experiment import build, devices
-from hmm_jax.experiment import config as defaults
-from hmm_jax.experiment.checkpoint import Checkpoints
-from hmm_jax.experiment.run import Progress, finished, over_seeds
+from hmm_jax.experiment import config as configs
+from hmm_jax.experiment.run import finished, over_seeds
+from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.trainer import Trainer
-from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import plots, tables
-from hmm_jax.report.screen import Screen
+from hmm_jax.report.screen import Screen, fail
 from hmm_jax.server import pseudo_data
 from hmm_jax.types import InputError
 
-ESTIMATED = {'algorithm': 'merging', 'merging.statistics': 'recalibrated'}
-ARMS = {
+RECALIBRATED = {'algorithm': 'merging', 'merging.statistics': 'recalibrated'}
+VARIANTS = {
     'core': {'dmm.inputs': 'none', 'dmm.buffers': 'core'},
     'buffers': {'dmm.inputs': 'none'},
     'noise': {'dmm.inputs': 'noise'},
     'inverted': {'dmm.inputs': 'inverted'},
     'real': {'dmm.inputs': 'real'},
-    'each': {'dmm.whose': 'each', 'dmm.batch': 64, 'dmm.batches': 1},
+    'each': {'dmm.statistics_of': 'each', 'dmm.batch': 64, 'dmm.batches': 1},
     'everybody': {'dmm.teachers': 'everybody'},
     'average': {'algorithm': 'merging'},
     'ties': {'algorithm': 'merging', 'merging.method': 'ties'},
     'cat': {'algorithm': 'merging', 'merging.method': 'cat'},
-    'recalibrated': ESTIMATED,
-    'matched': {**ESTIMATED, 'merging.match': 'weights'},
-    'pleas': {**ESTIMATED, 'merging.method': 'pleas'},
+    'recalibrated': RECALIBRATED,
+    'matched': {**RECALIBRATED, 'merging.match': 'weights'},
+    'pleas': {**RECALIBRATED, 'merging.method': 'pleas'},
     'loose': {'dmm.threshold': '0.0'},
     'strict': {'dmm.threshold': '0.2'},
 }
 ON_REQUEST = {'loose', 'strict'}
-NEED_WIRING = {'matched', 'pleas'}  # Not known where two branches meet.
+NEED_SYMMETRY = {'matched', 'pleas'}  # Not known where two branches meet.
 GRID = 32  # images of each kind in the picture
 ACCURACY = 'global/test/accuracy'
 
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 CHOSEN = flags.DEFINE_list(
-    'arms', [name for name in ARMS if name not in ON_REQUEST], 'Which arms.')
-flags.mark_flag_as_required('workdir')  # Of main.
+    'variants', [name for name in VARIANTS if name not in ON_REQUEST], 'Which variants.')
 
 
 def study(argv):
   if len(argv) > 1:
     raise InputError(f'got argument {argv[1]}; expected only --flags')
-  workdir = Workdir(main.WORKDIR.value)
-  settings, rows = workdir.read_json('config.json'), workdir.read_metrics()
-  config = defaults.complete(ConfigDict(settings or {}))
+  run = Run.load(WORKDIR.value)
+  config, folder, rows = run.config, run.folder, run.metrics
   if config.algorithm != 'dmm' or not rows or not finished(rows) or config.one_shot.every:
-    raise InputError(f'got workdir={workdir.path}; expected that of a finished run of dmm that was '
+    raise InputError(f'got workdir={folder.path}; expected that of a finished run of dmm that was '
                      'merged once')
-  workdir.check_writable()
+  folder.check_writable()
   names = chosen(config)
   devices.prepare(mapper=config.mapper, cohort=0)
-  made = workdir.read_json('ladder.json') or {'rounds': config.rounds, 'arms': {}}
+  made = folder.read_json('ladder.json') or {'rounds': config.rounds, 'arms': {}}
   if missing := [name for name in names if name not in made['arms']]:
-    extend(workdir, config, made, missing)
-  seeds = range(config.seed, config.seed + config.seeds)
-  tables.show_arms(workdir.path, {name: made['arms'][name] for name in names}, seeds, Screen())
+    extend(run, made, missing)
+  tables.show_arms(folder.path, {name: made['arms'][name] for name in names}, run.seeds, Screen())
 
 
 def chosen(config):
-  """Returns the arms that were asked for, without those that the network does not allow."""
-  unknown = set(CHOSEN.value) - ARMS.keys()
+  """Returns the variants that were asked for, without those that the network does not allow."""
+  unknown = set(CHOSEN.value) - VARIANTS.keys()
   if unknown or not CHOSEN.value:
-    raise InputError(f'got arms={",".join(sorted(unknown))}; expected names among '
-                     f'{", ".join(ARMS)}')
+    raise InputError(f'got variants={",".join(sorted(unknown))}; expected names among '
+                     f'{", ".join(VARIANTS)}')
   branches = config.dataset == 'crisismmd' and config.crisismmd.modalities == 'both'
-  return [name for name in ARMS
-          if name in CHOSEN.value and not (branches and name in NEED_WIRING)]
+  return [name for name in VARIANTS
+          if name in CHOSEN.value and not (branches and name in NEED_SYMMETRY)]
 
 
-def extend(workdir, config, made, names):
-  """Merges the run's clients by more arms, and draws what was inverted."""
-  if 'checkpoints' not in workdir.results():
-    raise InputError(f'got workdir={workdir.path} without a checkpoint; expected the run\'s, whose '
-                     f'clients are merged, for the arms {", ".join(names)}')
-  config = defaults.updated(config, {'variants': (), 'references': ''}, 'the run')
-  data = build.dataset(config)
-  federation = build.federation(config, data)
-  trainer = Trainer(build.experiment(config, data, federation))
-  saved = Checkpoints(workdir.file('checkpoints')).restore(
-      made['rounds'], Progress(trainer.shapes, trainer.shapes if config.keep_best else ()))
-  stacked, own = trainer.place(saved.states.stacked), workdir.read_metrics()[-config.seeds:]
+def extend(run, made, names):
+  """Merges the run's clients by more variants, and draws what was inverted."""
+  stacked, own = run.states.stacked, run.metrics[-run.config.seeds:]
+  alone = configs.updated(run.config, {'variants': (), 'references': ''}, 'the run')
   for name in names:
-    changed, rows = defaults.updated(config, ARMS[name], name), own
-    if changed != config:
-      _, rows = merged(build.experiment(changed, data, federation), stacked, made['rounds'])
+    changed, rows = configs.updated(alone, VARIANTS[name], name), own
+    if changed != alone:
+      _, rows = merged(build.experiment(changed, run.dataset, run.federation), stacked,
+                       made['rounds'])
     made['arms'][name] = over_seeds(rows)
-    made['arms'] = {arm: made['arms'][arm] for arm in ARMS if arm in made['arms']}
-    workdir.write_json('ladder.json', made)
-    Screen().say(f'{name}: test accuracy {report.spread(made["arms"][name][ACCURACY])}')
-  if all(leaf.ndim == 4 for leaf in jax.tree.leaves(federation.examples.x)):
-    picture(workdir, config, data, federation, stacked, made['rounds'])
+    made['arms'] = {name: made['arms'][name] for name in VARIANTS if name in made['arms']}
+    run.folder.write_json('ladder.json', made)
+    Screen().say(f'{name}: test accuracy {tables.spread(made["arms"][name][ACCURACY])}')
+  if all(leaf.ndim == 4 for leaf in jax.tree.leaves(run.federation.examples.x)):
+    picture(run, alone, stacked, made['rounds'])
 
 
 def merged(experiment, stacked, rounds):
@@ -137,23 +127,24 @@ def merged(experiment, stacked, rounds):
   return states, rows
 
 
-def picture(workdir, config, data, federation, stacked, rounds):
-  """Draws what is inverted for the first seed, above real rows."""
-  one_batch = {'seeds': 1, 'dmm.batches': 1, **ARMS['inverted']}
-  config = defaults.updated(config, one_batch, 'one batch')
-  alone = defaults.updated(config, ARMS['buffers'], 'the merge')
-  experiment = build.experiment(alone, data, federation)
+def picture(run, config, stacked, rounds):
+  """Draws what is inverted for the first seed, above real examples."""
+  one_batch = {'seeds': 1, 'dmm.batches': 1, **VARIANTS['inverted']}
+  config = configs.updated(config, one_batch, 'one batch')
+  alone = configs.updated(config, VARIANTS['buffers'], 'the merge')
+  experiment = build.experiment(alone, run.dataset, run.federation)
   states, _ = merged(experiment, jax.tree.map(lambda x: x[:1], stacked), rounds)
   models, merge = (tree.take(x, 0) for x in (stacked, states.base))
-  setup = Setup(config, build.model(config, data, federation), mappers.one_by_one(), federation)
+  parts = Parts(config, run.model, mappers.one_by_one(), run.federation)
   given = merge, models, experiment.federation, jax.random.key(config.seed)
-  made, _ = jax.jit(dmm.pseudo_inputs(setup))(*given)
-  real, _ = pseudo_data.real_rows(setup.net, count=GRID)(*given)
-  plots.images({'inverted': made[:GRID], 'real': real}, workdir.file('plots', 'inverted.png'))
+  found, _ = jax.jit(dmm.pseudo_inputs(parts, config.dmm))(*given)
+  real, _ = pseudo_data.real_examples(run.model, count=GRID)(*given)
+  plots.images({'inverted': found[:GRID], 'real': real},
+               run.folder.file('plots', 'inverted.png'))
 
 
 if __name__ == '__main__':
   try:
     app.run(study, flags_parser=flags.FLAGS)
   except (InputError, flags.Error) as error:
-    sys.exit(main.fail(error, 2))
+    sys.exit(fail(error, 2))

@@ -5,9 +5,9 @@
 
 Reads the newest checkpoint of RUN, which may be unfinished but not training just now, and
 takes the first `models` clients by position (our choice, as are their corners) of one
-training seed. Mixtures of their models are scored on at most `rows` rows of the split. In
+training seed. Mixtures of their models are scored on at most `rows` examples of the split. In
 networks with BatchNorm every mixture, a model alone included, gets new statistics first:
-the mean over `batches` batches of config.local.batch training rows of all clients. Rows
+the mean over `batches` batches of config.local.batch training examples of all clients. Examples
 and batches are drawn once, with a fixed key.
 
 Out come the loss barrier of every pair, and the loss of each model and of their mean; RUN
@@ -20,88 +20,67 @@ import sys
 
 from absl import app, flags
 import jax
-from ml_collections import ConfigDict
 import numpy as np
 
-from hmm_jax import main, tree
+from hmm_jax import tree
 from hmm_jax.client import mappers
 from hmm_jax.experiment import build, devices
-from hmm_jax.experiment import config as defaults
-from hmm_jax.experiment.checkpoint import Checkpoints
-from hmm_jax.experiment.run import Progress
-from hmm_jax.experiment.trainer import Trainer
-from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.experiment.saved import Run
 from hmm_jax.merging.batch_norm.recalibrate import recalibrate
 from hmm_jax.report import landscape, plots
-from hmm_jax.report.screen import Screen
+from hmm_jax.report.screen import Screen, fail
 from hmm_jax.types import InputError
 
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 SEED = flags.DEFINE_integer('seed', None, 'Training seed; default the first of the run.')
 MODELS = flags.DEFINE_integer('models', 6, 'Clients, at least 3.')
-ROWS = flags.DEFINE_integer('rows', 2000, 'Rows to score on.', lower_bound=1)
+ROWS = flags.DEFINE_integer('rows', 2000, 'Examples to score on.', lower_bound=1)
 POINTS = flags.DEFINE_integer(
     'points', 25, 'Points on a line.', lower_bound=2, upper_bound=10_000)
 RESOLUTION = flags.DEFINE_integer(
     'resolution', 8, 'Rings about the center of the polygon.', lower_bound=1, upper_bound=200)
-SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'Which rows.')
+SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'Which examples.')
 BATCHES = flags.DEFINE_integer('batches', 20, 'For new statistics.', lower_bound=1)
-flags.mark_flag_as_required('workdir')  # Of main.
 
 
 def study(argv):
   if len(argv) > 1:
     raise InputError(f'got argument {argv[1]}; expected only --flags')
-  workdir = Workdir(main.WORKDIR.value)
-  settings = workdir.read_json('config.json')
-  config = defaults.complete(ConfigDict(settings or {}))
-  defaults.check(config)
-  devices.prepare(mapper=config.mapper, cohort=0)
-  # Orbax makes the folder that it looks for.
-  checkpoints = 'checkpoints' in workdir.results() and Checkpoints(workdir.file('checkpoints'))
-  if not (settings and checkpoints and checkpoints.latest()):
-    raise InputError(f'got workdir={workdir.path}; expected the folder of a run with a checkpoint')
-  workdir.check_writable()
-  data = build.dataset(config)
-  federation = build.federation(config, data)
-  net, experiment = (f(config, data, federation) for f in (build.model, build.experiment))
-  stacked = restored(config, checkpoints, experiment)
-  rng, clients = np.random.default_rng(0), federation.clients
+  run = Run.load(WORKDIR.value)
+  devices.prepare(mapper=run.config.mapper, cohort=0)
+  run.folder.check_writable()
+  stacked = models(run)
+  rng, clients = np.random.default_rng(0), run.federation.clients
   train = np.unique(np.concatenate([x[:size] for x, size in zip(clients.index, clients.size)]))
-  rows = train if SPLIT.value == 'train' else getattr(federation, SPLIT.value).rows
+  rows = train if SPLIT.value == 'train' else getattr(run.federation, SPLIT.value).rows
   if not len(rows):
-    raise InputError(f'got split={SPLIT.value}, of which the run has no rows; expected another')
-  # No row comes twice while there are others.
-  batches = np.resize(rng.permutation(train), (BATCHES.value, config.local.batch))
+    raise InputError(f'got split={SPLIT.value}, of which the run has no examples; expected another')
+  # No example comes twice while there are others.
+  batches = np.resize(rng.permutation(train), (BATCHES.value, run.config.local.batch))
   scoring = {
-      'examples': experiment.federation.examples, 'rows': rng.permutation(rows)[:ROWS.value],
-      'mapper': build.devices(config)[0](mappers.one_by_one()), 'batch': config.eval_batch,
-      'calibrate': partial(recalibrate, net, rows=batches)}
-  surface = landscape.surface(net, stacked, resolution=RESOLUTION.value, **scoring)
+      'examples': run.experiment.federation.examples, 'rows': rng.permutation(rows)[:ROWS.value],
+      'mapper': build.devices(run.config)[0](mappers.one_by_one()), 'batch': run.config.eval_batch,
+      'calibrate': partial(recalibrate, run.model, rows=batches)}
+  surface = landscape.surface(run.model, stacked, resolution=RESOLUTION.value, **scoring)
   members = dict(zip(clients.id[:MODELS.value].tolist(), tree.unstack(stacked)))
-  lines = {(i, j): landscape.interpolate(net, members[i], members[j], points=POINTS.value,
+  lines = {(i, j): landscape.interpolate(run.model, members[i], members[j], points=POINTS.value,
                                          **scoring)
            for i, j in itertools.combinations(members, 2)}
-  write(workdir, list(members), lines, surface)
+  write(run.folder, list(members), lines, surface)
 
 
-def restored(config, checkpoints, experiment):
+def models(run):
   """Returns the models of the chosen clients at the newest checkpoint, [K, ...]."""
-  seed = experiment.seeds[0] if SEED.value is None else SEED.value
-  if seed not in experiment.seeds:
-    raise InputError(f'got seed={seed}; expected one of {", ".join(map(str, experiment.seeds))}')
-  total = len(experiment.federation.clients.id)
+  rounds, total = run.rounds, len(run.federation.clients.id)
   if not 3 <= MODELS.value <= total:
     raise InputError(f'got models={MODELS.value}; expected 3 to {total}, the number of clients')
-  trainer, done = Trainer(experiment), checkpoints.latest()
-  saved = checkpoints.restore(
-      done, Progress(trainer.shapes, trainer.shapes if config.keep_best else ()))
-  views = trainer.views(trainer.place(saved.states), experiment.seeds.index(seed))
+  views = run.models(SEED.value)
   stacked = views.get('locals', views.get('clients'))
   if stacked is None:
-    raise InputError(f'got a run of {config.algorithm}; expected a model a client, as in local')
+    raise InputError(f'got a run of {run.config.algorithm}; expected a model a client, as in local')
   stacked = tree.take(stacked, np.arange(MODELS.value))
   if all((x == x[:1]).all() for x in jax.tree.leaves(stacked)):
-    raise InputError(f'got identical models after round {done}; expected different ones, so '
+    raise InputError(f'got identical models after round {rounds}; expected different ones, so '
                      'without a final merge: the run needs gossip.final_merge=none')
   return stacked
 
@@ -124,4 +103,4 @@ if __name__ == '__main__':
   try:
     app.run(study, flags_parser=flags.FLAGS)
   except (InputError, flags.Error) as error:
-    sys.exit(main.fail(error, 2))
+    sys.exit(fail(error, 2))

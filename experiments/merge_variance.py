@@ -9,6 +9,7 @@ Out come, for each seed, the variance of the merged update (the mean squared dis
 update to their mean) and the same over the squared length of that mean.
 """
 
+from functools import partial
 import sys
 
 from absl import app, flags
@@ -16,28 +17,27 @@ import jax
 import numpy as np
 
 from hmm_jax import main, tree
-from hmm_jax.experiment import build, devices
-from hmm_jax.experiment import config as defaults
-from hmm_jax.report.screen import Screen
+from hmm_jax.experiment import build, devices, federation
+from hmm_jax.experiment import config as configs
+from hmm_jax.report.screen import Screen, fail
 from hmm_jax.types import InputError
 
 AFTER = flags.DEFINE_integer('after', 20, 'Rounds before.', lower_bound=1)
 COHORTS = flags.DEFINE_integer('cohorts', 20, 'How many are drawn.', lower_bound=2)
 
 
-def study(argv):
+def study(config, argv):
   if len(argv) > 1:
     raise InputError(f'got argument {argv[1]}; expected only --flags')
-  config = defaults.complete(flags.FLAGS.config)
-  defaults.check(config)
+  configs.check(config)
   if config.algorithm != 'feddle' or config.feddle.search == 'none':
     raise InputError(f'got algorithm={config.algorithm}, feddle.search={config.feddle.search}; '
                      'expected feddle with a search')
-  devices.prepare(mapper=config.mapper, cohort=build.cohort(config))
-  data = build.dataset(config)
-  federation = build.federation(config, data)
-  plain = defaults.updated(config, {'feddle.search': 'none'}, 'the plain average')
-  guided, average = (build.experiment(c, data, federation) for c in (config, plain))
+  devices.prepare(mapper=config.mapper, cohort=federation.cohort(config))
+  data = federation.dataset(config)
+  federated = federation.federation(config, data)
+  plain = configs.updated(config, {'feddle.search': 'none'}, 'the plain average')
+  guided, average = (build.experiment(c, data, federated) for c in (config, plain))
   rows = []
   for seed in guided.seeds:
     spread = [variance(seed, guided, other) for other in (guided, average)]
@@ -51,27 +51,28 @@ def study(argv):
 
 def variance(seed, trained, played):
   """Returns the variance of `played`'s update from `trained`'s state, absolute and relative."""
-  federation = trained.federation
+  data = trained.federation
   key, *draws = jax.random.split(jax.random.key(seed), 1 + AFTER.value + COHORTS.value)
   jit = lambda f: jax.jit(f, out_shardings=trained.sharding)
-  state, train = jit(trained.algorithm.init)(key, federation), jit(trained.algorithm.round)
+  state, train = jit(trained.algorithm.init)(key, data), jit(trained.algorithm.round)
   for draw in draws[:AFTER.value]:
-    state, _ = train(state, federation, draw)
+    state, _ = train(state, data, draw)
 
-  def update(state, federation, draw):
-    model = lambda state: played.algorithm.views(state, federation)['global']['params']
-    after, _ = played.algorithm.round(state, federation, draw)
+  def update(state, data, draw):
+    model = lambda state: played.algorithm.views(state, data)['global']['params']
+    after, _ = played.algorithm.round(state, data, draw)
     return tree.sub(model(after), model(state))
 
   play = jit(update)
   flat = np.stack([np.concatenate([np.ravel(x) for x in jax.tree.leaves(
-      play(state, federation, draw))]) for draw in draws[AFTER.value:]]).astype(np.float64)
+      play(state, data, draw))]) for draw in draws[AFTER.value:]]).astype(np.float64)
   total = flat.var(axis=0, ddof=1).sum()
   return total, total / np.square(flat.mean(axis=0)).sum()
 
 
 if __name__ == '__main__':
   try:
-    app.run(study, flags_parser=main.parse)
+    config, argv = main.read_command(sys.argv)
+    app.run(partial(study, config), argv=argv, flags_parser=main.parse_flags)
   except InputError as error:
-    sys.exit(main.fail(error, 2))
+    sys.exit(fail(error, 2))

@@ -5,7 +5,7 @@
 
 Without a study come the names of all, with one the tables that `python -m hmm_jax.main` printed at
 the end of its runs, and those of experiments/ladder.py. --record adds the finished run in FOLDER,
-its references and its ladder to experiments/results/STUDY.json, or replaces RUN there.
+its references and its ablation to experiments/results/STUDY.json, or replaces RUN there.
 
 The file holds of each run its config (what differs from that of the file's first run), its costs
 and every row of metrics.csv, a line a metric: a list a seed (one if all are equal), a value an
@@ -19,11 +19,10 @@ import pathlib
 import sys
 
 from absl import app, flags
-from ml_collections import ConfigDict
 import numpy as np
 
 from hmm_jax.experiment import comparisons
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.run import figures, over_seeds
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import tables
@@ -63,8 +62,8 @@ def show(study: str, run: str = ''):
     screen.say(f'{study} {name}')
     tables.show({other: summary(kept) for other, kept in runs[name].items()}, screen)
     first = next(iter(runs[name].values()))
-    if arms := ladder(first):
-      tables.show_arms(f'{study} {name}', arms, first['costs']['seeds'], screen)
+    if variants := ladder(first):
+      tables.show_arms(f'{study} {name}', variants, first['costs']['seeds'], screen)
 
 
 def studies() -> list[str]:
@@ -98,11 +97,11 @@ def add(study: str, run: str, folder: str):
 def record(folder: str) -> dict[str, dict]:
   """Returns the records of a finished run and of its references, by name."""
   workdir = Workdir(folder)
-  first, config = _record(workdir), defaults.complete(ConfigDict(workdir.read_json('config.json')))
+  first, config = _record(workdir), configs.complete(workdir.read_json('config.json'))
   if made := workdir.read_json('ladder.json'):
     first['ladder'] = {'arms': list(made['arms']), **pack([
-        [{metric: value['seeds'][s] for metric, value in arm.items()}
-         for arm in made['arms'].values()] for s in range(config.seeds)])}
+        [{metric: value['seeds'][s] for metric, value in variant.items()}
+         for variant in made['arms'].values()] for s in range(config.seeds)])}
   beside = {path.parent.name: Workdir(str(path.parent)) for path in sorted(
       pathlib.Path(folder).glob('references/*/summary.json'))}
   # In the order of the config, which may lack some that were added to a finished run.
@@ -119,7 +118,7 @@ def summary(kept: dict) -> dict:
 
 
 def ladder(kept: dict) -> dict[str, dict]:
-  """Returns the arms of a recorded run's ladder.json, if it has one."""
+  """Returns the variants in a recorded run's ladder.json, if it has one."""
   if 'ladder' not in kept:
     return {}
   grid = unpack(kept['ladder'], len(kept['costs']['seeds']))
@@ -177,7 +176,7 @@ def _record(workdir: Workdir) -> dict:
   if not _same(computed, {key: said.get(key) for key in computed}):
     raise InputError(f'got {workdir.file("summary.json")}; expected what metrics.csv says')
   # A key that is newer than the run has had its default.
-  config = defaults.flat(defaults.get_config()) | defaults.flat(config)
+  config = configs.flat(configs.get_config()) | configs.renamed(configs.flat(config))
   return {
       'config': {key: list(v) if isinstance(v, tuple) else v for key, v in config.items()},
       'costs': {key: v for key, v in said.items() if key == 'seeds' or key not in computed},

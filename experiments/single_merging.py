@@ -6,8 +6,8 @@ SETTING is main, windows, topologies, finite_gossip or init; what follows after 
 scale=small (the default: Fashion-MNIST, prepared by TFDS; LeNet; m=16 agents, T=100
 rounds of H=20 steps of batch 32) or scale=paper (CIFAR-10, ResNet-18, m=32, T=300, H=100,
 batch 128; not run, for want of an accelerator). At both scales, from the paper: AdamW at
-5e-4, weight decay 5e-4; each agent draws 4096 rows under a class mix of its own,
-Dirichlet 0.1 (42,003 different ones at the small scale: agents overlap); and from its code:
+5e-4, weight decay 5e-4; each agent draws 4096 examples under a class mix of its
+own, Dirichlet 0.1 (42,003 different ones at the small scale: agents overlap); and from its code:
 label smoothing 0.1, gradients clipped to [-1, 1] entry by entry, directed pull, different
 initial models. No setting was tuned.
 

@@ -7,8 +7,8 @@ others): here 30,913 speeches of Shakespeare's plays. 40 roles with 50 windows o
 or more, drawn at random; an LSTM with 64 units, all clients in every round, 30 rounds of 2
 epochs, batch 20, SGD at 1.0 clipped to norm 5. No setting was tuned.
 
-Showed, on 2 CPU cores, accuracy on the clients' own test rows, mean over clients, mean ± std
-over seeds 0, 1, 2, which follow; the same at the rounds of the least validation loss; the
+Showed, on 2 CPU cores, accuracy on the clients' own test examples, mean over clients, mean ±
+std over seeds 0, 1, 2, which follow; the same at the rounds of the least validation loss; the
 mean over the worst tenth; minutes of three seeds, beside other work:
 
     run         mean over clients seed by seed          selected         worst tenth     min

@@ -12,7 +12,7 @@ workload's number. Models: cnn (conv 3x3-32, 3x3-64, dense 128; 545,098 paramete
 and mlp (3072-200-10). SGD at 0.05, clients weighted equally; --algorithm=gossip is pull
 at rate 0.2. One line comes out: first (with compilation), mean and min of the other
 rounds in seconds, the peak memory, the data's share of it, and the loss on client 0's
-rows at the end.
+examples at the end.
 
 Showed on 2 CPU cores, mean seconds a round of this and of pfl-research 0.6.0 (PyTorch
 2.13.0, 2 processes of 1 thread), five interleaved pairs, seeds 1 to 5 here:
@@ -54,7 +54,7 @@ from absl import app, flags
 import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.experiment import build, devices
+from hmm_jax.experiment import build, devices, federation
 from hmm_jax.experiment import config as defaults
 from hmm_jax.experiment.run import peak_memory
 from hmm_jax.experiment.trainer import Trainer
@@ -118,9 +118,9 @@ def measure(argv):
   defaults.check(config)
   devices.prepare(mapper=config.mapper, cohort=config.participation)
   data = images(workload['NCLIENTS'], workload['NPER'])
-  federation = build.federation(config, data)
+  federated = federation.federation(config, data)
   data = data._replace(x_train=data.x_train[:1], x_test=data.x_test[:1])
-  experiment = build.experiment(config, data, federation)
+  experiment = build.experiment(config, data, federated)
 
   start = time.perf_counter()
   trainer, seconds = Trainer(experiment), []
@@ -132,7 +132,7 @@ def measure(argv):
   rest = seconds[1:]
   print(f'{WORKLOAD.value} {MODEL.value}: first={seconds[0]:.3f} mean={np.mean(rest):.3f} '
         f'min={np.min(rest):.3f} (s a round) peak={peak_memory() / 2**20:.0f}MiB '
-        f'data={tree.nbytes(federation.examples) / 2**20:.0f}MiB loss={loss:.4f}', flush=True)
+        f'data={tree.nbytes(federated.examples) / 2**20:.0f}MiB loss={loss:.4f}', flush=True)
 
 
 if __name__ == '__main__':

@@ -52,7 +52,8 @@ def main(config: ConfigDict, argv: Sequence[str]):
   if summaries:
     tables.show(summaries, screen)
     tables.compare_clients(
-        {name: runs[name][1].read_table('clients') for name in summaries}, workdir)
+        {name: runs[name][1].read_table('clients') for name in summaries},
+        workdir.file('plots', 'clients.png'))
   if diverged:
     raise Diverged('; '.join(diverged))
 
@@ -82,7 +83,8 @@ def _joined(argv):
   """Writes `--config.key value` as `--config.key=value`."""
   joined = []
   for argument in argv:
-    if joined and re.fullmatch(r'--?config(\.[\w.]+)?', joined[-1]) and not argument.startswith('--'):
+    waits = joined and re.fullmatch(r'--?config(\.[\w.]+)?', joined[-1])
+    if waits and not argument.startswith('--'):
       joined[-1] += f'={argument}'
     else:
       joined.append(argument)

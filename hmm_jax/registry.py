@@ -7,7 +7,7 @@ one's own, `package.module:RECORD` or `path/to/file.py:RECORD`.
 """
 
 import ast
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 import contextlib
 import difflib
 import functools
@@ -235,7 +235,7 @@ class Partitioner(NamedTuple):
   paper: str = ''
 
 
-Record = TypeVar('Record', Method, Operator, Network, Source, Partitioner)
+Record = TypeVar('Record')
 
 
 def records(package: str, files: Collection[str], kind: type[Record]) -> dict[str, Record]:
@@ -263,8 +263,8 @@ def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record]) -
     return known[name]
   if is_reference(name):
     return load(key, name, kind)
-  raise InputError(f'got {key}={name}; expected one of {", ".join(known)}, or package.module:RECORD '
-                   'or path/to/file.py:RECORD' + suggestion(name, known))
+  raise InputError(f'got {key}={name}; expected one of {", ".join(known)}, or '
+                   'package.module:RECORD or path/to/file.py:RECORD' + suggestion(name, known))
 
 
 def is_reference(name: str) -> bool:
@@ -281,8 +281,8 @@ def absolute(name: str) -> str:
   return os.path.abspath(os.path.expanduser(name))
 
 
-def load(key: str, reference: str, kind: type[Record]) -> Record:
-  """Returns the record that a reference names.
+def load(key: str, reference: str, *kinds: type[Record]) -> Record:
+  """Returns the record that a reference names, which is of one of the kinds.
 
   Raises:
     InputError: there is no such file, module or record, or it fails when it is imported.
@@ -300,9 +300,10 @@ def load(key: str, reference: str, kind: type[Record]) -> Record:
     raise InputError(f'{wanted} a module that can be imported, but {place} fails with '
                      f'{type(error).__name__}: {error}') from error
   record = getattr(module, attribute, None)
-  if type(record) is not kind:
-    own = [name for name, value in vars(module).items() if type(value) is kind]
-    raise InputError(f'{wanted} a {kind.__name__}; {place} has {", ".join(own) or "none"}'
+  if not isinstance(record, kinds):
+    own = [name for name, value in vars(module).items() if isinstance(value, kinds)]
+    names = ' or '.join(kind.__name__ for kind in kinds)
+    raise InputError(f'{wanted} a {names}; {place} has {", ".join(own) or "none"}'
                      + suggestion(attribute, own))
   return record
 
@@ -371,14 +372,13 @@ def literal(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def section(name: str, keys: Collection[str]) -> Iterator[None]:
+def section(name: str, keys: Collection[str]) -> Generator[None]:
   """Lets errors name keys of a section where they named arguments: 'got alpha=-1; ...'."""
   try:
     yield
   except InputError as error:
-    raise InputError(re.sub(
-        r'(?<![\w.])(\w+)(?==)', lambda found: f'{name}.{found[1]}' if found[1] in keys else found[1],
-        str(error))) from error
+    full = lambda found: f'{name}.{found[1]}' if found[1] in keys else found[1]
+    raise InputError(re.sub(r'(?<![\w.])(\w+)(?==)', full, str(error))) from error
 
 
 def _float(value: int) -> float:

@@ -9,7 +9,7 @@ from hmm_jax.types import Array, PyTree
 
 
 def mix(matrix: Array, stacked: PyTree) -> PyTree:
-  """Mixes K models into M: the library's verb.
+  """Mixes K models into M linear combinations.
 
   Args:
     matrix: [M, K], any real numbers; or [K] for one mixed model without the
@@ -17,12 +17,12 @@ def mix(matrix: Array, stacked: PyTree) -> PyTree:
     stacked: leaves [K, ...].
 
   Returns:
-    Leaves [M, ...] (or [...] for a row), computed in float32 at least, whatever the
-    accelerator's default for products is, and cast back to each leaf's dtype.
+    Leaves [M, ...] (or [...] for a matrix [K]), computed in float32 at least, whatever
+    the accelerator's default matmul precision, and cast back to each leaf's dtype.
   """
 
   def leaf(x):
-    # Flat, for the transpose of a product over several axes is slow on a CPU.
+    # Flat, because the transpose of a product over several axes is slow on a CPU.
     flat = x.reshape(len(x), -1).astype(jnp.promote_types(x.dtype, jnp.float32))
     mixed = jnp.matmul(matrix, flat, precision='highest').astype(x.dtype)
     return mixed.reshape(*mixed.shape[:-1], *x.shape[1:])
@@ -36,18 +36,18 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
 
 
 def count(stacked: PyTree) -> int:
-  """Counts the members of a stack, K."""
+  """Returns the number of members of a stack, K."""
   return len(jax.tree.leaves(stacked)[0])
 
 
 def mean(stacked: PyTree) -> PyTree:
-  """Averages the members of a stack, with equal weights, as `mix` does."""
+  """Averages the members of a stack with equal weights, in the precision of `mix`."""
   members = count(stacked)
   return mix(jnp.full(members, 1 / members), stacked)
 
 
 def statistics(variables: PyTree) -> PyTree:
-  """Returns `variables` less 'params': the statistics of BatchNorm, {} if there are none."""
+  """Returns `variables` less 'params': the BatchNorm statistics, {} if there are none."""
   return {name: value for name, value in variables.items() if name != 'params'}
 
 
@@ -57,11 +57,11 @@ def unstack(stacked: PyTree) -> list[PyTree]:
 
 
 def repeat(tree: PyTree, times: int) -> PyTree:
-  """Returns copies of a tree as one stack."""
+  """Returns a stack of `times` copies of a tree."""
   return jax.tree.map(lambda x: jnp.broadcast_to(x, (times, *jnp.shape(x))), tree)
 
 
-def take(stacked: PyTree, index: Array) -> PyTree:
+def take(stacked: PyTree, index: Array | int) -> PyTree:
   """Selects members of a stack: an integer gives one tree, [m] a stack of m."""
   return jax.tree.map(lambda x: x[index], stacked)
 
@@ -72,14 +72,14 @@ def put(stacked: PyTree, index: Array, members: PyTree) -> PyTree:
 
 
 def split(mask: PyTree, tree: PyTree) -> tuple[PyTree, PyTree]:
-  """Parts a tree by a tree of bools: (where True, where False), with None for the rest."""
+  """Splits a tree by a tree of bools: (where True, where False), with None for the rest."""
   chosen = jax.tree.map(lambda keep, x: x if keep else None, mask, tree)
   rest = jax.tree.map(lambda keep, x: None if keep else x, mask, tree)
   return chosen, rest
 
 
 def join(chosen: PyTree, rest: PyTree) -> PyTree:
-  """Puts the two parts of `split` together."""
+  """Joins the two parts of `split`."""
   return jax.tree.map(lambda x, y: y if x is None else x, chosen, rest,
                       is_leaf=lambda x: x is None)
 
@@ -92,7 +92,7 @@ def sub(a: PyTree, b: PyTree) -> PyTree:
   return jax.tree.map(jnp.subtract, a, b)
 
 
-def scale(factor: Array, tree: PyTree) -> PyTree:
+def scale(factor: Array | float, tree: PyTree) -> PyTree:
   return jax.tree.map(lambda x: factor * x, tree)
 
 
@@ -101,14 +101,14 @@ def zeros(tree: PyTree) -> PyTree:
 
 
 def dot(a: PyTree, b: PyTree) -> Array:
-  """Inner product over all leaves, a float32 scalar."""
+  """Returns the inner product over all leaves, a float32 scalar."""
   products = jax.tree.map(
       lambda x, y: jnp.vdot(x, y, precision='highest', preferred_element_type=jnp.float32), a, b)
   return sum(jax.tree.leaves(products), jnp.float32(0))
 
 
 def gram(stacked: PyTree) -> Array:
-  """Inner products between the members of a stack: [K, K]."""
+  """Returns the inner products between the members of a stack: [K, K]."""
 
   def leaf(x):
     flat = x.reshape(x.shape[0], -1)
@@ -123,17 +123,17 @@ def where(condition: Array, a: PyTree, b: PyTree) -> PyTree:
 
 
 def all_finite(tree: PyTree) -> Array:
-  """Says whether no entry of any leaf is NaN or infinite: a bool scalar."""
+  """Returns whether all entries of all leaves are finite: a bool scalar."""
   finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree)
             if jnp.issubdtype(x.dtype, jnp.inexact)]
   return jnp.stack(finite).all() if finite else jnp.bool_(True)
 
 
 def size(tree: PyTree) -> int:
-  """Counts the scalars of a tree."""
+  """Returns the number of scalars in a tree."""
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def nbytes(tree: PyTree) -> int:
-  """Counts the bytes of a tree of arrays or of jax.ShapeDtypeStructs."""
+  """Returns the bytes of a tree of arrays or of jax.ShapeDtypeStructs."""
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

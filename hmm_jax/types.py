@@ -1,16 +1,16 @@
-"""The contracts of the library, read first.
+"""Shared types of the library: data, models, algorithms and the protocols between them.
 
-A round is local work followed by a mixing: K client models are one pytree with
+A round is local training followed by mixing: the K client models are one pytree with
 a leading axis K, and every aggregation is a map on that axis.
 
 Axis letters, used in names and docstrings throughout:
-  K clients      M shared models    N examples a client    D rows of the data set
-  B batch        S steps            R rounds               C classes
+  K clients      M shared models    N examples per client    D examples of the data set
+  B batch        S steps            R rounds                 C classes
 
 `stacked` has a leading axis K, `variables` is one model ({'params': ...} and,
-for a network with BatchNorm, {'batch_stats': ...}). `start` is the model a
-client begins from, `local` the one it ends with, `mixed` their aggregate. Leaves of a
-model are float32, whatever it computes in.
+for a network with BatchNorm, {'batch_stats': ...}). `start` is a client's initial model
+in a round, `local` its model after local training, `mixed` the aggregate. Leaves of a
+model are float32, whatever the compute dtype.
 """
 
 from collections.abc import Callable
@@ -25,55 +25,59 @@ PyTree = Any
 
 
 class InputError(ValueError):
-  """Bad input from the user: `main` prints it as one line and exits with 2.
+  """Invalid user input; `main` prints it as one line and exits with code 2.
 
-  The message names the value, what was expected and the choices:
+  The message gives the value, then what was expected, with the choices listed:
   `got partition.alpha=-1; expected a number above 0`.
   """
 
 
 class Examples(NamedTuple):
-  """Rows of data. `x` is a pytree of [D, ...] arrays, `y` is [D] int32."""
+  """Examples of a data set: `x` is a pytree of [D, ...] arrays, `y` is [D] int32."""
 
   x: PyTree
   y: Array
 
 
 class Clients(NamedTuple):
-  """Who holds which rows of a flat data set; a pytree with a leading axis K.
+  """Assignment of a flat data set's examples to clients; a pytree with a leading axis K.
 
-  Keys and per-client state follow `id`, never the position. Rows may repeat and
-  overlap between clients. `index[k, size[k]:]` is padding and never read.
+  Keys and per-client state depend on `id`, never on the position. An example may occur
+  more than once and in several clients. `index[k, size[k]:]` is padding and never read.
   """
 
   id: Array  # [K] int32
   index: Array  # [K, N] int32
   size: Array  # [K] int32
 
+  def valid(self) -> list[np.ndarray]:
+    """Returns the indices of each client without the padding, on the host."""
+    return [np.asarray(index[:size]) for index, size in zip(self.index, self.size, strict=True)]
+
 
 class Split(NamedTuple):
-  """Held-out rows: for a global model, and each client's own."""
+  """Indices of held-out examples: for a global model, and for each client."""
 
-  rows: Array  # [T] int32
+  rows: Array  # [T] int32, indices for a global model
   clients: Clients  # index [K, N'], size 0 where a client holds none
 
 
 class Server(NamedTuple):
-  """The centralized data, inputs in the clients' shape.
+  """The server's own data, with inputs in the clients' shape.
 
-  The row numbers are into these `examples`; each of them is in one of the two.
+  Each of the `examples` is in exactly one of the two index arrays.
   """
 
   examples: Examples  # [S]
-  search: Array  # [S'] int32, rows to learn from
-  held_out: Array  # [S''] int32, rows to judge by
+  search: Array  # [S'] int32, indices to learn from
+  held_out: Array  # [S''] int32, indices to evaluate on
 
 
 class Federation(NamedTuple):
-  """Everything a run may touch; an argument of `Algorithm.round`.
+  """All data of a run; an argument of `Algorithm.round`.
 
-  Every row of the clients lives once in `examples` ([D]); `clients`, `validation` and
-  `test` are row numbers into it.
+  Each example of the clients is stored once, in `examples` ([D]); `clients`, `validation`
+  and `test` hold indices into it.
   """
 
   examples: Examples
@@ -81,15 +85,15 @@ class Federation(NamedTuple):
   validation: Split
   test: Split
   server: Server | None = None
-  corrupted: Array | None = None  # [K] bool, whose labels or inputs were changed; None: nobody's
+  corrupted: Array | None = None  # [K] bool, True for clients with corrupted data; None: no client
 
 
 class Dataset(NamedTuple):
-  """What a loader returns: NumPy arrays on the host, before any partition.
+  """A loaded data set: NumPy arrays on the host, before any partition.
 
-  `x_test` has no rows where the set has no test split of its own. `client` and
-  `domain` ([D] int) name the natural owner and the domain of each training row;
-  `relabeled` ([D] int) are other labels of these rows, such as people gave them.
+  `x_test` is empty where the set has no test split of its own. `client` and
+  `domain` ([D] int) are the natural owner and the domain of each training example;
+  `relabeled` ([D] int) are alternative labels, such as those of human annotators.
   """
 
   name: str
@@ -103,7 +107,7 @@ class Dataset(NamedTuple):
   relabeled: np.ndarray | None = None
 
   def keep(self, rows: np.ndarray) -> 'Dataset':
-    """Returns the set with these training rows only; its test split stays as it is."""
+    """Returns the set with the training examples at `rows` only; the test split is unchanged."""
     take = lambda x: jax.tree.map(lambda leaf: leaf[rows], x)
     return self._replace(
         x_train=take(self.x_train), y_train=self.y_train[rows], client=take(self.client),
@@ -111,9 +115,9 @@ class Dataset(NamedTuple):
 
 
 class Linear(NamedTuple):
-  """A linear layer at work: outputs = inputs @ kernel.reshape(F, G) + bias.
+  """Inputs and outputs of a linear layer: outputs = inputs @ kernel.reshape(F, G) + bias.
 
-  Of a convolution a row is one place of one image, and `inputs` are the patches under it.
+  For a convolution, a row is one spatial position of one image, and its inputs are the patch.
   """
 
   inputs: Array  # [R, F] float32
@@ -121,48 +125,49 @@ class Linear(NamedTuple):
 
 
 class Symmetry(NamedTuple):
-  """Which hidden units may change places: what a network computes stays the same.
+  """Permutation symmetry of a network: permutations of hidden units that keep its function.
 
-  Units that have to move alike are one group, by name. An axis of r n entries holds the n
-  units of its group r times over: a flattened image once a pixel, a gated layer once a gate.
+  Units that must be permuted together are one group, with a name. An axis of r n entries
+  repeats the n units of its group r times: a flattened image once per pixel, a gated layer
+  once per gate.
 
-  A permutation of a group says from which unit each place takes. Any one is allowed unless
-  the units stand in several `runs` of equal length, such as channels normalized together: then
-  places change within a run, and whole runs change places.
+  A permutation of a group gives the source unit of each position. Any one is allowed unless
+  the units form several `runs` of equal length, such as channels normalized together: then
+  units are permuted within a run, and whole runs are permuted.
   """
 
-  axes: PyTree  # as `variables`: of each leaf a tuple, the group or None of each axis
-  size: dict[str, int]  # units of each group; groups are in the network's order
-  runs: dict[str, int]  # of each group
+  axes: PyTree  # like `variables`: for each leaf a tuple with the group, or None, of each axis
+  size: dict[str, int]  # units per group; groups are in the network's order
+  runs: dict[str, int]  # runs per group
 
 
 class Embedded(NamedTuple):
-  """An input that is past its embedding: what the first normalization sees of a text."""
+  """A text after the embedding layer: the input of the first normalization."""
 
   x: Array  # [B, E]
 
 
 class Model(NamedTuple):
-  """A network as pure functions; flax stays behind it.
+  """A network as pure functions; callers do not depend on flax.
 
   init:       (key) -> variables
   apply:      (variables, x, *, train=False, mask=None, key=None)
-              -> (logits [B, C] float32, variables). `mask` [B] bool: masked rows
-              count nowhere, BatchNorm included. `key` drives dropout and
+              -> (logits [B, C] float32, variables). `mask` [B] bool: examples with
+              False are ignored, in BatchNorm too. `key` seeds dropout and
               augmentation; None switches both off.
   features:   (variables, x, *, train=False, mask=None, key=None) -> [B, F], the
               input of the classifier head.
   head:       (variables, features [B, F]) -> logits [B, C]: the rest of `apply`.
-  statistics: (variables, x) -> what the batch's own statistics would make of
-              `variables` less 'params': mean and variance at each BatchNorm.
+  statistics: (variables, x) -> `variables` less 'params' with the statistics of this
+              batch: mean and variance at each BatchNorm.
   groups:     (variables) -> a tree of the same structure whose leaves are module
               paths such as 'trunk/Conv_0' or 'head': what "layer" and "head" mean.
-  modules:    () -> the module paths in the order in which an input meets them.
+  modules:    () -> the module paths in the order of the forward pass.
   linear:     (variables, x) -> {module path: Linear} of its dense layers and convolutions.
-  symmetry:   () -> Symmetry. Raises InputError where nobody has said what it is.
-  normalize:  (x) -> x as `bare` takes it: floats, each about N(0, 1).
-  bare:       the same network on inputs that are normalized already; None: this one.
-  embed:      (variables, x) -> x of `bare`, texts Embedded; `apply` takes both forms.
+  symmetry:   () -> Symmetry. Raises InputError if the network does not define it.
+  normalize:  (x) -> inputs of `bare`: floats, each about N(0, 1).
+  bare:       the same network on normalized inputs; None: this one takes them.
+  embed:      (variables, x of `bare`) -> x, texts Embedded; `bare.apply` takes both forms.
   """
 
   init: Callable
@@ -178,12 +183,22 @@ class Model(NamedTuple):
   bare: 'Model | None' = None
   embed: Callable = lambda variables, x: x
 
+  @property
+  def shapes(self) -> PyTree:
+    """The shapes and dtypes of `variables`."""
+    return jax.eval_shape(self.init, jax.random.key(0))
+
+  @property
+  def nbytes(self) -> int:
+    """The bytes of `variables`, the size of a message with a whole model."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.shapes))
+
 
 class Generator(NamedTuple):
   """A generator of features as pure functions.
 
   init:    (key) -> params
-  apply:   (params, labels [B], key) -> (features [B, F], the noise they came from [B, Z])
+  apply:   (params, labels [B], key) -> (features [B, F], their input noise [B, Z])
   classes: C
   """
 
@@ -193,26 +208,26 @@ class Generator(NamedTuple):
 
 
 class Mixture(NamedTuple):
-  """A view whose k-th prediction is a mean of M models' probabilities."""
+  """A view with an ensemble per client: the weighted mean of M models' probabilities."""
 
   models: PyTree  # [M, ...]
   weights: Array  # [K, M], rows sum to 1
 
 
 class Traffic(NamedTuple):
-  """Bytes of one message from a client and of one message to it."""
+  """Bytes of one message from a client (up) and of one message to it (down)."""
 
   up: int
   down: int
 
 
 class Cohort(NamedTuple):
-  """What one round says of each of its m participants, all [m]."""
+  """Results of one round for each of its m participants, all [m]."""
 
   id: Array  # int32
-  loss: Array  # float32, mean training loss over the rows it saw
+  loss: Array  # float32, mean training loss over the examples it trained on
   finite: Array  # bool: its loss and the norm of its model are finite numbers
-  size: Array  # int32, rows it holds
+  size: Array  # int32, examples it holds
   steps: Array  # int32, optimizer steps it took
 
 
@@ -223,25 +238,25 @@ class Algorithm(NamedTuple):
   round:   (state, federation, key) -> (state, metrics): scannable, one compile.
            metrics holds float32 scalars ('train/loss', 'messages_up',
            'messages_down', ...), 'cohort', a Cohort, and, where there are `tables`,
-           'records', {table: {column: [n]}} for TABLE.csv; of a column 'valid' ([n]
-           bool), if there is one, rows that are False are left out.
+           'records', {table: {column: [n]}} for TABLE.csv; table rows in which the
+           optional column 'valid' ([n] bool) is False are left out.
   views:   (state, federation) -> {'global': variables, 'clients': stacked, ...},
-           the models worth evaluating (`evaluate` says on what), made only then.
-           'clients' may be a Mixture.
+           the models to evaluate (experiment/evaluate.py defines the splits), computed
+           at evaluations only. 'clients' may be a Mixture.
   traffic: Traffic of one message.
-  gauges:  (state) -> {name: float32 array}, what else to report at an evaluation: a
-           scalar, such as a sum since the start, or a value ([K]) or several ([K, M])
-           of each client.
-  finish:  (state, federation, key) -> (state, metrics with the messages sent), once,
-           after the last round; a run that has finished cannot be extended. None:
-           nothing to do.
-  length:  the rounds a run must have, where a schedule reads it: such a run can't
-           be extended either. None: any.
-  facts:   (what, figures) pairs worth showing before the first round.
-  tables:  the names of what 'records' holds.
+  gauges:  (state) -> {name: float32 array}, diagnostics reported at each evaluation: a
+           scalar, such as a sum since the first round, or one value ([K]) or several
+           ([K, M]) per client.
+  finish:  (state, federation, key) -> (state, metrics with the messages sent), called
+           once after the last round; a finished run cannot be extended. None: no
+           final step.
+  length:  required number of rounds, where a schedule depends on it: such a run cannot
+           be extended either. None: any number.
+  facts:   diagnostics shown before the first round, as (name, value) pairs.
+  tables:  the names of the tables in 'records'.
 
-  A state has a field `round`, the number of rounds done. The shortest method, which draws one
-  client in each round and keeps what it has trained:
+  A state has a field `round`, the number of completed rounds. A minimal method, which samples
+  one client per round and keeps its trained model:
 
     def relay(model, local):
       train = mappers.map_clients(local, mappers.one_by_one())
@@ -270,7 +285,7 @@ class Algorithm(NamedTuple):
 
 
 class Batch(NamedTuple):
-  """One minibatch; rows with mask False are padding."""
+  """One minibatch; examples with mask False are padding."""
 
   x: PyTree  # [B, ...]
   y: Array  # [B] int32
@@ -278,10 +293,10 @@ class Batch(NamedTuple):
 
 
 class Local(Protocol):
-  """One client's work, written without a client axis.
+  """Local training of one client, written without a client axis.
 
   `client` is one element of Clients, `extra` the client's private pytree (a control variate, a
-  head, an optimizer state; () for none), which comes back as the second result; the third is one
+  head, an optimizer state; () for none), whose new value is the second result; the third is one
   element of Cohort.
   """
 
@@ -291,10 +306,10 @@ class Local(Protocol):
 
 
 class Loss(Protocol):
-  """What a client minimizes.
+  """Training loss of a client.
 
   `statistics` is `variables` less 'params', `start` the model that the client received. The last
-  result is the loss worth logging, without regularizers.
+  result is the loss to log, without regularizers.
   """
 
   def __call__(self, params: PyTree, statistics: PyTree, batch: Batch, start: PyTree,
@@ -303,10 +318,10 @@ class Loss(Protocol):
 
 
 class Merge(Protocol):
-  """A merge of K models without data, as an operator's `make` returns it.
+  """Data-free merge of K models, as returned by an operator's `make`.
 
   `stacked` is a tree of [K, ...], `base` the parameters that the models were trained from, or
-  None where the operator needs none, `key` drives what is drawn.
+  None where the operator needs none, `key` seeds random draws.
   """
 
   def __call__(self, stacked: PyTree, base: PyTree, key: Key, /) -> PyTree:
@@ -314,16 +329,17 @@ class Merge(Protocol):
 
 
 class Mapper(NamedTuple):
-  """How work on one member is lifted over the members of a stack.
+  """A strategy for mapping a function over the members of a stack, such as clients.
 
-  `f(shared, one)` is the work: `shared` is the same for every member and `one` is one member of
-  the pytree `stacked`; f must not close over traced arrays. `cost` [K] (say, examples of each
+  The function is `f(shared, one)`: `shared` is the same for every member and `one` is one member
+  of the pytree `stacked`; f must not close over traced arrays. `cost` [K] (say, examples per
   client) balances the load.
 
   each: (f, shared, stacked, cost=None) -> f's results, stacked [K, ...].
   mix:  (f, rows [M, K], shared, stacked, cost=None) -> (mixed [M, ...], rest [K, ...]) for f's
-        results (tree, rest): the trees are mixed as they appear and never exist together.
-  devices: how many share the members.
+        results (tree, rest) and mixing weights `rows`: the trees are mixed as they are computed,
+        so that they are never all in memory.
+  devices: number of devices that share the members.
   """
 
   each: Callable
@@ -334,10 +350,10 @@ class Mapper(NamedTuple):
 class Objective(NamedTuple):
   """A loss on the server's examples.
 
-  targets: (models [m, ...], examples) -> examples, whose y is what predictions are compared to.
-  context: (variables, examples) -> what else `rows` needs, made once in a round.
-  rows:    (variables, x, y, context, **mode) -> (losses [B], variables); `mode` is what
-           `Model.apply` takes: train, mask and key.
+  targets: (models [m, ...], examples) -> examples whose y are the targets of the predictions.
+  context: (variables, examples) -> further inputs of `rows`, computed once per round.
+  rows:    (variables, x, y, context, **mode) -> (losses [B], variables); `mode` holds the
+           arguments train, mask and key of `Model.apply`.
   """
 
   targets: Callable
@@ -346,11 +362,11 @@ class Objective(NamedTuple):
 
 
 class Search(NamedTuple):
-  """A search for the coefficients of a merge, and what it costs.
+  """A search for the coefficients of a merge, and its cost.
 
-  run:       (loss, judge, start, batches, key, project) -> Trace.
-  gradients: how often it differentiates the loss of a batch.
-  forwards:  how often it evaluates one besides.
+  run:       (loss, judge, start, batches, key, project) -> Trace; see merging/search.py.
+  gradients: gradients of the loss per minibatch.
+  forwards:  further evaluations of the loss per minibatch.
   """
 
   run: Callable
@@ -359,11 +375,11 @@ class Search(NamedTuple):
 
 
 class Trace(NamedTuple):
-  """Candidates along a search, at P points; the start is not included."""
+  """P candidates along a search; the initial coefficients are not included."""
 
   step: Array  # [P] int32
   c: Array  # [P, ...] the candidates
-  loss: Array  # [P], mean of the minibatches since the last point
+  loss: Array  # [P], mean over the minibatches since the previous candidate
   judged: Array  # [P], their loss on held-out examples
 
 
@@ -373,12 +389,12 @@ class Topology(NamedTuple):
   matrix:       (step, key, rate=1.0) -> [K, K] float32, pure.
   spectral_gap: (rate=1.0) -> 1 - |lambda_2| of E[W].
   contraction:  (rate=1.0) -> p, 1 - lambda_max of E[W^T (I - J) W], over draws and period.
-  messages:     (rate=1.0) -> expected models an agent sends in a round, the mean over agents.
+  messages:     (rate=1.0) -> expected models that an agent sends per round, mean over agents.
 
-  The rate of `matching` and `pull` is how often an agent exchanges. Elsewhere (our choice) it is
-  the probability that a round communicates at all, drawn once for all agents; a sequence goes on
-  while nothing is sent. Rates above `max_rate` are the caller's to refuse; `matching` takes them
-  for `max_rate`.
+  The rate of `matching` and `pull` is the probability that an agent communicates. Elsewhere (our
+  choice) it is the probability that a round communicates at all, drawn once for all agents; a
+  sequence of graphs also advances in rounds without communication. Callers must reject rates
+  above `max_rate`; `matching` clips them to `max_rate`.
   """
 
   name: str
@@ -394,10 +410,10 @@ class Topology(NamedTuple):
 
 
 class Schedule(NamedTuple):
-  """When agents communicate.
+  """Communication schedule of decentralized learning.
 
-  at:     (round) -> (rate, dense): float32 and bool scalars.
-  length: the run's rounds, if a piece reads them; else None.
+  at:     (round) -> (rate, dense): float32 and bool scalars; dense rounds average all agents.
+  length: the number of rounds of the run, if the schedule depends on it; else None.
   """
 
   at: Callable
@@ -409,7 +425,7 @@ class Scores(NamedTuple):
 
   metrics: {<view>/<split>/<metric>: float}.
   clients: {<split>/<metric>: [K]} of the clients' models on their own splits, `rows` for the
-           number of examples; accuracy and loss are NaN where a client holds none.
+           number of examples; accuracy and loss are NaN for a client without examples.
   """
 
   metrics: dict
@@ -417,18 +433,18 @@ class Scores(NamedTuple):
 
 
 class Experiment(NamedTuple):
-  """Everything that a run needs; `experiment.build` makes it from a config."""
+  """All inputs of a run; `experiment.build` makes it from a config."""
 
   algorithm: Algorithm
   federation: Federation
   evaluate: Callable[[dict], Scores]  # of views
-  criterion: str  # the validation metric that selects a round: the highest accuracy or lowest loss
+  criterion: str  # validation metric that selects a round: by highest accuracy or lowest loss
   seeds: tuple[int, ...]
   seed_map: Callable  # jax.vmap (together) or a loop (in turn)
-  sharding: jax.sharding.Sharding  # where states and data live
+  sharding: jax.sharding.Sharding  # of states and data
   rounds: int
   eval_every: int
-  patience: int = 0  # evaluations without a better criterion; 0: no stop
+  patience: int = 0  # evaluations without improvement before early stopping; 0: no early stopping
   keep_best: bool = False
-  keep: int = 2  # checkpoints
+  keep: int = 2  # number of checkpoints kept
   tensorboard: bool = False

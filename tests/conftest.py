@@ -1,21 +1,17 @@
 """Strict numerics for every test: four fake devices, no silent rank promotion."""
 
-import ast
-import atexit
 import itertools
 import os
-import shutil
-import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# What one test compiles, the others and the commands that they start have compiled. JAX may read
-# what another process has written half: it warns, and compiles (pyproject.toml lets tests do so).
-os.environ.setdefault('PYTHONWARNINGS', 'ignore:Error reading persistent compilation cache entry')
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp()
-  atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+# What one run of the tests compiles, the next has compiled; each worker has a folder of its own, for
+# JAX may read what another process has written half.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(
+    os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'hmm_jax',
+    'tests', os.environ.get('PYTEST_XDIST_WORKER', 'one')))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
-# Compiling is most of the time that the suite takes.
+os.environ.setdefault('PYTHONWARNINGS', 'ignore:Error reading persistent compilation cache entry')
+# Compiling is most of the time that the tests take.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import jax
@@ -27,26 +23,20 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 DONE = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks.
 def pytest_collection_modifyitems(items: list):
   """Keeps together, on one worker, what is made once for several tests.
 
-  That is the set-up of a class, and an algorithm that several laws compile.
+  That is the set-up of a class, and a method that several laws compile.
   """
-  is_law = lambda item: item.path.name == 'laws_test.py'
-  laws = sorted(filter(is_law, items), key=_algorithm)
   for item in items:
-    if is_law(item):
-      item.add_marker(pytest.mark.xdist_group(_algorithm(item)))
-    elif 'setUpClass' in vars(item.cls):
+    if item.path.name == 'laws_test.py' and hasattr(item, 'callspec'):
+      case = item.callspec.params.get('case') or item.callspec.params['name']
+      item.add_marker(pytest.mark.xdist_group(f'laws of {case.removesuffix("-cohort")}'))
+    elif item.cls is not None and 'setUpClass' in vars(item.cls):
       item.add_marker(pytest.mark.xdist_group(item.cls.__qualname__))
-  together = iter(laws)
-  items[:] = [next(together) if is_law(item) else item for item in items]
-
-
-def _algorithm(law) -> str:
-  """Returns the first of a law's parameters."""
-  values = ast.literal_eval(law.function.__x_params_repr__)
-  return values if isinstance(values, str) else values[0]
+  # The laws of a method one after another, before its programs are dropped.
+  items.sort(key=lambda item: [m.args[0] for m in item.iter_markers('xdist_group')])
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,8 @@
-"""The command a user types: results, resuming after a kill, and bad input."""
+"""The command a user types: what it reads, what it leaves, and what it says of bad input."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import pathlib
@@ -10,35 +12,46 @@ import subprocess
 import sys
 import tempfile
 import time
+from types import SimpleNamespace
 from unittest import mock
 
 from absl.testing import absltest, parameterized
-import jax
 import numpy as np
+import pytest
 
 from hmm_jax import main
-from hmm_jax.experiment import config as defaults
-from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.experiment import config as configs
+from hmm_jax.experiment.trainer import Diverged
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import plots
-from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
 
-QUICK = ('--cpu_devices=2', '--config.local.epochs=1', '--config.mlp.hidden=(16,)')
+QUICK = ('--config.local.epochs=1', '--config.mlp.hidden=(16,)')
 
 
 def start(*flags):
+  """Starts the command in a process of its own."""
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu',
                  'XLA_FLAGS': '--xla_backend_optimization_level=0'}
-  return subprocess.Popen([sys.executable, '-m', 'hmm_jax.main', *flags, *QUICK],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env=environment)
+  return subprocess.Popen(
+      [sys.executable, '-m', 'hmm_jax.main', '--cpu_devices=2', *flags, *QUICK],
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def command(*flags):
   process = start(*flags)
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
+
+
+def here(workdir, *flags):
+  """Does what the command does, in this process and on its devices; returns the output."""
+  config, argv = main.read_command(['main', '--config.mapper=map', *QUICK, *flags])
+  with (mock.patch.object(main, 'WORKDIR', SimpleNamespace(value=workdir)),
+        mock.patch.object(main.devices, 'prepare_from_flags'),
+        contextlib.redirect_stdout(io.StringIO()) as out):
+    main.main(config, argv)
+  return out.getvalue()
 
 
 def metrics(workdir):
@@ -56,22 +69,79 @@ def snapshot(folder):
   return {path: path.read_bytes() for path in pathlib.Path(folder).rglob('*') if path.is_file()}
 
 
-class RunTest(parameterized.TestCase):
+class FolderTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    folder = tempfile.TemporaryDirectory()
-    self.addCleanup(folder.cleanup)
-    self.folder = folder.name
+    self.folder = self.enterContext(tempfile.TemporaryDirectory())
 
   def path(self, *names):
     return os.path.join(self.folder, *names)
 
+
+class ReadCommandTest(FolderTest):
+
+  def read(self, *words):
+    config, rest = main.read_command(['main', *words])
+    return configs.flat(config), rest
+
+  def test_keys_change_the_defaults_and_other_words_are_left(self):
+    config, rest = self.read('--config.rounds=7', '--workdir=a', '-config.local.lr=1', 'stray',
+                             '--config.mlp.hidden', '(3, 4)', '--nocompile_cache')
+    expected = configs.configure({'local.lr': 1.0, 'mlp.hidden': (3, 4)}, rounds=7)
+    self.assertEqual(config, configs.flat(expected))
+    self.assertEqual(rest, ['main', '--workdir=a', 'stray', '--nocompile_cache'])
+
+  @parameterized.parameters('--config={}', '--config {}')
+  def test_a_file_comes_before_the_keys(self, flag):
+    path = self.path('study.py')
+    pathlib.Path(path).write_text('''
+from hmm_jax.experiment.config import configure
+def get_config(text='9'):
+  return configure({'local.lr': 0.5}, rounds=int(text))
+''')
+    words = flag.format(f'{path}:8').split()
+    config, rest = self.read('--config.local.lr=0.25', *words, '--config.seeds=1')
+    self.assertEqual((config['rounds'], config['local.lr'], config['seeds']), (8, 0.25, 1))
+    self.assertEqual(rest, ['main'])
+
+  def test_old_keys_and_values_are_read(self):
+    config, _ = self.read('--config.normalise=none', '--config.algorithm=centralised',
+                          '--config.fedmerge.weight_step=max_normalised',
+                          '--config.dmm.whose=each')
+    self.assertEqual(
+        [config[key] for key in ('normalize', 'algorithm', 'fedmerge.weight_step',
+                                 'dmm.statistics_of')],
+        ['none', 'centralized', 'max_normalized', 'each'])
+
+  @parameterized.named_parameters(
+      ('unknown_key', '--config.local.lrr=1', 'got local.lrr .*did you mean local.lr'),
+      ('wrong_type', '--config.rounds=abc', 'got rounds=abc; expected a value like 100'),
+      ('no_value', '--config.rounds', 'got --config.rounds without a value'),
+      ('no_file', '--config=/nowhere.py', 'got config=/nowhere.py'),
+      ('no_python', '--config=study.txt', 'got config=study.txt'))
+  def test_bad_input_is_named(self, word, expected):
+    with self.assertRaisesRegex(InputError, expected):
+      self.read(word)
+
+  @parameterized.named_parameters(
+      ('no_get_config', 'x = 1', 'fails with AttributeError'),
+      ('fails', '1 / 0', 'fails with ZeroDivisionError'),
+      ('no_config', 'get_config = dict', 'returns dict'))
+  def test_a_file_that_is_no_config_is_named(self, content, expected):
+    path = self.path('study.py')
+    pathlib.Path(path).write_text(content)
+    with self.assertRaisesRegex(InputError, f'got config={path}, .*{expected}'):
+      self.read(f'--config={path}')
+
+
+class RunTest(FolderTest):
+
   def test_leaves_everything_a_user_reads(self):
     workdir = self.path('run')
-    code, out, err = command(f'--workdir={workdir}', '--config.rounds=4', '--config.eval_every=2',
-                             '--config.references=local', '--config.keep_best=True',
-                             '--config.tensorboard=True')
+    flags = (f'--workdir={workdir}', '--config.rounds=4', '--config.eval_every=2',
+             '--config.references=local', '--config.keep_best=True', '--config.tensorboard=True')
+    code, out, err = command(*flags)
     self.assertEqual((code, err), (0, ''))
     self.assertIn('global/test/accuracy', out)
     rows = metrics(workdir)
@@ -96,9 +166,7 @@ class RunTest(parameterized.TestCase):
       self.assertAlmostEqual(np.mean(accuracies), float(row['clients/test/accuracy']))
 
     before = snapshot(workdir)
-    code, out, _ = command(f'--workdir={workdir}', '--config.rounds=4', '--config.eval_every=2',
-                           '--config.references=local', '--config.keep_best=True',
-                           '--config.tensorboard=True')
+    code, out, _ = command(*flags)
     self.assertEqual(code, 0)
     self.assertIn('is finished', out)
     self.assertIn('global/test/accuracy', out)
@@ -106,21 +174,18 @@ class RunTest(parameterized.TestCase):
 
   def test_more_rounds_continue_a_finished_run(self):
     flags = ('--config.eval_every=2', '--config.algorithm=scaffold', '--config.seeds=2')
-    command(f'--workdir={self.path("a")}', '--config.rounds=4', *flags)
-    code, _, err = command(f'--workdir={self.path("a")}', '--config.rounds=8', *flags)
-    self.assertEqual((code, err), (0, ''))
-    command(f'--workdir={self.path("b")}', '--config.rounds=8', *flags)
+    for name, rounds in (('a', 2), ('a', 4), ('b', 4)):
+      here(self.path(name), f'--config.rounds={rounds}', *flags)
     self.assertEqual(metrics(self.path('a')), metrics(self.path('b')))
     self.assertEqual(clients(self.path('a')), clients(self.path('b')))
 
   def test_a_personalized_run_beside_federated_averaging(self):
     workdir = self.path('run')
-    code, out, err = command(
-        f'--workdir={workdir}', '--config.algorithm=fedmerge', '--config.references=fedavg',
+    out = here(
+        workdir, '--config.algorithm=fedmerge', '--config.references=fedavg',
         '--config.rounds=2', '--config.eval_every=1', '--config.seeds=2',
         '--config.fedmerge.newcomers=2', '--config.fedmerge.newcomer_rounds=1')
-    self.assertEqual((code, err), (0, ''))
-    _, table = out.split("accuracy of each client's model on its own test rows")
+    _, table = out.split("accuracy of each client's model on its own test")
     shown = [line.split('│')[1:3] for line in table.splitlines() if '±' in line]
     self.assertEqual([[cell.strip() for cell in row] for row in shown],
                      [['fedmerge', 'clients'], ['fedmerge', 'clients, before'],
@@ -142,74 +207,58 @@ class RunTest(parameterized.TestCase):
     moved = (weights[40:80] != weights[80:]).any(axis=1).reshape(2, 20)
     self.assertEqual(moved.tolist(), [[False] * 18 + [True] * 2] * 2)
 
-  def test_a_merge_guided_by_central_rows(self):
-    flags = ('--config.algorithm=feddle', '--config.rounds=3', '--config.eval_every=3',
-             '--config.seeds=1', '--config.server.steps=10', '--config.feddle.tau_max=1',
-             '--config.corrupt.kind=random', '--config.corrupt.clients=0.2')
-    code, out, err = command(f'--workdir={self.path("run")}', *flags)
-    self.assertEqual((code, err), (0, ''))
-    self.assertRegex(out, r'server.s rows +│ 160 to learn from, 40 to judge by')
+  def test_feddle_leaves_its_tables_and_plots(self):
+    out = here(self.path('run'), '--config.algorithm=feddle', '--config.rounds=3',
+               '--config.eval_every=3', '--config.seeds=1', '--config.server.steps=10',
+               '--config.feddle.tau_max=1', '--config.corrupt.kind=random',
+               '--config.corrupt.clients=0.2')
+    self.assertRegex(out, r'server.* │ 160 to learn from, 40 to judge by')
     self.assertRegex(out, r'corrupted clients +│ 4')
     for name in ('coefficients', 'staleness', 'search'):
       self.assertTrue(os.path.exists(self.path('run', 'plots', f'{name}.png')), name)
     workdir = Workdir(self.path('run'))
     anchors, search = workdir.read_table('anchors'), workdir.read_table('search')
-    self.assertEqual([sum(r['round'] == n and r['age'] == 0 for r in anchors) for n in (1, 2, 3)],
-                     [10] * 3)
+    self.assertEqual(set(anchors[0]), {'round', 'seed', 'client', 'delay', 'age', 'coefficient',
+                                       'average'})
+    fresh = [[row for row in anchors if row['round'] == n and row['age'] == 0] for n in (1, 2, 3)]
+    self.assertEqual([len(rows) for rows in fresh], [10] * 3)
+    self.assertTrue(all('delay' in row for rows in fresh for row in rows))
+    # Ten steps have five marks after the start.
     self.assertEqual([(r['round'], r['step']) for r in search],
                      [(n, s) for n in (1, 2, 3) for s in range(0, 11, 2)])
+    self.assertContainsSubset({'server/gradients', 'server/forwards', 'server/fallback'},
+                              workdir.read_metrics()[-1])
     self.assertEqual({r['corrupted'] for r in workdir.read_table('clients')}, {0, 1})
 
   def test_patience_stops_on_validation(self):
-    code, _, _ = command(f'--workdir={self.path("a")}', '--config.rounds=1000',
-                         '--config.eval_every=1', '--config.stop.patience=2',
-                         '--config.seeds=1', '--config.local.lr=1e-12')
-    self.assertEqual(code, 0)
+    here(self.path('a'), '--config.rounds=1000', '--config.eval_every=1',
+         '--config.stop.patience=2', '--config.seeds=1', '--config.local.lr=1e-12')
     self.assertEqual([r['round'] for r in metrics(self.path('a'))], ['1', '2', '3'])
 
   def test_a_diverging_run_names_clients_and_leaves_the_others_to_finish(self):
-    flags = ('--config.eval_every=2', '--config.seeds=1', '--config.local.lr=1e30',
-             '--config.rounds=2', "--config.variants=('calm local.lr=0.01',)")
-    code, out, err = command(f'--workdir={self.path("a")}', *flags)
+    code, out, err = command(
+        f'--workdir={self.path("a")}', '--config.eval_every=2', '--config.seeds=1',
+        '--config.local.lr=1e30', '--config.rounds=2', "--config.variants=('calm local.lr=0.01',)")
     self.assertEqual(code, 1)
     self.assertRegex(
         err, r'^hmm_jax: fedavg diverged in round 1, seed 0: clients \[\d+.*\] .*\n$')
     self.assertRegex(out, r'calm +│ global')
     self.assertTrue(os.path.exists(self.path('a', 'references', 'calm', 'summary.json')))
 
-  def test_killed_at_any_moment_resumes_bit_for_bit(self):
-    flags = ('--config.rounds=60', '--config.eval_every=1', '--config.seeds=2',
-             '--config.keep_best=True')
-    code, _, _ = command(f'--workdir={self.path("whole")}', *flags)
-    self.assertEqual(code, 0)
-    rng, kills = random.Random(0), 0
-    while kills < 10:
-      self.kill_after_some_rows(time_left=rng.uniform(0, 0.12), flags=flags)
-      kills += 1
-    rows = len(metrics(self.path('killed')))
-    self.assertLess(rows, 120)  # Otherwise nothing was left to interrupt.
-    code, _, err = command(f'--workdir={self.path("killed")}', *flags)
-    self.assertEqual((code, err), (0, ''))
-    self.assertEqual(metrics(self.path('killed')), metrics(self.path('whole')))
-    self.assertEqual(clients(self.path('killed')), clients(self.path('whole')))
+  def test_several_diverging_runs_are_all_named(self):
+    with self.assertRaisesRegex(Diverged, 'fedavg diverged .*; hot diverged '):
+      here(self.path('a'), '--config.seeds=1', '--config.rounds=1', '--config.local.lr=1e30',
+           "--config.variants=('hot local.lr=1e31',)")
 
   def test_gossip_finishes_with_one_model(self):
-    flags = ('--config.algorithm=gossip', '--config.rounds=12', '--config.eval_every=1',
-             '--config.seeds=2', '--config.partition.validation=0.0',
-             '--config.gossip.topology=matching',
-             '--config.gossip.schedule=dense@3:4')
-    self.kill_after_some_rows(time_left=0, flags=flags)
-    self.assertLess(len(metrics(self.path('killed'))), 24)  # Otherwise nothing was left.
-    for name in ('killed', 'whole'):
-      code, out, err = command(f'--workdir={self.path(name)}', *flags)
-      self.assertEqual((code, err), (0, ''))
-      self.assertIn('round 12, before the finish', out)
-    rows = metrics(self.path('killed'))
-    self.assertEqual(rows, metrics(self.path('whole')))
-    self.assertEqual(clients(self.path('killed')), clients(self.path('whole')))
-
+    workdir = self.path('run')
+    out = here(workdir, '--config.algorithm=gossip', '--config.rounds=12', '--config.eval_every=4',
+               '--config.seeds=2', '--config.partition.validation=0.0',
+               '--config.gossip.topology=matching', '--config.gossip.schedule=dense@3:4')
+    self.assertIn('round 12, before the finish', out)
+    rows = metrics(workdir)
     self.assertEqual([(r['round'], r['seed']) for r in rows],
-                     [(str(r), s) for r in (*range(1, 13), 12) for s in '01'])
+                     [(str(r), s) for r in (4, 8, 12, 12) for s in '01'])
     for name in ('merged/test/loss', 'consensus', 'bytes_up'):
       self.assertNotEqual(rows[-4][name], rows[-3][name])  # The seeds have runs of their own.
     model = 4 * (64 * 16 + 16 + 16 * 10 + 10)
@@ -227,6 +276,28 @@ class RunTest(parameterized.TestCase):
             20 * float(after[f'agent_{name}/bytes']) / int(after[f'bytes_{way}']), 1, places=5)
       self.assertAlmostEqual(
           float(after['expected/share_of_allreduce']), (11 * 0.2 + 2 * 1.9) / (12 * 1.9), places=5)
+
+
+@pytest.mark.slow
+class KillTest(FolderTest):
+
+  @parameterized.named_parameters(
+      ('fedavg', 6, ('--config.rounds=60', '--config.keep_best=True')),
+      ('gossip', 1, ('--config.rounds=12', '--config.algorithm=gossip',
+                     '--config.gossip.topology=matching', '--config.gossip.schedule=dense@3:4')))
+  def test_killed_at_any_moment_resumes_bit_for_bit(self, kills, flags):
+    flags = (*flags, '--config.eval_every=1', '--config.seeds=2')
+    code, _, _ = command(f'--workdir={self.path("whole")}', *flags)
+    self.assertEqual(code, 0)
+    rng = random.Random(0)
+    for _ in range(kills):
+      self.kill_after_some_rows(time_left=rng.uniform(0, 0.12), flags=flags)
+    # Otherwise nothing was left to interrupt.
+    self.assertLess(len(metrics(self.path('killed'))), len(metrics(self.path('whole'))))
+    code, _, err = command(f'--workdir={self.path("killed")}', *flags)
+    self.assertEqual((code, err), (0, ''))
+    self.assertEqual(metrics(self.path('killed')), metrics(self.path('whole')))
+    self.assertEqual(clients(self.path('killed')), clients(self.path('whole')))
 
   def kill_after_some_rows(self, *, time_left, flags):
     process = start(f'--workdir={self.path("killed")}', *flags)
@@ -246,70 +317,40 @@ class RunTest(parameterized.TestCase):
     return False
 
 
-class BadInputTest(parameterized.TestCase):
+class BadInputTest(FolderTest):
 
-  @parameterized.parameters(
-      ('--config.local.lrr=1', 'did you mean local.lr'),
-      ('--config.rounds=abc', 'rounds'),
-      ('--config.rounds=0', 'at least 1'),
-      ('--config.algorithm=fedavgg', 'did you mean fedavg'),
-      ('--config.dataset=mnistt', 'mnist'),
-      ("--config.variants=('x algorithm=gossip gossip.final_merge=foo',)", 'x: got gossip.final'),
-      ('--config.participation=21', '0 (all) to 20'),
-      ('--config=/nowhere.py', 'nowhere.py'),
-      ('stray', 'stray'),
-      (('--config.algorithm=gossip', '--config.gossip.rate=1.5'), 'got gossip.rate=1.5; expected'),
-      (('--config.algorithm=gossip', '--config.gossip.schedule=dense@90:101'), "'dense@90:101'"),
-      ("--config.variants=('low local.lrr=0.1',)", 'got local.lrr in low'),
-      (('--config.algorithm=fedmerge', '--config.partition.validation=0.0'),
-       'got partition.validation=0.0, which leaves client 0 without a validation row'),
-      (("--config.variants=('own algorithm=fedmerge',)", '--config.partition.test=0.0'),
-       'own: got partition.test=0.0, which leaves client 0 without a test row'),
-  )
-  def test_is_one_line_and_code_2(self, flags, expected):
-    with tempfile.TemporaryDirectory() as folder:
-      workdir = os.path.join(folder, 'run')
-      flags = (flags,) if isinstance(flags, str) else flags
-      code, _, err = command(f'--workdir={workdir}', *flags)
-      self.assertEqual(code, 2)
-      self.assertRegex(err, r'^hmm_jax: .*\n$')
-      self.assertIn(expected, err)
-      self.assertFalse(os.path.exists(workdir))
+  def test_is_one_line_and_code_2(self):
+    code, out, err = command(f'--workdir={self.path("run")}', '--config.dataset=mnistt')
+    self.assertEqual((code, out), (2, ''))
+    self.assertRegex(err, r'^hmm_jax: got dataset=mnistt.*\n$')
 
+  @parameterized.named_parameters(
+      ('flag', ('--workdirr=a',)), ('key', ('--config.local.lrr=1',)))
+  def test_of_a_flag_ends_with_one_line_and_code_2(self, words):
+    with (mock.patch.object(sys, 'argv', ['main', *words]),
+          contextlib.redirect_stderr(io.StringIO()) as err,
+          self.assertRaises(SystemExit) as caught):
+      main.entry()
+    self.assertEqual(caught.exception.code, 2)
+    self.assertRegex(err.getvalue(), r'^hmm_jax: [^\n]*\n$')
 
-def compiling(*args, **kwargs):
-  raise AssertionError('something was compiled')
-
-
-class PersonalBadInputTest(parameterized.TestCase):
-
-  @parameterized.parameters('validation', 'test')
-  def test_is_heard_before_anything_is_compiled_or_written(self, name):
-    config = defaults.get_config()
-    config.update_from_flattened_dict({'algorithm': 'fedmerge', f'partition.{name}': 0.0})
-    with tempfile.TemporaryDirectory() as folder:
-      workdir = Workdir(os.path.join(folder, 'run'))
-      with (mock.patch.object(jax, 'jit', compiling),
-            mock.patch.object(Trainer, 'compile', compiling),
-            self.assertRaises(InputError) as caught):
-        main.train(config, workdir, Screen(silent=True))
-      self.assertFalse(os.path.exists(workdir.path))
-    self.assertEqual(
-        str(caught.exception),
-        f'got partition.{name}=0.0, which leaves client 0 without a {name} row; expected a larger '
-        'share, or larger clients, for algorithm=fedmerge makes a model for each')
-
-
-class DefaultWorkdirTest(parameterized.TestCase):
-
-  @parameterized.parameters(
-      ('digits', 'digits'), ('emnist/letters', 'letters'), ('npz:/sets/own.npz', 'own'),
-      ('text:/sets/speeches.jsonl', 'speeches'), ('text:lines.v2.jsonl.xz', 'lines.v2'),
-      ('text:~/speeches.jsonl.gz', 'speeches'))
-  def test_is_named_after_the_algorithm_and_the_data(self, dataset, name):
-    config = defaults.get_config()
-    config.dataset = dataset
-    self.assertEqual(main.default_workdir(config), f'runs/fedavg-{name}')
+  @parameterized.named_parameters(
+      ('bounds', ('--config.rounds=0',), 'got rounds=0'),
+      ('method', ('--config.algorithm=fedavgg',), 'did you mean fedavg'),
+      ('word', ('stray',), 'got argument stray'),
+      ('data', ('--config.participation=21',), 'got participation=21'),
+      ('method_setting', ('--config.algorithm=gossip', '--config.gossip.rate=1.5'),
+       'got gossip.rate=1.5'),
+      ('variant_key', ("--config.variants=('low local.lrr=0.1',)",), 'got local.lrr in low'),
+      ('variant_method', ("--config.variants=('x algorithm=gossip gossip.final_merge=foo',)",),
+       'x: got gossip.final_merge=foo'),
+      ('variant_data', ("--config.variants=('own algorithm=fedmerge',)",
+                        '--config.partition.test=0.0'), 'own: got partition.test=0.0'))
+  def test_is_named_before_anything_is_written(self, flags, expected):
+    with self.assertRaises(InputError) as caught:
+      here(self.path('run'), *flags)
+    self.assertIn(expected, str(caught.exception))
+    self.assertFalse(os.path.exists(self.path('run')))
 
 
 if __name__ == '__main__':

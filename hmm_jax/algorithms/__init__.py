@@ -1,6 +1,6 @@
-"""Federated methods: one paper, one file, each with its record at the end.
+"""Federated methods: one file per paper, with its record at the end of the file.
 
-This is the registry: a method is built in when its file is named here.
+This is the registry: the built-in methods are those of the files listed here.
 """
 
 from hmm_jax.registry import Method, records

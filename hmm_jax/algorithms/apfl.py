@@ -1,15 +1,15 @@
-"""APFL: each client mixes its own model with the global one, and learns how much of it.
+"""APFL: each client mixes a personal model with the global one, by a weight that it learns.
 
   w_i     <- w_i - lr grad f_i(w_i)
   v_i     <- v_i - lr alpha_i grad f_i(u_i)         u_i = alpha_i v_i + (1 - alpha_i) w_i
   alpha_i <- clip(alpha_i - alpha_lr <v_i - w_i, grad f_i(u_i)>, 0, 1)
-  w       <- sum_i n_i w_i / sum_i n_i              over the m participants, who began at w
+  w       <- sum_i n_i w_i / sum_i n_i              over the m participants, initially at w
 
-A step takes all three from what they were before it, on one minibatch, at one rate in the
-paper; its authors' code moves alpha in a round's first step only, and shrinks it. Clients
-predict by u_i with the newest w. Weighing by rows is our choice, so that the global path is
-FedAvg. BatchNorm statistics: v_i has those that u_i meets in training, w's are averaged
-(our choice: the paper has none).
+A step updates all three simultaneously, on one minibatch. The paper has one learning rate;
+its authors' code updates alpha in the first step of a round only, with weight decay. Clients
+predict by u_i with the newest w. Weighting by number of examples is our choice, so that w is
+FedAvg. BatchNorm statistics: v_i has those of u_i in training, those of w are averaged (our
+choice: the paper has no such layers).
 
 Reference: Deng, Kamani, Mahdavi. Adaptive Personalized Federated Learning. 2020.
   arXiv:2003.13461, algorithm 1.
@@ -33,23 +33,23 @@ from hmm_jax.types import Algorithm, Array, Local, Loss, Mapper, Model, PyTree, 
 class APFLState(NamedTuple):
   round: Array  # [] int32
   variables: PyTree  # w, the global model
-  personal: PyTree  # v_i, the clients' own, stacked
-  alpha: Array  # [K] float32, the share of its own model in each client's mixture
+  personal: PyTree  # v_i, the clients' personal models, stacked
+  alpha: Array  # [K] float32, weight of the personal model in each client's mixture
 
 
 def apfl(model: Model, local: Local, *, mapper: Mapper, alpha: float = 0.5,
          participation: int = 0) -> Algorithm:
-  """Averages m of K clients each round, who learn mixtures on the side.
+  """Averages m of K clients each round; these also train personal models and their weights.
 
   Args:
     model: the network.
     local: one client's training, a `mixture_training`.
     mapper: how clients are mapped.
-    alpha: every client's first share of its own model.
-    participation: clients a round, m; 0 means all. The others keep v_i and alpha_i.
+    alpha: initial weight of the personal model, for every client.
+    participation: clients per round, m; 0 means all. The others keep v_i and alpha_i.
   """
   train = mappers.mix_clients(local, mapper)
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def init(key, federation):
     w, count = model.init(key), len(federation.clients.id)
@@ -83,9 +83,9 @@ def mixture(alpha: Array, v: PyTree, w: PyTree) -> PyTree:
 
 def mixture_training(loss: Loss, optimizer: optax.GradientTransformation, *, alpha_lr: float,
                      batch: int, epochs: int = 1, steps: int = 0) -> Local:
-  """Trains w as `local_training` does, and `extra`, (v_i, alpha_i), beside it.
+  """Trains w as `local_training` does, and also (v_i, alpha_i), which are `extra`.
 
-  Both w_i and u_i minimize `loss`; w_i and v_i have an optimizer state each. `alpha_lr` is
+  Both w_i and u_i minimize `loss`; w_i and v_i have separate optimizer states. `alpha_lr` is
   the learning rate of alpha_i, other arguments are those of `local_training`.
   """
   step = descent(loss, optimizer)
@@ -118,9 +118,9 @@ def mixture_training(loss: Loss, optimizer: optax.GradientTransformation, *, alp
 
 
 SETTINGS = {
-    'alpha': Setting(0.5, "initial share of a client's own model in its mixture",
+    'alpha': Setting(0.5, "initial weight of a client's personal model in its mixture",
                      at_least=0, at_most=1),
-    'alpha_lr': Setting(0.05, 'learning rate of that share', at_least=0),
+    'alpha_lr': Setting(0.05, 'learning rate of alpha', at_least=0),
 }
 
 
@@ -131,5 +131,5 @@ def build_apfl(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'apfl', build_apfl, SETTINGS, kind='personal', needs=('own examples', 'no prox'),
-    summary='each client mixes its own model with the global one, by a share that it learns',
+    summary='each client mixes a personal model with the global one, by a weight that it learns',
     paper='Deng, Kamani, Mahdavi. 2020. arXiv:2003.13461')

@@ -1,4 +1,4 @@
-"""Centralized: one model trains on all clients' rows pooled; the ceiling."""
+"""Centralized: one model is trained on the pooled examples of all clients; the upper bound."""
 
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ class CentralizedState(NamedTuple):
 
 
 def centralized(model: Model, local: Local, *, mapper: Mapper) -> Algorithm:
-  """Runs the local training, once a round, as if one client held every row.
+  """Runs local training in each round as if one client held all examples.
 
   Args:
     model: the network.
     local: one client's training.
-    mapper: how clients are mapped; there is one.
+    mapper: how clients are mapped; here there is one.
   """
   train = mappers.map_clients(local, mapper)
 
@@ -33,9 +33,9 @@ def centralized(model: Model, local: Local, *, mapper: Mapper) -> Algorithm:
   def round(state, federation, key):
     stacked, _, cohort = train(
         state.variables, federation.examples, sampling.pool(federation.clients), (), key)
-    silent = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
+    no_messages = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
     return (CentralizedState(state.round + 1, tree.take(stacked, 0)),
-            {**sampling.round_metrics(cohort), **silent})
+            {**sampling.round_metrics(cohort), **no_messages})
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=0, down=0))
@@ -48,4 +48,4 @@ def build_centralized(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'centralized', build_centralized, kind='bound', needs=('all clients',),
-    summary='one model trains on the examples of all clients: the upper bound')
+    summary='one model is trained on the examples of all clients: the upper bound')

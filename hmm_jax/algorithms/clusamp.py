@@ -1,20 +1,20 @@
-"""Clustered sampling: one client from each of m clusters, which together are the data's mixture.
+"""Clustered sampling: samples one client from each of m clusters, for an unbiased average.
 
-  clients lie along a line of length m, client i with length m n_i / n, in one of two orders
+  clients are placed on a line of length m, client i with length m n_i / n, in one of two orders
   r_ji = overlap of client i with [j, j + 1]       so that sum_j r_ji = m n_i / n
   l_j ~ r_j, y_j = LocalSGD(x) of client l_j       for j = 0 .. m - 1
   x <- 1/m sum_j y_j                               unbiased
 
 Order `size`: the largest first (algorithm 1). Order `similarity`: as the leaves of Ward's
-tree of the angles between the clients' last updates, zero for those never drawn
-(algorithm 2).
+hierarchical clustering by the angles between the clients' last updates, which are zero for
+clients never sampled (algorithm 2).
 
-Our choices: algorithm 2 cuts that tree into clusters of at most n / m rows, keeps the m
-largest and deals out the rest; we cut the line of its leaves as algorithm 1 does. The
-published code gives those never drawn the angle 0 to everybody, which would make them a
-part of any cluster; here it is 0 among themselves and a right angle to others. A client
-that is drawn twice has the same key and start, hence the same model, which counts twice; it
-is trained twice, and counted as two messages.
+Our choices: algorithm 2 cuts that tree into clusters of at most n / m examples, keeps the m
+largest and distributes the remaining clients; we cut the line of its leaves as in algorithm 1.
+In the published code clients never sampled have the angle 0 to all others, so that they could
+join any cluster; here it is 0 among themselves and a right angle to others. A client that is
+sampled twice has the same key and initial model, hence the same result, which is weighted
+twice; it is trained twice, and counted as two messages.
 
 Reference: Fraboni, Vidal, Kameni, Lorenzi. Clustered Sampling: Low-Variance and Improved
   Representativity for Clients Selection in Federated Learning. ICML 2021. arXiv:2105.05883.
@@ -50,16 +50,16 @@ class CluSampState(NamedTuple):
 
 def clusamp(model: Model, local: Local, *, mapper: Mapper, participation: int = 0,
             order: str = 'size') -> Algorithm:
-  """Averages m clients each round, some maybe twice, drawn one from each cluster.
+  """Averages m clients each round, one sampled from each cluster, possibly with repetition.
 
-  By `similarity`, memory is that of K + m models, and the server's work in a round is
-  O(K^2) products of models and O(K^3) for the tree.
+  By `similarity`, memory is O(K + m) models, and the server computes O(K^2) inner products of
+  models and O(K^3) operations for the tree per round.
 
   Args:
     model: the network.
     local: one client's training.
     mapper: how clients are mapped.
-    participation: draws a round, m; 0 means K.
+    participation: draws per round, m; 0 means K.
     order: of the clients along the line, size or similarity.
 
   Raises:
@@ -70,7 +70,7 @@ def clusamp(model: Model, local: Local, *, mapper: Mapper, participation: int = 
   if participation < 0:
     raise InputError(f'got participation={participation}; expected 0 (as many as clients) or more')
   remembers = order == 'similarity'
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def updating_local(start, examples, client, extra, key):
     variables, _, report = local(start, examples, client, extra, key)
@@ -105,8 +105,8 @@ def distributions(size: Array, count: int) -> Array:
   """Cuts the line of clients with these sizes [K] into `count` distributions, [m, K]."""
   size = jnp.where(size.sum() > 0, size, 1)
   total = size.sum()
-  # Cut j is at j n / m rows. Its whole part and its fraction are kept apart: a float cannot
-  # hold their sum exactly, nor an int32 the product j n.
+  # Cut j is at j n / m examples. Its integer part and its fraction are separate: a float32
+  # cannot hold their sum exactly, nor an int32 the product j n.
   cut = jnp.arange(count)
   whole = cut * (total // count) + cut * (total % count) // count
   fraction = cut * (total % count) % count / count
@@ -122,8 +122,8 @@ def by_size(clients: Clients, updates: PyTree) -> Array:
 
 
 def by_similarity(clients: Clients, updates: PyTree) -> Array:
-  """Returns the positions of the clients, those of similar updates side by side: [K]."""
-  known = jnp.argsort(clients.id)  # So that ties don't depend on the positions.
+  """Returns the positions of the clients, with similar updates next to each other: [K]."""
+  known = jnp.argsort(clients.id)  # So that ties do not depend on the positions.
   return known[leaves(angles(tree.take(updates, known))**2)]
 
 
@@ -138,13 +138,13 @@ def angles(updates: PyTree) -> Array:
 
 
 def leaves(gaps: Array) -> Array:
-  """Returns the leaves of Ward's tree from left to right, [K], by squared distances [K, K]."""
+  """Returns the leaves of Ward's tree from left to right, [K], for squared distances [K, K]."""
   count = len(gaps)
 
   def merge(_, carry):
     gaps, size, cluster, place = carry
     a, b = jnp.divmod(jnp.argmin(gaps), count)
-    # The update of Lance and Williams; what is infinite, (a, a) and former clusters, stays so.
+    # The Lance-Williams update; infinite entries, (a, a) and merged clusters, stay infinite.
     joined = ((size[a] + size) * gaps[a] + (size[b] + size) * gaps[b]
               - size * gaps[a, b]) / (size[a] + size[b] + size)
     gaps = gaps.at[a].set(joined).at[:, a].set(joined).at[b].set(jnp.inf).at[:, b].set(jnp.inf)
@@ -166,6 +166,7 @@ def build_clusamp(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'clusamp', build_clusamp,
-    {'order': Setting('size', 'what clusters are made by', choices=ORDERS)},
-    summary='one client is drawn from each of m clusters',
+    {'order': Setting('size', 'clustering of clients: by size or by similarity of updates',
+                      choices=ORDERS)},
+    summary='one client is sampled from each of m clusters',
     paper='Fraboni et al. ICML 2021. arXiv:2105.05883')

@@ -1,13 +1,13 @@
-"""Ditto: beside the global model, each client trains its own, pulled to the global one.
+"""Ditto: each client also trains a personal model, kept close to the global one.
 
   w_i <- local steps of client i on f_i, from w
   v_i <- local steps of client i on f_i(v) + lam/2 ||v - w||^2, from v_i
   w   <- sum_i n_i w_i / sum_i n_i                     over the m participants
 
-The pull is to the w that the client received. Both trainings see the same minibatches (our
-choice), which makes lam = 0 local training; weighing by rows, which the paper leaves open,
-makes the global path FedAvg. BatchNorm statistics of the v_i stay with the clients, those
-of w are averaged (our choice: the paper has no such layers).
+w in the proximal term is the model that the client received. Our choices: both trainings use
+the same minibatches, so that lam = 0 is local training; weighting by number of examples, which
+the paper leaves open, so that w is FedAvg; BatchNorm statistics of the v_i stay with the
+clients, those of w are averaged (the paper has no such layers).
 
 Reference: Li, Hu, Beirami, Smith. Ditto: Fair and Robust Federated Learning Through
   Personalization. ICML 2021. arXiv:2012.04221, algorithm 1.
@@ -28,22 +28,22 @@ from hmm_jax.types import Algorithm, Array, Local, Mapper, Model, PyTree, Traffi
 class DittoState(NamedTuple):
   round: Array  # [] int32
   variables: PyTree  # w, the global model
-  personal: PyTree  # v_i, the clients' own, stacked
+  personal: PyTree  # v_i, the clients' personal models, stacked
 
 
 def ditto(model: Model, local: Local, *, personal: Local, mapper: Mapper,
           participation: int = 0) -> Algorithm:
-  """Averages m of K clients each round, who train their own models on the side.
+  """Averages m of K clients each round; these also train their personal models.
 
   Args:
     model: the network.
     local: one client's training of the global model.
-    personal: one client's training of its own, on a `losses.proximal` loss with the anchor
-      `received`.
+    personal: one client's training of its personal model, on a `losses.proximal` loss with the
+      anchor `received`.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all. The others' models stay.
+    participation: clients per round, m; 0 means all. The others keep their v_i.
   """
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def both(w, examples, client, v, key):
     trained, _, report = local(w, examples, client, (), key)
@@ -74,7 +74,7 @@ def ditto(model: Model, local: Local, *, personal: Local, mapper: Mapper,
 
 
 def received(start: PyTree, extra: PyTree) -> PyTree:
-  """Returns the parameters that the personal training is pulled to: the anchor."""
+  """Returns the anchor of the personal training: the parameters that the client received."""
   del start
   return extra
 
@@ -86,8 +86,8 @@ def build_ditto(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'ditto', build_ditto,
-    {'lam': Setting(1.0, "weight of the proximal term that ties clients' models to the global one",
+    {'lam': Setting(1.0, 'weight of the proximal term between personal and global model',
                     at_least=0)},
     kind='personal', needs=('own examples', 'no prox'),
-    summary='each client trains a model of its own near the global one',
+    summary='each client trains a personal model with a proximal term around the global one',
     paper='Li et al. ICML 2021. arXiv:2012.04221')

@@ -1,15 +1,16 @@
-"""DMM: models that agree are merged, those that diverge are distilled into the merge, without data.
+"""DMM: similar models are merged, divergent ones are distilled into the merge, without data.
 
   delta_j = theta_j - theta_0;  core C: the largest cluster of models by the angles of their deltas
   merge      theta_M = sum_{j in C} w_j theta_j,  w_j = n_j / sum of C
   buffers    mean and variance of every BatchNorm pooled over all models
-  invert     pseudo-data x whose statistics in theta_M, or in each teacher, are the running ones
-  distil     L = T^2 KL(target || p_M) + keep KL(p_M0 || p_M) on augmented x, target a mixture of
-             what the teachers, the divergent models or all of them, say of x
+  invert     pseudo-data x whose batch statistics in theta_M, or in each model, match the running
+             ones
+  distill    L = T^2 KL(target || p_M) + keep KL(p_M0 || p_M) on augmented x, target a mixture of
+             the predictions of the teachers: the divergent models, or all of them
 
-The paper's text was not at hand and there is no released code: this is a reconstruction from
-its abstract and figures. Ours are the clustering, who pools which buffers, the weights of the
-teachers' words, and every number.
+Reconstructed from the paper's abstract and figures; no released code. Our choices: the
+clustering, which buffers are pooled over which models, the weights of the teachers' predictions,
+and all numerical settings.
 
 Reference: Liu, Zhang, Zhang, Zhu, Wu. Domain-Adaptive Model Merging across Disconnected Modes.
   ICASSP 2026. arXiv:2603.05957.
@@ -44,33 +45,32 @@ def dmm(model: Model, *, align: Callable, combine: Callable, buffers: Callable,
 
   Args:
     model: the network, with BatchNorm.
-    align: (core [K], stacked, key) -> stacked, units in one order.
+    align: (core [K], stacked, key) -> stacked, with matched hidden units.
     combine: (weights [K], stacked, base, key) -> parameters of the core's merge.
     buffers: (clients, weights [K], statistics [K, ...]) -> statistics: `pooled` or `of_core`.
-    inputs: (merged, stacked, federation, key) -> (x, facts), of client/pseudo_data.py; None:
-      nothing is distilled.
-    teach: (core [K], counts [K, C]) -> the rows that each teacher speaks for [K + 1, C], the
-      merge last: `divergent` or `everybody`.
-    weigh: (rows [K + 1, C]) -> the weights of their words, such as `distil.by_counts`.
-    distillation: of `distil.distillation`, on `model.bare`.
-    settle: (variables, x) -> variables, their statistics as the student needs them.
-    threshold: cosine that all pairs in a cluster reach; None: the mean over all pairs.
+    inputs: (merged, stacked, federation, key) -> (x, diagnostics), of server/pseudo_data.py;
+      None: no distillation.
+    teach: (core [K], counts [K, C]) -> class counts of the teachers [K + 1, C], with the merge
+      as the last; 0 for models that are no teachers: `divergent` or `everybody`.
+    weigh: (counts [K + 1, C]) -> weights of their predictions, such as `distill.by_counts`.
+    distillation: a function made by `distill.distillation` for `model.bare`.
+    settle: (variables, x) -> variables with the final statistics of the student.
+    threshold: minimum cosine of all pairs in a cluster; None: the mean over all pairs.
 
   Returns:
-    (base, stacked, federation, key) -> (variables, facts).
+    (base, stacked, federation, key) -> (variables, diagnostics).
 
   Raises:
-    InputError: there is no normalization to invert.
+    InputError: the network has no BatchNorm to invert.
   """
-  bare, shapes = model.bare or model, jax.eval_shape(model.init, jax.random.key(0))
+  bare, shapes = model.bare or model, model.shapes
   if len(shapes) == 1:
     raise InputError('got algorithm=dmm with a network without BatchNorm; expected resnet or vgg16 '
-                     'with norm=batch, or fusion, whose statistics are inverted; algorithm=merging '
-                     'merges any network')
+                     'with norm=batch, or fusion; algorithm=merging works with any network')
 
   def merge(base, stacked, federation, key):
     align_key, merge_key, input_key, distil_key = jax.random.split(key, 4)
-    order = jnp.argsort(federation.clients.id)  # What follows does not hang on positions.
+    order = jnp.argsort(federation.clients.id)  # So that results do not depend on positions.
     clients, stacked = tree.take((federation.clients, stacked), order)
     deltas = jax.tree.map(lambda x, start: x - start[None], stacked['params'], base['params'])
     similarity = cluster.similarities(deltas)
@@ -79,11 +79,11 @@ def dmm(model: Model, *, align: Callable, combine: Callable, buffers: Callable,
              'dmm/similarity': cluster.mean_similarity(similarity)}
 
     weights = core * sampling.by_size(clients)
-    weights = jnp.where(weights.sum() > 0, weights, core)  # If nobody in it has any rows.
+    weights = jnp.where(weights.sum() > 0, weights, core)  # If no client in it has examples.
     weights = weights / weights.sum()
     stacked = align(core, stacked, align_key)
     merged = {'params': combine(weights, stacked, base, merge_key), **buffers(
-        clients, weights, {name: x for name, x in stacked.items() if name != 'params'})}
+        clients, weights, tree.statistics(stacked))}
     if inputs is None:
       return merged, facts
 
@@ -112,10 +112,11 @@ def of_core(clients, weights, stacked):
 
 
 def divergent(core, counts):
-  """Lets the models outside the core teach, and the merge in the core's place (our choice).
+  """Selects the models outside the core as teachers, and the merge in the core's place.
 
-  Without the merge, nobody would speak for the classes that only the core knows. Where no model
-  is outside nobody teaches: a student that hears itself alone would follow rounding errors.
+  The merge is our choice: without it, no teacher would cover the classes that only the core has.
+  If no model is outside the core there are no teachers, as distilling the merge into itself
+  would only follow rounding errors.
   """
   held = jnp.where(core[:, None], counts, 0)
   others = counts - held
@@ -124,7 +125,7 @@ def divergent(core, counts):
 
 
 def everybody(core, counts):
-  """Lets all K models teach."""
+  """Selects all K models as teachers."""
   del core
   return jnp.pad(counts, ((0, 1), (0, 0)))
 
@@ -137,31 +138,40 @@ ORDERS = {'joint': distill.jointly, 'in_turn': distill.in_turn}
 INVERTED = {'merged': pseudo_data.of_merged, 'each': pseudo_data.of_each}
 AUGMENTATIONS = {'none': lambda pixels: invert.as_they_are, 'shift_flip': invert.shift_and_flip}
 SETTINGS = {
-    'threshold': Setting('mean', 'least cosine between all pairs of the core; mean: that of all pairs'),
-    'merge': Setting('mean', 'of the core', choices=COMBINATIONS),
+    'threshold': Setting(
+        'mean', 'minimum cosine of all pairs in the core; mean: the mean over all pairs'),
+    'merge': Setting('mean', 'merge operator of the core', choices=COMBINATIONS),
     'density': Setting(0.2, 'share of the entries of a task vector that are kept (ties)',
                        at_least=0, at_most=1),
     'buffers': Setting('pooled', "BatchNorm statistics: pooled over all models, or the core's mean",
                        choices=BUFFERS),
-    'inputs': Setting('inverted', 'what the divergent models are distilled on; none: they are not',
+    'inputs': Setting('inverted', 'inputs of the distillation; none: no distillation',
                       choices=('inverted', 'noise', 'real', 'none')),
-    'statistics_of': Setting('merged', 'the models whose statistics are inverted', choices=INVERTED),
-    'batch': Setting(256, 'inputs that are inverted together', at_least=1),
-    'batches': Setting(4, 'number of such batches; of each model, where each is inverted', at_least=1),
-    'augment': Setting('shift_flip', 'of images, in inversion and distillation', choices=AUGMENTATIONS),
-    'shift': Setting(-1, 'pixels, at most; -1: a sixteenth of the side, rounded up', at_least=-1),
+    'statistics_of': Setting(
+        'merged', 'the models whose statistics are inverted', choices=INVERTED),
+    'batch': Setting(256, 'inputs per batch that is inverted', at_least=1),
+    'batches': Setting(
+        4, 'number of these batches; with statistics_of=each, for each model', at_least=1),
+    'augment': Setting(
+        'shift_flip', 'augmentation of images in inversion and distillation',
+        choices=AUGMENTATIONS),
+    'shift': Setting(
+        -1, 'largest shift in pixels; -1: a sixteenth of the side, rounded up', at_least=-1),
     'teachers': Setting('divergent', 'the models that are distilled', choices=TEACHERS),
     'teacher_weights': Setting(
         'counts', "a teacher's weight for a class: by its examples of the class, or equal",
         choices=TEACHER_WEIGHTS),
-    'order': Setting('joint', 'of the teachers', choices=ORDERS),
+    'order': Setting('joint', 'distillation from all teachers jointly or one after another',
+                     choices=ORDERS),
     'steps': Setting(500, 'steps of Adam in distillation', at_least=1),
-    'distil_batch': Setting(64, 'inputs in a step', at_least=1),
+    'distil_batch': Setting(64, 'inputs per step of distillation', at_least=1),
     'lr': Setting(1e-3, 'learning rate of Adam', above=0),
-    'temperature': Setting(1.0, 'of teachers and student', above=0),
-    'keep': Setting(0.0, "weight of the merged model's own predictions", at_least=0),
-    'student_statistics': Setting('frozen', 'frozen, or recalibrated on the inputs after distillation',
-                                  choices=('frozen', 'recalibrated')),
+    'temperature': Setting(1.0, 'temperature of teachers and student', above=0),
+    'keep': Setting(0.0, "weight of the KL divergence from the merged model's initial predictions",
+                    at_least=0),
+    'student_statistics': Setting(
+        'frozen', 'BatchNorm statistics of the student: frozen, or recalibrated on the inputs '
+        'after distillation', choices=('frozen', 'recalibrated')),
 }
 
 
@@ -169,16 +179,16 @@ def build_dmm(parts: Parts, settings) -> Algorithm:
   """Builds DMM.
 
   Raises:
-    InputError: a network without BatchNorm, or a threshold that can't be read.
+    InputError: a network without BatchNorm, or an invalid threshold.
   """
-  bare = parts.model.bare
-  augment = AUGMENTATIONS[settings.augment](None if settings.shift < 0 else settings.shift)
+  bare = parts.model.bare or parts.model
+  augment = _augmentation(settings)
   distillation = distill.distillation(
       bare, optax.adam(settings.lr), order=ORDERS[settings.order], steps=settings.steps,
       batch=settings.distil_batch, temperature=settings.temperature, keep=settings.keep,
       augment=augment, each=parts.mapper.each)
   merge = dmm(
-      parts.model, distillation=distillation, inputs=_inputs(parts, settings, augment),
+      parts.model, distillation=distillation, inputs=pseudo_inputs(parts, settings),
       align=match_to_core(parts.model) if settings.merge == 'matching' else as_they_are,
       combine=ties_of_core(settings.density) if settings.merge == 'ties' else mean,
       buffers=BUFFERS[settings.buffers], teach=TEACHERS[settings.teachers],
@@ -190,8 +200,8 @@ def build_dmm(parts: Parts, settings) -> Algorithm:
                   every=parts.config.one_shot.every)
 
 
-def _inputs(parts, settings, augment):
-  """Makes the inputs of the distillation; None if there is none."""
+def pseudo_inputs(parts: Parts, settings) -> Callable | None:
+  """Makes the inputs of the distillation; None for no distillation."""
   model, search = parts.model, parts.config.inversion
   count = settings.batch * settings.batches
   if settings.inputs == 'none':
@@ -200,15 +210,19 @@ def _inputs(parts, settings, augment):
     return {'noise': pseudo_data.noise, 'real': pseudo_data.real_examples}[settings.inputs](
         model, count=count)
   terms = invert.Terms(labels=search.labels, variation=search.variation, norm=search.norm)
-  inversion = invert.inversion(model.bare, steps=search.steps, lr=search.lr, terms=terms,
-                               augment=augment)
+  inversion = invert.inversion(model.bare or model, steps=search.steps, lr=search.lr, terms=terms,
+                               augment=_augmentation(settings))
   return pseudo_data.inverted(
       model, inversion, whose=INVERTED[settings.statistics_of], each=parts.mapper.each,
       batch=settings.batch, batches=settings.batches)
 
 
+def _augmentation(settings):
+  return AUGMENTATIONS[settings.augment](None if settings.shift < 0 else settings.shift)
+
+
 def threshold(text: str) -> float | None:
-  """Reads dmm.threshold; None for the mean over all pairs.
+  """Parses dmm.threshold; None for the mean over all pairs.
 
   Raises:
     InputError: it is neither 'mean' nor a cosine.
@@ -223,13 +237,13 @@ def threshold(text: str) -> float | None:
 
 
 def as_they_are(core, stacked, key):
-  """Leaves the hidden units of all models in their order."""
+  """Returns the models without matching of hidden units."""
   del core, key
   return stacked
 
 
 def match_to_core(model: Model) -> Callable:
-  """Returns the matching of every model to the first of the core, by weights."""
+  """Returns a function that matches every model to the first of the core, by weights."""
 
   def align(core, stacked, key):
     symmetry, first = model.symmetry(), tree.take(stacked, jnp.argmax(core))
@@ -249,7 +263,7 @@ def mean(weights, stacked, base, key):
 
 
 def ties_of_core(density: float) -> Callable:
-  """Returns TIES of the core."""
+  """Returns a function that merges the core by TIES."""
 
   def combine(weights, stacked, base, key):
     return ties.merge(stacked['params'], base['params'], key, weights=weights, density=density)
@@ -258,11 +272,12 @@ def ties_of_core(density: float) -> Callable:
 
 
 def recalibrated(model: Model, batch: int) -> Callable:
-  """Returns the recalibration of a student on what it was distilled on."""
+  """Returns a function that recalibrates the student on the inputs of the distillation."""
 
   def settle(variables, x):
     count = tree.count(x)
-    indices = minibatches(jax.random.key(0), jnp.arange(count), batch=batch, steps=-(-count // batch))
+    steps = -(-count // batch)
+    indices = minibatches(jax.random.key(0), jnp.arange(count), batch=batch, steps=steps)
     return recalibrate(model, variables, Examples(x, jnp.zeros(count, int)), indices)
 
   return settle
@@ -270,5 +285,5 @@ def recalibrated(model: Model, batch: int) -> Callable:
 
 METHOD = Method(
     'dmm', build_dmm, SETTINGS, kind='one-shot', needs=('all clients', 'BatchNorm'),
-    summary='similar models are merged, divergent ones are distilled on inverted statistics',
+    summary='similar models are merged, divergent ones are distilled on synthesized inputs',
     paper='Liu et al. ICASSP 2026. arXiv:2603.05957')

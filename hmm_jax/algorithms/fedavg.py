@@ -1,6 +1,6 @@
 """FedAvg: local training, then the weighted mean of the models.
 
-FedProx is this algorithm over a local training with a proximal loss.
+FedProx is this algorithm with a proximal term in the local loss.
 
 Reference: McMahan, Moore, Ramage, Hampson, Agueera y Arcas. Communication-Efficient
   Learning of Deep Networks from Decentralized Data. AISTATS 2017. arXiv:1602.05629.
@@ -32,11 +32,11 @@ def fedavg(model: Model, local: Local, *, mapper: Mapper, participation: int = 0
     model: the network.
     local: one client's training.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all.
+    participation: clients per round, m; 0 means all.
     weigh: (clients) -> [m] weights summing to 1: `by_size` or `uniform`.
   """
   train = mappers.mix_clients(local, mapper)
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def init(key, federation):
     del federation

@@ -1,9 +1,9 @@
-"""FedBN: BatchNorm stays with its client, everything else is averaged.
+"""FedBN: each client keeps its BatchNorm layers, everything else is averaged.
 
   p_i, s_i <- local steps of client i from (p_i, s)         p scales, biases and statistics of BN
   s        <- sum_i n_i s_i / sum_i n_i                     over the m participants
 
-All clients begin from one model, p_i included (our choice).
+All clients have the same initial model, p_i included (our choice).
 
 Reference: Li, Jiang, Zhang, Kamp, Dou. FedBN: Federated Learning on Non-IID Features via Local
   Batch Normalization. ICLR 2021. arXiv:2102.07623.

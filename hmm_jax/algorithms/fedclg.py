@@ -1,12 +1,12 @@
-"""FedCLG: the server trains too, and its gradient guides the clients or their aggregate.
+"""FedCLG: the server also trains, and its gradient corrects the clients or their aggregate.
 
-  g_s = gradient of the server's rows at x, g_k that of client k's rows
+  g_s = gradient on the server's examples at x, g_k on those of client k
   client k:    y_k <- SGD from x; in FedCLG-C every step is corrected by g_s - g_k
   aggregate:   xbar = sum_k p_k y_k; in FedCLG-S less sum_k p_k S_k lr (g_s - g_k)
-  server:      x <- SGD from xbar on the server's rows
+  server:      x <- SGD from xbar on the server's examples
 
-p_k = n_k / sum n over the participants, S_k are client k's steps. Without a correction this is
-CLG-SGD. Gradients g are of all rows (our choice: minibatches in the paper).
+p_k = n_k / sum n over the participants, S_k is client k's number of steps. Without a correction
+this is CLG-SGD. The gradients g are full-batch (our choice: minibatches in the paper).
 
 References: Bian, Wang, Yang, Shen, Xu. Accelerating Hybrid Federated Learning Convergence
   under Partial Participation. arXiv:2304.05397. Yang, Chen, Shen. On the Convergence of Hybrid
@@ -34,11 +34,11 @@ class FedCLGState(NamedTuple):
 
 
 class Guided(NamedTuple):
-  """One client's work under the server's gradient, and what travels beside models.
+  """One client's training with the server's gradient, and its messages besides models.
 
-  work: a Local that begins at (x, g_s).
-  up:   gradients sent with a model to the server.
-  down: gradients sent with a model to a client.
+  work: a Local whose `start` is (x, g_s).
+  up:   number of gradients sent with a model to the server.
+  down: number of gradients sent with a model to a client.
   """
 
   work: Local
@@ -48,18 +48,18 @@ class Guided(NamedTuple):
 
 def fedclg(model: Model, guided: Guided, *, gradient: Callable | None, server: Callable,
            mapper: Mapper, participation: int = 0) -> Algorithm:
-  """Averages m of K clients each round, then trains on the server's rows.
+  """Averages m of K clients each round, then trains on the server's examples.
 
   Args:
     model: the network.
     guided: `unguided`, `corrected_steps` (FedCLG-C) or `corrected_aggregate` (FedCLG-S).
-    gradient: (variables, server, key) -> (g_s, minibatches it took); None if nobody asks.
-    server: of `guidance.server_training`.
+    gradient: (variables, server, key) -> (g_s, minibatches used); None if there is no correction.
+    server: function made by `training.server_training`.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all.
+    participation: clients per round, m; 0 means all.
   """
   train = mappers.mix_clients(guided.work, mapper)
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  shapes = model.shapes
   size, extra = tree.nbytes(shapes), tree.nbytes(shapes['params'])
 
   def init(key, federation):
@@ -86,7 +86,7 @@ def fedclg(model: Model, guided: Guided, *, gradient: Callable | None, server: C
 
 
 def unguided(local: Local) -> Guided:
-  """Lets clients train as in federated averaging: CLG-SGD."""
+  """Returns local training without a correction: CLG-SGD."""
 
   def work(start, examples, client, extra, key):
     return local(start[0], examples, client, extra, key)
@@ -95,11 +95,11 @@ def unguided(local: Local) -> Guided:
 
 
 def corrected_steps(local: Local, gradient: Callable) -> Guided:
-  """Corrects every step of a client by g_s - g_k: FedCLG-C.
+  """Returns local training whose steps are corrected by g_s - g_k: FedCLG-C.
 
   Args:
     local: plain SGD on a `losses.corrected` loss.
-    gradient: of `local.full_gradient`.
+    gradient: function made by `local.full_gradient`.
   """
 
   def work(start, examples, client, extra, key):
@@ -112,12 +112,12 @@ def corrected_steps(local: Local, gradient: Callable) -> Guided:
 
 
 def corrected_aggregate(local: Local, gradient: Callable, *, lr: float) -> Guided:
-  """Corrects what comes of a client by S_k lr (g_s - g_k), at the server: FedCLG-S.
+  """Returns local training whose result the server corrects by S_k lr (g_s - g_k): FedCLG-S.
 
   Args:
-    local: plain SGD at rate `lr`.
-    gradient: of `local.full_gradient`.
-    lr: the clients' rate.
+    local: plain SGD with learning rate `lr`.
+    gradient: function made by `local.full_gradient`.
+    lr: the clients' learning rate.
   """
 
   def work(start, examples, client, extra, key):
@@ -164,9 +164,9 @@ CLG_SGD = Method(
     paper='Yang, Chen, Shen. IEEE JSAC 2023')
 FEDCLG_C = Method(
     'fedclg_c', build_fedclg_c, kind='hybrid', needs=('server examples', 'plain sgd'),
-    summary="local steps are corrected by the server's gradient, then SGD at the server",
+    summary="local steps are corrected by the server's gradient; then SGD at the server",
     paper='Bian et al. 2023. arXiv:2304.05397')
 FEDCLG_S = Method(
     'fedclg_s', build_fedclg_s, kind='hybrid', needs=('server examples', 'plain sgd'),
-    summary="the mean of the models is corrected by the server's gradient, then SGD at the server",
+    summary="the mean of the models is corrected by the server's gradient; then SGD at the server",
     paper='Bian et al. 2023. arXiv:2304.05397')

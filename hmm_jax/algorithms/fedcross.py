@@ -1,9 +1,9 @@
 """FedCross: each client model is mixed with one collaborator, not with all.
 
-  a pool of m models w_1 .. w_m, at first copies of one; in every round
+  a pool of m models w_1 .. w_m, initially copies of one; in every round
     slot i is sent to a random client:      w_i <- LocalSGD(w_i)
     w_glob = (1/m) sum_i w_i                evaluated and deployed, never trained
-    w_i <- alpha w_i + (1 - alpha) w_co(i)  co(i) by turns or by cosine similarity
+    w_i <- alpha w_i + (1 - alpha) w_co(i)  co(i) in cyclic order or by cosine similarity
 
 Reference: Hu, Zhou, Yue, Ling, Huang, Li, Liu, Lian, Chen. FedCross: Towards Accurate Federated
   Learning via Multi-Model Cross-Aggregation. ICDE 2024. arXiv:2210.08285.
@@ -37,11 +37,11 @@ def fedcross(model: Model, local: Local, *, mapper: Mapper, collaborator: Callab
     mapper: how clients are mapped.
     collaborator: (round, pool's params) -> [m], the partner of each slot: `in_order`,
       `most_similar` or `least_similar`.
-    participation: slots, as many as clients a round, m; 0 means all.
-    alpha: what a model keeps of itself.
+    participation: slots, as many as clients per round, m; 0 means all.
+    alpha: weight of a model itself in its mixture.
   """
   train = mappers.map_clients(local, mapper, start_axis=0)
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def init(key, federation):
     slots = participation or len(federation.clients.id)
@@ -64,25 +64,25 @@ def fedcross(model: Model, local: Local, *, mapper: Mapper, collaborator: Callab
 
 
 def in_order(round: Array, pool: PyTree) -> Array:
-  """Takes every other slot in turn; in the t-th round the one t mod (m - 1) + 1 further on."""
-  slots = len(jax.tree.leaves(pool)[0])
+  """Selects partners in cyclic order: in round t the slot at distance t mod (m - 1) + 1."""
+  slots = tree.count(pool)
   return (jnp.arange(slots) + round % max(slots - 1, 1) + 1) % slots
 
 
 def most_similar(round: Array, pool: PyTree) -> Array:
-  """Takes the other slot of the highest cosine similarity."""
+  """Selects the other slot with the highest cosine similarity."""
   del round
   return jnp.argmax(_cosines(pool, diagonal=-jnp.inf), axis=1)
 
 
 def least_similar(round: Array, pool: PyTree) -> Array:
-  """Takes the other slot of the lowest cosine similarity."""
+  """Selects the other slot with the lowest cosine similarity."""
   del round
   return jnp.argmin(_cosines(pool, diagonal=jnp.inf), axis=1)
 
 
 def _cosines(pool, diagonal):
-  """Returns the cosine similarity of every two models, [m, m]."""
+  """Returns the cosine similarities of all pairs of models, [m, m]."""
   gram = tree.gram(pool)
   norm = jnp.sqrt(jnp.diag(gram))
   cosines = gram / (norm[:, None] * norm[None])
@@ -92,8 +92,9 @@ def _cosines(pool, diagonal):
 COLLABORATORS = {'in_order': in_order, 'lowest': least_similar, 'highest': most_similar}
 SETTINGS = {
     'collaborator': Setting(
-        'lowest', 'the partner of a model: in turn, or by cosine similarity', choices=COLLABORATORS),
-    'alpha': Setting(0.99, 'share of itself that a model keeps', at_least=0, at_most=1),
+        'lowest', 'the collaborator of a model: in cyclic order, or by cosine similarity',
+        choices=COLLABORATORS),
+    'alpha': Setting(0.99, 'weight of a model itself in its mixture', at_least=0, at_most=1),
 }
 
 

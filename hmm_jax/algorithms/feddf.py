@@ -1,11 +1,11 @@
-"""FedDF: the clients' models are averaged, then their ensemble is distilled into the mean.
+"""FedDF: the clients' models are averaged, then their ensemble is distilled into the average.
 
   client k:   y_k <- LocalSGD(x; D_k)
   server:     x <- sum_k p_k y_k
-              x <- Adam on KL(softmax(mean_k f(y_k)), softmax(f(x))) over its rows, labels unread
+              x <- Adam on KL(softmax(mean_k f(y_k)), softmax(f(x))) over its unlabeled examples
 
-p_k = n_k / sum n over the participants. As in the paper the rate falls along a cosine in every
-round, and the teacher is the softmax of the mean logits.
+p_k = n_k / sum n over the participants. As in the paper, the learning rate has a cosine decay in
+every round, and the target is the softmax of the mean logits.
 
 Reference: Lin, Kong, Stich, Jaggi. Ensemble Distillation for Robust Model Fusion in Federated
   Learning. NeurIPS 2020. arXiv:2006.07242.
@@ -33,17 +33,17 @@ class FedDFState(NamedTuple):
 
 def feddf(model: Model, local: Local, *, server: Callable, mapper: Mapper,
           participation: int = 0) -> Algorithm:
-  """Averages m of K clients each round, then distils them.
+  """Averages m of K clients each round, then distills their ensemble into the average.
 
   Args:
     model: the network.
     local: one client's training.
-    server: of `guidance.server_training` with the surrogate `distil`.
+    server: function made by `training.server_training`, with the surrogate `distil`.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all.
+    participation: clients per round, m; 0 means all.
   """
   train = mappers.map_clients(local, mapper)
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def init(key, federation):
     del federation
@@ -71,7 +71,7 @@ def build_feddf(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'feddf', build_feddf,
-    {'lr': Setting(1e-3, 'learning rate of Adam, which falls along a cosine', above=0)},
+    {'lr': Setting(1e-3, 'learning rate of Adam, with cosine decay', above=0)},
     kind='hybrid', needs=('server examples',),
     summary="the ensemble of local models is distilled into their mean on the server's inputs",
     paper='Lin et al. NeurIPS 2020. arXiv:2006.07242')

@@ -1,22 +1,22 @@
-"""Feddle: client updates are merged under the guidance of a little central data.
+"""Feddle: client updates are merged by coefficients that are optimized on a little server data.
 
   client k, sent version v:   a_k = LocalSGD(omega_v; D_k) - omega_v
   server, in every round:
     ADD        the arrivals to the atlas A, in place of their clients' older updates
-    NORMALISE  abar_k = s a_k / |a_k|, s the median length in A
+    NORMALISE  abar_k = s a_k / |a_k|, s the median norm in A
     SEARCH     c = argmin L_s(omega + sum_k c_k abar_k) on the server's data, from FedAvg's point:
                c_k = p_k |a_k| / s for arrivals, p_k = n_k / sum n, and 0 for older updates
-    FALL BACK  to FedAvg's point, unless c is better on server rows kept for that
+    FALL BACK  to FedAvg's point, unless c is better on held-out server examples
     UPDATE     omega <- omega + sum_k c_k abar_k
-    REMOVE     the update whose coefficients have been negative for long
+    REMOVE     the update with a negative score for many rounds
 
-Coefficients have any sign: they act on parameters alone. Statistics of BatchNorm are
-averaged over the arrivals with weights p, or estimated anew on the server's rows.
+Coefficients have any sign and apply to parameters only. BatchNorm statistics are averaged
+over the arrivals with weights p, or recalibrated on the server's examples.
 
-The paper's text was not at hand and there is no released code: this is a reconstruction from
-its abstract and figures. Ours are the formula of NORMALISE, where the search begins and how
-it goes, the fallback's rule, what is evicted and dropped, and that an update which has
-traveled for d rounds is added to the newest model as it is.
+Reconstructed from the paper's abstract and figures; no released code. Our choices: the formula
+of NORMALISE, the initial point and algorithm of the search, the rule of the fallback, which
+updates are evicted and dropped, and that an update which arrives d rounds late is added to the
+newest model unchanged.
 
 Reference: Zhu, Yao, Ceritli, Ozkan, Blaschko, Noh, Min, Min, Ozay. Guided Model Merging for
   Hybrid Data Learning: Leveraging Centralized Data to Refine Decentralized Models. WACV
@@ -53,25 +53,25 @@ def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
            slots: int, units: Callable, lengths: Callable, first_to_go: Callable,
            participation: int = 0, tau_max: int = 0, strikes: int = 0, memory: float = 0.9,
            calibrate: Callable = lambda variables, federation: variables) -> Algorithm:
-  """Merges m clients' updates and older ones each round, by coefficients that are searched for.
+  """Merges the updates of m clients and older ones each round, by optimized coefficients.
 
   Args:
     model: the network.
     local: one client's training.
     mapper: how clients are mapped.
-    guide: how the server's rows find them; None: FedAvg's point, no such rows are needed.
-    slots: of the atlas, A >= m.
-    units: (model, params) -> what has a coefficient of its own: `atlas.whole` or
+    guide: the search on the server's examples; None: FedAvg's point, without server examples.
+    slots: capacity of the atlas, A >= m.
+    units: (model, params) -> the units that have one coefficient each: `atlas.whole` or
       `recombine.layers`.
-    lengths: (atlas, unit) -> scales [A, U] of the anchors: `atlas.to_median`,
+    lengths: (atlas, unit) -> factors [A, U] that normalize the updates: `atlas.to_median`,
       `atlas.to_median_by_unit` or `atlas.as_they_are`.
-    first_to_go: from a full atlas: `atlas.oldest` or `atlas.worst`.
-    participation: clients a round, m; 0 means all.
-    tau_max: the most rounds that an update travels: it comes from the model of d rounds ago,
-      d drawn from 0 .. tau_max for each.
-    strikes: rounds in a row with a negative score before the worst anchor is dropped; 0: never.
-    memory: of the score, a moving average of the coefficients.
-    calibrate: (variables, federation) -> variables, their statistics estimated anew; else they
+    first_to_go: which update a full atlas evicts: `atlas.oldest` or `atlas.worst`.
+    participation: clients per round, m; 0 means all.
+    tau_max: largest delay of an update: it is trained from the model of d rounds ago, with d
+      drawn from 0 .. tau_max for each update.
+    strikes: consecutive rounds with a negative score before the worst update is dropped; 0: never.
+    memory: decay of the score, a moving average of the coefficients.
+    calibrate: (variables, federation) -> variables with recalibrated statistics; by default they
       stay averaged.
 
   Raises:
@@ -79,8 +79,8 @@ def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
   """
   if slots < 1 or tau_max < 0 or strikes < 0:
     raise InputError(f'got atlas={slots}, tau_max={tau_max}, strikes='
-                     f'{strikes}; expected at least 1, and 0 or more of the others')
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+                     f'{strikes}; expected atlas of at least 1, tau_max and strikes of at least 0')
+  shapes = model.shapes
   unit = units(model, {'params': shapes['params']})['params']
   size = tree.nbytes(shapes)
 
@@ -94,8 +94,8 @@ def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
   def init(key, federation):
     variables, total = model.init(key), len(federation.clients.id)
     if slots < (participation or total):
-      raise InputError(f'got atlas={slots} with {participation or total} clients a round; '
-                       'expected at least as many slots, or updates are lost as they arrive')
+      raise InputError(f'got atlas={slots} with {participation or total} clients per round; '
+                       'expected at least one slot for each of these clients')
     held = min(slots, total)
     return FeddleState(jnp.int32(0), tree.repeat(variables, tau_max + 1),
                        anchors.empty(variables['params'], held))
@@ -114,8 +114,7 @@ def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
     average = jnp.where(scale > 0, weights[:, None] / jnp.where(scale > 0, scale, 1), 0)
 
     omega = tree.take(state.past, 0)
-    statistics = tree.mix(sampling.by_size(clients), {
-        name: value for name, value in updates.items() if name != 'params'})
+    statistics = tree.mix(sampling.by_size(clients), tree.statistics(updates))
     merge = lambda c: anchors.merge(omega['params'], c * scale, unit, atlas.updates)
     c, spent, records = average, {}, {}
     if guide:
@@ -143,33 +142,42 @@ def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
 
 
 UNITS = {'global': anchors.whole, 'layer': recombine.layers}
-SCALES = {'whole': anchors.to_median, 'layer': anchors.to_median_by_unit, 'none': anchors.as_they_are}
+SCALES = {'whole': anchors.to_median, 'layer': anchors.to_median_by_unit,
+          'none': anchors.as_they_are}
 CONSTRAINTS = {'none': lambda bound: anchors.any_weights, 'convex': lambda bound: anchors.convex,
                'box': anchors.boxed}
 FALLBACKS = {'held_out': HELD_OUT, 'none': NEVER}
 EVICTIONS = {'oldest': anchors.oldest, 'worst': anchors.worst}
 SETTINGS = {
-    'atlas': Setting(50, 'slots for updates, of which no more than clients are used', at_least=1),
-    'normalize': Setting('whole', 'what of an update is scaled to the median norm', choices=SCALES),
-    'coefficients': Setting('global', 'one for each update, or one for each of its layers', choices=UNITS),
+    'atlas': Setting(50, 'slots for updates, at most one per client', at_least=1),
+    'normalize': Setting(
+        'whole', 'scaling to the median norm: of whole updates, of each layer, or none',
+        choices=SCALES),
+    'coefficients': Setting(
+        'global', 'one coefficient per update, or one per layer of each update', choices=UNITS),
     'search': Setting('adam', 'evolution, none (federated averaging), or an optax optimizer'),
-    'lr': Setting(0.05, 'learning rate of that optimizer, which falls along a cosine', above=0),
+    'lr': Setting(0.05, 'learning rate of the optimizer, with cosine decay', above=0),
     'sigma': Setting(0.05, 'initial step size (evolution)', above=0),
-    'population': Setting(16, 'candidates in a step (evolution)', at_least=1),
-    'marks': Setting(5, 'candidates along a search that are evaluated on held-out examples, at most', at_least=1),
-    'pull': Setting(0.0, 'weight of pull/2 |c - average|^2', at_least=0),
-    'constraint': Setting('none', "on the updates' weights", choices=CONSTRAINTS),
+    'population': Setting(16, 'candidates per step (evolution)', at_least=1),
+    'marks': Setting(
+        5, 'candidates along a search that are evaluated on held-out examples, at most',
+        at_least=1),
+    'pull': Setting(0.0, 'weight of the penalty 1/2 |c - average|^2', at_least=0),
+    'constraint': Setting('none', "constraint on the updates' weights", choices=CONSTRAINTS),
     'bound': Setting(1.0, 'largest weight (box)', above=0),
-    'fallback': Setting('held_out', 'to the average, unless held-out examples say better, or never',
-                        choices=FALLBACKS),
-    'evict': Setting('oldest', 'which update leaves a full atlas', choices=EVICTIONS),
-    'strikes': Setting(5, 'rounds in a row with a negative score before the worst is dropped; 0: never',
-                       at_least=0),
+    'fallback': Setting(
+        'held_out', 'fall back to the average unless the held-out loss improves, or never',
+        choices=FALLBACKS),
+    'evict': Setting('oldest', 'which update is evicted from a full atlas', choices=EVICTIONS),
+    'strikes': Setting(
+        5, 'consecutive rounds with a negative score before the worst update is dropped; 0: never',
+        at_least=0),
     'memory': Setting(0.9, 'decay of the score, a moving average of the coefficients',
                       at_least=0, at_most=1),
-    'tau_max': Setting(0, 'most rounds that an update may be late', at_least=0),
-    'statistics': Setting('average', "BatchNorm's: averaged, or recalibrated on the server's examples",
-                          choices=('average', 'server')),
+    'tau_max': Setting(0, 'largest delay of an update, in rounds', at_least=0),
+    'statistics': Setting(
+        'average', "BatchNorm statistics: averaged, or recalibrated on the server's examples",
+        choices=('average', 'server')),
     'batches': Setting(32, 'minibatches to recalibrate on (statistics=server)', at_least=1),
 }
 
@@ -205,7 +213,7 @@ def _search(parts, settings):
 
 
 def _recalibrate(parts, variables, federation):
-  """Recalibrates on the server's examples, in minibatches that are the same in every round."""
+  """Recalibrates on the server's examples, with the same minibatches in every round."""
   server = federation.server
   batches = search.minibatches(jax.random.key(0), server.search, batch=parts.config.server.batch,
                                steps=parts.config.feddle.batches)
@@ -225,34 +233,34 @@ def build_adamerging(parts: Parts, settings) -> Algorithm:
 
 
 def _merge_of_arrivals(parts, guide, units):
-  """Searches over the updates of the round alone, as they are."""
+  """Searches over the updates of the current round only, without normalization."""
   return feddle(
       parts.model, parts.training(), guide=guide, slots=parts.config.participation or parts.clients,
       units=units, lengths=anchors.as_they_are, first_to_go=anchors.oldest, **parts.cohort)
 
 
 def check(config):
-  """Checks that scales of layers go with coefficients of layers."""
+  """Checks that normalization per layer is used with coefficients per layer."""
   settings = config.feddle
   if (settings.normalize, settings.coefficients) == ('layer', 'global'):
     raise InputError('got normalize=layer with coefficients=global; expected '
-                     'coefficients=layer, or no coefficients would be the average')
+                     'coefficients=layer, as no global coefficients would give the average')
 
 
 FEDDLE = Method(
     'feddle', build_feddle, SETTINGS, kind='hybrid', needs=('server examples',), check=check,
-    summary="updates in an atlas, merged by coefficients that are learned on the server's examples",
+    summary="recent client updates, merged by coefficients learned on the server's examples",
     paper='Zhu et al. WACV 2026. arXiv:2503.20138')
 LEARNED_SOUP = Method(
     'learned_soup', build_learned_soup,
     {'lr': Setting(0.05, 'learning rate of AdamW on the weights', above=0),
      'weight_decay': Setting(1e-4, 'weight decay of AdamW', at_least=0)},
     kind='hybrid', needs=('server examples',),
-    summary="each round's updates by convex weights that are learned on the server's examples",
+    summary="each round's updates, merged by convex weights learned on the server's examples",
     paper='Wortsman et al. ICML 2022. arXiv:2203.05482')
 ADAMERGING = Method(
     'adamerging', build_adamerging,
-    {'lr': Setting(1e-3, "learning rate of Adam on the layers' weights", above=0)},
+    {'lr': Setting(1e-3, 'learning rate of Adam on the weights per layer', above=0)},
     kind='hybrid', needs=('server examples',),
-    summary="each round's updates by weights of layers that minimize the entropy of predictions",
+    summary="each round's updates, merged by weights per layer that minimize prediction entropy",
     paper='Yang et al. ICLR 2024. arXiv:2310.02575')

@@ -1,15 +1,15 @@
-"""FedEM: each client's data is a mixture of M distributions, for which all learn M models.
+"""FedEM: each client's data is a mixture of M shared distributions, with one model for each.
 
   q_i(m|x,y) ~ pi_im exp(-loss(theta_m; x, y))            E-step, by the models received
-  pi_im      <- mean of q_i(m|x,y) over client i's rows
+  pi_im      <- mean of q_i(m|x,y) over client i's examples
   theta_im   <- local steps from theta_m on the mean of q_i(m|x,y) loss(.; x, y)
   theta_m    <- sum_i n_i theta_im / sum_i n_i            over the m participants
 
-Client i predicts by sum_m pi_im softmax(theta_m's logits). The models differ from the start,
-or they would never part. q stays that of the models and the pi at a round's start, so each
-minibatch makes its rows' q from those again, and nobody stores it: in evaluation mode and
-without augmentation it is the same. A client's models share minibatches; their BatchNorm
-statistics see all rows alike and are averaged (our choices).
+Client i predicts by sum_m pi_im softmax(theta_m's logits). The models have different
+initializations, as equal models would stay equal. Within a round, q is fixed by the received
+models and pi. It is not stored but recomputed for each minibatch, with the same result, as it
+uses evaluation mode without augmentation. Our choices: a client's models share minibatches;
+their BatchNorm statistics weight all examples equally and are averaged.
 
 Reference: Marfoq, Neglia, Bellet, Kameni, Vidal. Federated Multi-Task Learning under a
   Mixture of Distributions. NeurIPS 2021. arXiv:2108.10252, algorithm 1.
@@ -49,15 +49,15 @@ class FedEMState(NamedTuple):
 
 def fedem(model: Model, local: Local, *, models: int, mapper: Mapper,
           participation: int = 0, batch: int = 512) -> Algorithm:
-  """Averages M models over m of K clients, who learn how much of each they are.
+  """Averages M models over m of K clients each round; these also learn their mixture weights.
 
   Args:
     model: the network.
-    local: one client's training of all M, a `component_training`.
-    models: M, 3 in the paper.
+    local: one client's training of all M models, a `component_training`.
+    models: number of models, M; 3 in the paper.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all. The others keep their weights.
-    batch: rows scored at a time, for the weights.
+    participation: clients per round, m; 0 means all. The others keep their weights.
+    batch: examples scored at a time, for the weights.
 
   Raises:
     InputError: no model.
@@ -67,7 +67,7 @@ def fedem(model: Model, local: Local, *, models: int, mapper: Mapper,
   row_losses = scoring.cross_entropies(model)
   mean_posterior = scoring.mean_over_rows(
       lambda given, minibatch: posterior(given[0], row_losses(given[1], minibatch)), batch=batch)
-  message = models * tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  message = models * model.nbytes
 
   def step(received, examples, client, weight, key):
     trained, _, report = local(received, examples, client, weight, key)
@@ -96,12 +96,12 @@ def fedem(model: Model, local: Local, *, models: int, mapper: Mapper,
 
 
 def posterior(weight: Array, row_losses: Array) -> Array:
-  """Returns q [M, B] of weights [M] and of every model's loss of each row [M, B]."""
+  """Returns q [M, B] for weights [M] and the loss of each model on each example [M, B]."""
   return jax.nn.softmax(jnp.log(weight)[:, None] - row_losses, axis=0)
 
 
 def surrogate(model: Model) -> Loss:
-  """Returns the M-step's loss of all M models, stacked; `extra` is the client's weights."""
+  """Returns the M-step's loss for all M models, stacked; `extra` is the client's weights."""
   row_losses = scoring.cross_entropies(model)
 
   def loss(params, statistics, batch, start, weight, key):
@@ -119,13 +119,13 @@ def surrogate(model: Model) -> Loss:
 
 def component_training(model: Model, optimizer: optax.GradientTransformation, *, batch: int,
                        epochs: int = 1, steps: int = 0) -> Local:
-  """Trains M stacked models, each with an optimizer of its own; else as `local_training`."""
+  """Trains M stacked models as `local_training` does, each with its own optimizer state."""
   each = optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
   return local_training(surrogate(model), each, batch=batch, epochs=epochs, steps=steps)
 
 
 def build_fedem(parts: Parts, settings) -> Algorithm:
-  # Its loss is made from the network.
+  # `component_training` takes the network in place of a loss.
   train = parts.training(parts.model, make=component_training)
   return fedem(parts.model, train, models=settings.models, batch=parts.config.eval_batch,
                **parts.cohort)
@@ -133,5 +133,6 @@ def build_fedem(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'fedem', build_fedem, {'models': Setting(3, 'number of models', at_least=1)}, kind='personal',
-    needs=('own examples', 'plain loss'), summary='each client is a mixture of M models',
+    needs=('own examples', 'plain loss'),
+    summary="each client's data is a mixture of M distributions, with a shared model for each",
     paper='Marfoq et al. NeurIPS 2021. arXiv:2108.10252')

@@ -1,4 +1,4 @@
-"""FedGen: a generator of features learns from the clients' heads, and teaches them in turn.
+"""FedGen: a generator of features is trained on the clients' heads and regularizes their training.
 
   server, `steps` times:  y ~ p, e ~ N(0, I), z = G(y, e)
     G <- step along the gradient of
@@ -6,14 +6,14 @@
   client k:               loss + alpha decay^round CE(head(G(y, e)), y),  y ~ p of last round
   x <- sum_k n_k / n y_k
 
-c_ky are the rows of class y that participant k holds, c_y their sum over k, p the share of
-each c_y; |.| and (.)^2 are means over coordinates. In the first round no generator has
-learned, and clients do without, as in the published code.
+c_ky is the number of examples of class y at participant k, c_y its sum over k, p = c / sum c;
+|.| and (.)^2 are means over coordinates. In the first round the generator is untrained, and
+clients do not use it, as in the published code.
 
-Our choices where that code and the paper differ: label counts weigh the heads' losses, as
-in the code (the paper takes the loss of the mean logits); both sides draw labels from p, as
-in the paper (the code: evenly among those held); clients have no second term, which in the
-code draws predictions towards those on generated features.
+Our choices where that code and the paper differ: the heads' losses are weighted by label
+counts, as in the code (the paper uses the loss of the mean logits); server and clients draw
+labels from p, as in the paper (the code: uniformly from the classes present); clients lack the
+code's second regularizer, which pulls predictions towards those on generated features.
 
 Reference: Zhu, Hong, Zhou. Data-Free Knowledge Distillation for Heterogeneous Federated
   Learning. ICML 2021. arXiv:2105.10056.
@@ -48,9 +48,9 @@ from hmm_jax.types import (
 class FedGenState(NamedTuple):
   round: Array  # [] int32
   variables: PyTree  # the global model
-  generator: PyTree  # its parameters
+  generator: PyTree  # the generator's parameters
   server: PyTree  # the state of its optimizer
-  counts: Array  # [C] float32, rows of each class among the last participants
+  counts: Array  # [C] float32, examples of each class at the last participants
 
 
 def fedgen(model: Model, local: Local, *, generator: Generator,
@@ -59,22 +59,22 @@ def fedgen(model: Model, local: Local, *, generator: Generator,
            batch: int = 32) -> Algorithm:
   """Averages m of K clients each round and trains a generator on their heads.
 
-  Memory is that of one model and m heads. Label counts travel too, a number a class, which
-  the traffic leaves out.
+  Memory is one model and m heads. Label counts are also sent, one number per class; the
+  traffic excludes them.
 
   Args:
-    model: the network; its head is what `groups` calls so.
+    model: the network; its head is the group `head` of `Model.groups`.
     local: one client's training on a `taught` loss, whose extra argument is (weight,
       label counts, the generator's parameters).
-    generator: makes inputs of the head.
-    server: the generator's optimizer; published: Adam at 3e-4 (EMNIST: 1e-4), which falls
-      to .98 of itself each round, with .01 of the parameters added to the gradient.
+    generator: makes features, the inputs of the head.
+    server: the generator's optimizer; in the published code Adam with learning rate 3e-4
+      (EMNIST: 1e-4), decayed by .98 per round, and weight decay .01.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all.
-    alpha: weight of the clients' generated features.
-    decay: what alpha is multiplied by each round.
-    steps: of the generator, a round.
-    batch: generated features of such a step.
+    participation: clients per round, m; 0 means all.
+    alpha: weight of the clients' loss on generated features.
+    decay: factor of alpha per round.
+    steps: steps of the generator per round.
+    batch: generated features per step.
 
   Raises:
     InputError: a setting is out of range.
@@ -82,8 +82,9 @@ def fedgen(model: Model, local: Local, *, generator: Generator,
   if alpha < 0 or not 0 < decay <= 1 or steps < 1 or batch < 1:
     raise InputError(
         f'got alpha={alpha}, decay={decay}, steps={steps}, batch='
-        f'{batch}; expected 0 or more, above 0 to 1, and at least 1 of both')
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+        f'{batch}; expected alpha of at least 0, decay above 0 up to 1, steps and batch of at '
+        'least 1')
+  shapes = model.shapes
   size = tree.nbytes(shapes)
   is_head = jax.tree.map(lambda module: module == 'head', model.groups(shapes))
 
@@ -111,7 +112,7 @@ def fedgen(model: Model, local: Local, *, generator: Generator,
     variables = tree.take(mixed, 0)
 
     counts = sampling.label_counts(clients, federation.examples.y, generator.classes)
-    trunk = tree.split(is_head, variables)[1]  # `Model.head` takes a whole model.
+    trunk = tree.split(is_head, variables)[1]  # `Model.head` expects a whole model.
     predict = lambda z: jax.vmap(lambda head: model.head(tree.join(head, trunk), z))(heads)
 
     def step(carry, key):
@@ -131,7 +132,7 @@ def fedgen(model: Model, local: Local, *, generator: Generator,
 
 
 def taught(loss: Loss, model: Model, generator: Generator, *, batch: int = 32) -> Loss:
-  """Adds a weighted cross-entropy of the head on `batch` generated features.
+  """Adds the weighted cross-entropy of the head on `batch` generated features.
 
   `extra` is (weight, label counts [C], the generator's parameters).
   """
@@ -139,7 +140,7 @@ def taught(loss: Loss, model: Model, generator: Generator, *, batch: int = 32) -
   def lesson(params, statistics, minibatch, start, extra, key):
     value, aux = loss(params, statistics, minibatch, start, (), key)
     weight, counts, generator_params = extra
-    # The third child of this key, for the network splits it in two.
+    # Distinct from the two keys that the network splits from `key`.
     labels, z, _ = generate(generator, generator_params, counts, jax.random.fold_in(key, 2), batch)
     logits = model.head({'params': params, **statistics}, z)
     rows = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -150,11 +151,11 @@ def taught(loss: Loss, model: Model, generator: Generator, *, batch: int = 32) -
 
 def generator_loss(params: PyTree, generator: Generator, predict: Callable, counts: Array,
                    key: Key, *, batch: int) -> Array:
-  """Returns how far the heads are from the labels, and how much the features are alike.
+  """Returns the heads' loss on generated features, plus a penalty on similar features.
 
   Args:
     predict: (features [B, F]) -> each participant's logits, [m, B, C].
-    counts: rows of each class that each participant holds, [m, C].
+    counts: examples of each class at each participant, [m, C].
   """
   labels, z, noise = generate(generator, params, counts.sum(0), key, batch)
   rows = optax.softmax_cross_entropy_with_integer_labels(
@@ -167,9 +168,13 @@ def generator_loss(params: PyTree, generator: Generator, predict: Callable, coun
 
 def generate(generator: Generator, params: PyTree, counts: Array, key: Key,
              batch: int) -> tuple[Array, Array, Array]:
-  """Draws labels by their counts [C]: (labels [B], features [B, F], their noise [B, Z])."""
+  """Draws labels by counts [C] and generates features.
+
+  Returns:
+    (labels [B], features [B, F], noise [B, Z]).
+  """
   label_key, noise_key = jax.random.split(key)
-  # Classes nobody holds are never drawn; where nobody holds anything, any class is.
+  # Absent classes are never drawn; if all counts are 0, labels are uniform.
   logits = jnp.log(jnp.maximum(counts, 1e-30))
   labels = jax.random.categorical(label_key, logits, shape=(batch,))
   return labels, *generator.apply(params, labels, noise_key)
@@ -177,13 +182,14 @@ def generate(generator: Generator, params: PyTree, counts: Array, key: Key,
 
 SETTINGS = {
     'alpha': Setting(10.0, 'weight of generated features in the local loss', at_least=0),
-    'decay': Setting(0.98, 'factor of alpha and of the learning rate in each round', above=0, at_most=1),
-    'steps': Setting(50, 'steps of the generator in a round', at_least=1),
-    'batch': Setting(32, 'features generated at a time', at_least=1),
+    'decay': Setting(
+        0.98, 'factor of alpha and of the learning rate per round', above=0, at_most=1),
+    'steps': Setting(50, 'steps of the generator per round', at_least=1),
+    'batch': Setting(32, 'generated features per step', at_least=1),
     'lr': Setting(3e-4, 'learning rate of the generator, for Adam', above=0),
     'weight_decay': Setting(0.01, 'weight decay of the generator', at_least=0),
     'hidden': Setting(256, 'hidden units of the generator', at_least=1),
-    'noise': Setting(32, 'width of its noise', at_least=1),
+    'noise': Setting(32, "dimension of the generator's noise", at_least=1),
 }
 
 
@@ -199,5 +205,5 @@ def build_fedgen(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'fedgen', build_fedgen, SETTINGS,
-    summary='a generator learns from the clients\' heads and regularizes local training',
+    summary="a generator is trained on the clients' heads and regularizes local training",
     paper='Zhu, Hong, Zhou. ICML 2021. arXiv:2105.10056')

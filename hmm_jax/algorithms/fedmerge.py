@@ -1,4 +1,4 @@
-"""FedMerge: a few global models, and a merge of them for each client.
+"""FedMerge: a few global models, and a learned merge of them for each client.
 
   theta_i = sum_j w_ij Theta_j,  w_i = softmax(W_i)      sent to client i
   g_i     = theta_i - LocalSGD(theta_i)                  sent back
@@ -6,13 +6,14 @@
   W       <- W - step(p_i G_ij)                          p_i = n_i / sum n, over the participants
   Theta_j <- Theta_j - sum_i c_ij g_i                    c_ij = p_i w_ij / sum_k p_k w_kj, new W
 
-Nothing is tuned on the client. The released code's inner product is over the classifier
-head only, and its step the largest entry's: lr S / max |S|. Where W is the same for all,
-every Theta_j moves alike, and equal Theta_j leave W as it is: they have to begin apart.
+Clients tune no parameters of their own. In the released code the inner product covers only
+the classifier head, and the step is divided by the largest entry: lr S / max |S|. If W is
+the same for all clients, all Theta_j get the same update, and equal Theta_j leave W
+unchanged: the initial Theta_j must differ.
 
-Our choices, where the paper is silent: with partial participation the sums are over the
-participants, the other rows of W stay. Statistics of BatchNorm are merged and updated
-like parameters, as in the released code, but a variance is never below 0.
+Our choices where the paper does not specify: with partial participation the sums are over the
+participants, other rows of W are unchanged. BatchNorm statistics are merged and updated like
+parameters, as in the released code, but variances are clipped at 0.
 
 Reference: Chen, Zhou, Long, Jiang, Zhang. FedMerge: Federated Model Merging for
   Personalization. AAAI 2026. arXiv:2504.06768.
@@ -49,7 +50,7 @@ class FedMergeState(NamedTuple):
   round: Array  # [] int32
   models: PyTree  # Theta [M, ...]
   logits: Array  # W [K, M]
-  steps: PyTree  # of the optimizer of each row of W, [K, ...]
+  steps: PyTree  # optimizer state of each row of W, [K, ...]
 
 
 def fedmerge(model: Model, local: Local, *, mapper: Mapper, models: int,
@@ -60,31 +61,31 @@ def fedmerge(model: Model, local: Local, *, mapper: Mapper, models: int,
 
   Args:
     model: the network.
-    local: one client's training, in the paper with a proximal pull of mu = 0.02.
+    local: one client's training, in the paper with a proximal term of mu = 0.02.
     mapper: how clients are mapped.
-    models: M.
-    begin: (model, key, M) -> the first Theta: `initial_models` or `same_init`.
+    models: number of global models, M.
+    begin: (model, key, M) -> the initial Theta: `initial_models` or `same_init`.
     scope: (groups) -> tree of bools, the parameters in the inner product: `head` or
       `everything`.
-    rule: ([m, M]) -> [m, M], what becomes of p_i G_ij before the optimizer:
-      `max_normalized` or `plain`.
-    optimizer: of the rows of W, each of which has a state of its own; sgd in the paper.
+    rule: ([m, M]) -> [m, M], transforms p_i G_ij before the optimizer: `max_normalized` or
+      `plain`.
+    optimizer: optimizer of each row of W, with separate states; sgd in the paper.
     weigh: (c [m, M] = p_i w_ij) -> weights of the updates: `column_normalized` or `exact`.
-    participation: clients a round, m; 0 means all.
-    newcomers: the clients of the last ids, who join after the run: they learn their rows of
-      W, one by one, with Theta as it is then.
-    newcomer_rounds: how long.
+    participation: clients per round, m; 0 means all.
+    newcomers: number of clients, those with the last ids, that join after the run: each
+      learns its row of W independently, with the final Theta fixed.
+    newcomer_rounds: rounds of the newcomers.
 
   Raises:
-    InputError: no model, or several that begin as one.
+    InputError: no model, or several with the same initial model.
   """
   if models < 1:
     raise InputError(f'got models={models}; expected at least 1')
   if models > 1 and begin is same_init:
-    raise InputError(f'got start=same with models={models}; expected different '
-                     'ones, for the weights of equal models never change')
+    raise InputError(f'got start=same with models={models}; expected start=different, as the '
+                     'weights of equal models never change')
   train = mappers.map_clients(local, mapper, start_axis=0)
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  shapes = model.shapes
   size = tree.nbytes(shapes)
   inside = scope(model.groups({'params': shapes['params']}))
 
@@ -98,7 +99,7 @@ def fedmerge(model: Model, local: Local, *, mapper: Mapper, models: int,
     return pull_back(inner(updates))[0]
 
   def visit(state, federation, positions, clients, key):
-    """Sends merges to clients: their updates, the gradient of their rows, the cohort."""
+    """Trains clients from their merges: (updates, gradient of their rows of W, cohort)."""
     logits = state.logits[positions]
     start = merge(logits, state.models)
     trained, _, cohort = train(start, federation.examples, clients, (), key)
@@ -106,7 +107,7 @@ def fedmerge(model: Model, local: Local, *, mapper: Mapper, models: int,
     return updates, weight_gradient(logits, state.models, updates), cohort
 
   def weight_step(state, positions, direction):
-    """Moves the rows of W at `positions`, each by an optimizer of its own."""
+    """Updates the rows of W at `positions`, each with its own optimizer state."""
     logits, steps = state.logits[positions], tree.take(state.steps, positions)
     change, steps = jax.vmap(optimizer.update)(direction, steps, logits)
     return state._replace(logits=state.logits.at[positions].add(change),
@@ -139,7 +140,7 @@ def fedmerge(model: Model, local: Local, *, mapper: Mapper, models: int,
 
     def join(r, state):
       _, gradient, _ = visit(state, federation, new, clients, jax.random.fold_in(key, r))
-      # Each by itself: nobody's step depends on who else has come.
+      # Applied per client, so that a newcomer's step does not depend on other newcomers.
       direction = jax.vmap(rule)(gradient[:, None])[:, 0]
       return weight_step(state, new, direction)
 
@@ -155,45 +156,45 @@ def fedmerge(model: Model, local: Local, *, mapper: Mapper, models: int,
 
 
 def settled(clients: Clients, newcomers: int) -> tuple[Array, Array]:
-  """Returns the positions of those who take part in the run, and of the newcomers."""
+  """Returns the positions of the clients in the run, and of the newcomers."""
   order = jnp.argsort(clients.id)
   return order[:len(order) - newcomers], order[len(order) - newcomers:]
 
 
 def same_init(model: Model, key: Key, count: int) -> PyTree:
-  """Makes every global model a copy of one: fit for a single one."""
+  """Initializes all global models as copies of one; only useful for a single model."""
   return tree.repeat(model.init(key), count)
 
 
 def head(groups: PyTree) -> PyTree:
-  """Takes the inner product over the classifier head, as the released code does."""
+  """Returns a mask of the classifier head: the inner product of the released code."""
   return jax.tree.map(lambda module: module == 'head', groups)
 
 
 def everything(groups: PyTree) -> PyTree:
-  """Takes the inner product over all parameters, as the chain rule has it."""
+  """Returns a mask of all parameters: the inner product of the exact gradient."""
   return jax.tree.map(lambda module: True, groups)
 
 
 def max_normalized(gradient: Array) -> Array:
-  """Makes the largest entry one, so that a step is never longer than the rate."""
+  """Scales the largest absolute entry to 1, which bounds a step by the learning rate."""
   largest = jnp.abs(gradient).max()
   return jnp.where(largest > 0, gradient / largest, 0)
 
 
 def plain(gradient: Array) -> Array:
-  """Leaves the gradient as it is."""
+  """Returns the gradient unchanged."""
   return gradient
 
 
 def column_normalized(mixing: Array) -> Array:
-  """Lets the updates of a global model be a weighted mean of the clients'."""
+  """Normalizes the weights per global model, so that its update is a mean over clients."""
   total = mixing.sum(axis=0, keepdims=True)
   return jnp.where(total > 0, mixing / total, 0)
 
 
 def exact(mixing: Array) -> Array:
-  """Leaves the weights as the chain rule has them."""
+  """Returns the weights unchanged: those of the exact gradient."""
   return mixing
 
 
@@ -203,19 +204,22 @@ RULES = {'max_normalized': max_normalized, 'plain': plain}
 MIXINGS = {'column': column_normalized, 'none': exact}
 SETTINGS = {
     'models': Setting(5, 'number of global models', at_least=1),
-    'start': Setting('different', 'initial global models; same only for a single one', choices=INITS),
-    'scope': Setting('head', "parameters in the inner product of the weights' gradient", choices=SCOPES),
-    'weight_step': Setting('max_normalized', f'{", ".join(RULES)}, or an optax optimizer of the weights'),
+    'start': Setting(
+        'different', 'initial global models; same only with a single model', choices=INITS),
+    'scope': Setting(
+        'head', "parameters in the inner product of the weights' gradient", choices=SCOPES),
+    'weight_step': Setting(
+        'max_normalized', f'{", ".join(RULES)}, or an optax optimizer of the weights'),
     'weight_lr': Setting(0.01, 'learning rate of the weights', above=0),
     'normalize': Setting(
-        'column', "weights of the clients' updates: a mean for each global model, or as the chain "
-        'rule has them', choices=MIXINGS),
+        'column', "weights of the clients' updates: normalized to a mean per global model, or "
+        'those of the exact gradient', choices=MIXINGS),
     'mu': Setting(0.02, 'weight of the proximal term around the merge; 0.01 in the released code, '
-                  'without the 1/2', at_least=0),
+                  'whose term lacks the factor 1/2', at_least=0),
     'newcomers': Setting(
-        0, 'number of clients, the last ones, who join after the run and learn their weights only',
+        0, 'number of clients, the last ones, that join after the run and learn only their weights',
         at_least=0),
-    'newcomer_rounds': Setting(20, 'rounds that these learn for', at_least=0),
+    'newcomer_rounds': Setting(20, 'rounds in which the newcomers learn their weights', at_least=0),
 }
 
 
@@ -223,7 +227,7 @@ def build_fedmerge(parts: Parts, settings) -> Algorithm:
   """Builds FedMerge.
 
   Raises:
-    InputError: several models with the same start, or an unknown weight_step.
+    InputError: several models with start=same, or an unknown weight_step.
   """
   rule = settings.weight_step
   return fedmerge(
@@ -237,11 +241,12 @@ def build_fedmerge(parts: Parts, settings) -> Algorithm:
 
 
 def check(config):
-  """Checks that enough clients remain beside the newcomers, and that these have rounds."""
+  """Checks that enough clients remain besides the newcomers, and that these have rounds."""
   new, rounds = config.fedmerge.newcomers, config.fedmerge.newcomer_rounds
   if config.clients and not new <= config.clients - max(config.participation, 1):
     raise InputError(f'got newcomers={new} with clients={config.clients}, participation='
-                     f'{config.participation}; expected enough others to take part')
+                     f'{config.participation}; expected at least participation clients, and one, '
+                     'besides the newcomers')
   if new and not rounds:
     raise InputError(f'got newcomer_rounds={rounds} with newcomers={new}; '
                      'expected at least 1')

@@ -1,13 +1,13 @@
 """FedMR: client models are recombined by shuffling their layers, not averaged.
 
-  a pool of m models w_1 .. w_m, at first copies of one; in every round
+  a pool of m models w_1 .. w_m, initially copies of one; in every round
     slot i is sent to a random client:      w_i <- LocalSGD(w_i)
     w_glob = (1/m) sum_i w_i                unweighted; evaluated and deployed, never trained
     in the first stage:                     w_i <- w_glob
     afterwards, for every unit u:           w_i[u] <- w_pi_u(i)[u], pi_u a fresh permutation
 
-A unit is a tensor (the released code: normalization statistics too have permutations of
-their own), a layer (the paper's text: all that belongs to one module) or a segment of
+A unit is a tensor (as in the released code, where each normalization statistic also has its
+own permutation), a layer (as in the paper's text: all tensors of one module) or a segment of
 consecutive tensors.
 
 Reference: Hu, Yue, Xie, Chen, Huang, Wei, Lian, Liu, Chen. Is Aggregation the Only Choice?
@@ -43,17 +43,17 @@ def fedmr(model: Model, local: Local, *, mapper: Mapper, units: Callable,
     model: the network.
     local: one client's training.
     mapper: how clients are mapped.
-    units: (model, variables) -> what is shuffled as one, of merging/recombine.py:
+    units: (model, variables) -> the units that are shuffled, from merging/recombine.py:
       `tensors`, `layers` or `segments`.
-    participation: slots, as many as clients a round, m; 0 means all.
+    participation: slots, as many as clients per round, m; 0 means all.
     first_stage: rounds of plain averaging before the first recombination.
-    dropout: chance that a slot's model does not return from its client. Then the slot
-      keeps what it had, and the others are mixed among themselves.
-    select: (round, count) -> [count] chances that a unit is shuffled; it is averaged
+    dropout: probability that a slot's model does not return from its client. Then the
+      slot keeps its previous model, and only the others are recombined.
+    select: (round, count) -> [count] probabilities that a unit is shuffled; it is averaged
       otherwise. None: all are shuffled. See `by_probability` and `central_band`.
   """
   train = mappers.map_clients(local, mapper, start_axis=0)
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  shapes = model.shapes
   unit = units(model, shapes)
   count = 1 + max(jax.tree.leaves(unit))
   size = tree.nbytes(shapes)
@@ -84,9 +84,9 @@ def fedmr(model: Model, local: Local, *, mapper: Mapper, units: Callable,
 
 
 def by_probability(rounds: int, first_stage: int, frozen: float) -> Callable:
-  """Shuffles each unit with a chance that grows from 0 to 1, as the first release could.
+  """Shuffles each unit with a probability that grows from 0 to 1, an option of the first release.
 
-  The chance is (t - first_stage) / (rounds frozen): 1 after a share `frozen` of the run.
+  It is (t - first_stage) / (rounds * frozen), which reaches 1 after a share `frozen` of the run.
   """
 
   def select(t, count):
@@ -96,10 +96,9 @@ def by_probability(rounds: int, first_stage: int, frozen: float) -> Callable:
 
 
 def central_band(rounds: int, first_stage: int, frozen: float) -> Callable:
-  """Shuffles a central band of units, whose share grows like the probability of `by_probability`.
+  """Shuffles the middle units of the network, a share that grows as in `by_probability`.
 
-  Our reading of the first release: the band is what lies within that share of the middle
-  of the network, in the order of its units.
+  Our interpretation of the first release: the band is centered in the order of the units.
   """
   share = by_probability(rounds, first_stage, frozen)
 
@@ -111,13 +110,15 @@ def central_band(rounds: int, first_stage: int, frozen: float) -> Callable:
 
 
 SETTINGS = {
-    'granularity': Setting('tensor', 'what is shuffled as one', choices=('tensor', 'layer', 'segment')),
+    'granularity': Setting(
+        'tensor', 'the unit that is shuffled', choices=('tensor', 'layer', 'segment')),
     'segments': Setting(
-        4, 'number of runs of tensors (segment); 1: whole models change slots', at_least=1),
+        4, 'number of segments of consecutive tensors (segment); 1: whole models are shuffled',
+        at_least=1),
     'first_stage': Setting(0, 'rounds of plain averaging before the first shuffle', at_least=0),
     'shuffle': Setting(
-        'all', 'which units are shuffled; the others are averaged: all, each by a growing '
-        'probability, or a growing central band', choices=('all', 'probability', 'band')),
+        'all', 'units that are shuffled, others are averaged: all, each with a growing '
+        'probability, or a growing band of middle units', choices=('all', 'probability', 'band')),
     'frozen': Setting(
         1.0, 'share of the run until all units are shuffled (probability, band)', above=0),
     'dropout': Setting(0.0, "probability that a slot's model does not return from its client",
@@ -147,7 +148,7 @@ def check(config):
   stage = config.fedmr.first_stage
   if stage >= config.rounds:
     raise InputError(f'got first_stage={stage}; expected fewer than rounds={config.rounds}, '
-                     'or nothing is ever recombined')
+                     'as no round would recombine models')
 
 
 METHOD = Method(

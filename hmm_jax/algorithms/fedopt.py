@@ -2,9 +2,9 @@
 
 FedAvgM, FedAdam, FedYogi and FedAdagrad are this algorithm with optax's momentum,
 adam, yogi and adagrad. Only parameters are optimized; BatchNorm statistics are
-averaged (our choice: the paper is silent, and a signed step could make a variance
-negative). optax's adam and yogi correct the bias of their moments, which the paper's
-algorithm 2 does not.
+averaged (our choice: the paper does not specify it, and an optimizer step could make a
+variance negative). optax's adam and yogi correct the bias of their moments, which the
+paper's algorithm 2 does not.
 
 Reference: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan. Adaptive
   Federated Optimization. ICLR 2021. arXiv:2003.00295.
@@ -33,18 +33,18 @@ class FedOptState(NamedTuple):
 def fedopt(model: Model, local: Local, *, server: optax.GradientTransformation,
            mapper: Mapper, participation: int = 0,
            weigh: Callable = sampling.by_size) -> Algorithm:
-  """Steps a server optimizer along start - mean(local), m of K clients a round.
+  """Applies a server optimizer to the pseudo-gradient start - mean(local), of m of K clients.
 
   Args:
     model: the network.
     local: one client's training.
     server: any optax optimizer; sgd(1.0) gives FedAvg.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all.
+    participation: clients per round, m; 0 means all.
     weigh: (clients) -> [m] weights summing to 1.
   """
   train = mappers.mix_clients(local, mapper)
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def init(key, federation):
     del federation
@@ -70,9 +70,9 @@ def fedopt(model: Model, local: Local, *, server: optax.GradientTransformation,
 
 
 SETTINGS = {
-    'optimizer': Setting('adam', 'an optax optimizer, given those of the settings that it takes'),
+    'optimizer': Setting('adam', 'an optax optimizer; it gets the settings that it accepts'),
     'lr': Setting(0.01, 'learning rate of the server', above=0),
-    'momentum': Setting(0.9, 'momentum, of optimizers that have it', at_least=0),
+    'momentum': Setting(0.9, 'momentum, for optimizers that have it', at_least=0),
     'b1': Setting(0.9, 'decay of the first moment'),
     'b2': Setting(0.99, 'decay of the second moment'),
     'eps': Setting(1e-3, 'added to the denominator', at_least=0),
@@ -89,5 +89,5 @@ def build_fedopt(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'fedopt', build_fedopt, SETTINGS,
-    summary='the mean update is the gradient of a server optimizer',
+    summary='the mean client update is the pseudo-gradient of a server optimizer',
     paper='Reddi et al. ICLR 2021. arXiv:2003.00295')

@@ -1,10 +1,11 @@
-"""FedPer: the classifier head stays with its client, the trunk is averaged.
+"""FedPer: each client keeps its classifier head, the trunk is averaged.
 
   p_i, s_i <- local steps of client i from (p_i, s)         p the head, s the trunk
   s        <- sum_i n_i s_i / sum_i n_i                     over the m participants
 
-BatchNorm statistics are shared like the rest of the trunk. All clients begin from one model, p_i
-included, and weights by examples hold for all (our choices: so FedAvg is what it compares with).
+BatchNorm statistics are shared like the rest of the trunk. Our choices, to be comparable to
+FedAvg: all clients have the same initial model, p_i included, and weights are by number of
+examples.
 
 Reference: Arivazhagan, Aggarwal, Singh, Choudhary. Federated Learning with Personalization
   Layers. 2019. arXiv:1912.00818.

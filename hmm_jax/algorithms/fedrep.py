@@ -1,10 +1,9 @@
-"""FedRep: FedPer over a local training in two phases, the head's and the trunk's.
+"""FedRep: FedPer with local training in two phases, first the head, then the trunk.
 
   p_i <- some epochs of client i on f_i(., s), from p_i         the head, 10 in the paper
   s_i <- some epochs of client i on f_i(p_i, .), from s         the trunk, 1 or 5
 
-The part that is frozen is so entirely: BatchNorm statistics change with the trunk only (our
-choice: the paper is silent).
+BatchNorm statistics are updated with the trunk only (our choice: the paper does not specify it).
 
 Reference: Collins, Hassani, Mokhtari, Shakkottai. Exploiting Shared Representations for
   Personalized Federated Learning. ICML 2021. arXiv:2102.07078, algorithm 1.
@@ -29,11 +28,11 @@ def head_first(loss: Loss, optimizer: optax.GradientTransformation, *, head: PyT
 
   Args:
     loss: what to minimize.
-    optimizer: of both phases, with a fresh state for each.
-    head: tree of bools, the leaves of a model that are its head.
+    optimizer: optimizer of both phases, with a fresh state for each.
+    head: tree of bools, True for the leaves of the head.
     batch: as in `local_training`.
-    head_epochs: of the head.
-    epochs, steps: of the trunk, as in `local_training`.
+    head_epochs: epochs of the head.
+    epochs, steps: those of the trunk, as in `local_training`.
   """
   train_head = only(head, loss, optimizer, batch=batch, epochs=head_epochs)
   train_trunk = only(jax.tree.map(lambda yes: not yes, head), loss, optimizer, batch=batch,
@@ -49,8 +48,8 @@ def head_first(loss: Loss, optimizer: optax.GradientTransformation, *, head: PyT
 
 
 def only(part: PyTree, loss: Loss, optimizer: optax.GradientTransformation, **loop) -> Local:
-  """Trains the leaves where `part` holds; `loop` is that of `local_training`."""
-  # XLA drops a gradient that moves nothing, and the optimizer never sees it.
+  """Trains the leaves where `part` is True; `loop` holds further arguments of `local_training`."""
+  # XLA removes the computation of the unused gradients.
   moves = optax.partition({True: optimizer, False: optax.set_to_zero()}, part['params'])
   train = local_training(loss, moves, **loop)
 

@@ -1,14 +1,15 @@
-"""FeSEM: a client belongs to the center nearest to the model that it has just trained.
+"""FeSEM: clients are clustered by the center that is nearest to their trained model.
 
   theta_i <- local steps of client i from mu_{c_i}
   c_i     <- argmin_m ||theta_i - mu_m||^2                over the parameters
   mu_m    <- sum_{i: c_i = m} n_i theta_i / sum_{i: c_i = m} n_i
 
-All centers begin as one model, and the first round deals the clients evenly to them, at
-random (our choice, for the paper leaves it open): centers from initializations of their own
-would never mix, since the distance between those is far more than training moves a model.
-A center without rows stays. Weighing by rows is our choice, so that one center is FedAvg.
-BatchNorm statistics are averaged with their center and count in no distance (our choice).
+All centers are initialized as one model, and clients are first assigned to them at random, in
+equal numbers (our choice, which the paper leaves open): with different initializations clients
+would never change centers, as these are farther apart than training moves a model.
+A center whose clients have no examples is unchanged. Weighting by number of examples is our
+choice, so that one center is FedAvg. BatchNorm statistics are averaged with their center and
+excluded from distances (our choice).
 
 Reference: Long, Xie, Shen, Zhou, Wang, Jiang. Multi-center Federated Learning: Clients
   Clustering for Better Personalization. World Wide Web 2023. arXiv:2005.01026.
@@ -47,22 +48,22 @@ def fesem(model: Model, local: Local, *, models: int, mapper: Mapper,
           participation: int = 0) -> Algorithm:
   """Trains M centers, each the mean of the local models that are nearest to it.
 
-  Memory is O(m) models: a client's weight is known only when it has trained. One that does
-  not take part keeps its center.
+  Memory is O(m) models, as the mixing weights are known only after training. A client that
+  does not take part keeps its center.
 
   Args:
     model: the network.
     local: one client's training.
-    models: M.
+    models: number of centers, M.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all.
+    participation: clients per round, m; 0 means all.
 
   Raises:
     InputError: no center.
   """
   if models < 1:
     raise InputError(f'got models={models}; expected at least 1')
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def from_its_center(received, examples, client, cluster, key):
     trained, _, report = local(tree.take(received, cluster), examples, client, (), key)
@@ -94,7 +95,7 @@ def fesem(model: Model, local: Local, *, models: int, mapper: Mapper,
 
 
 def dealt(clients: Clients, groups: int, key: Key) -> Array:
-  """Deals clients to groups, as evenly as can be, at random by their ids: [K] int32."""
+  """Assigns clients to groups of nearly equal size, at random by their ids: [K] int32."""
   draws = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(clients.id)
   return jnp.argsort(jnp.argsort(draws)) % groups
 
@@ -105,5 +106,6 @@ def build_fesem(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'fesem', build_fesem, {'models': Setting(3, 'number of models', at_least=1)}, kind='personal',
-    needs=('own examples',), summary='clients are clustered by the distance of their models',
+    needs=('own examples',),
+    summary='clients are clustered by the distance of their models to centers',
     paper='Long et al. World Wide Web 2023. arXiv:2005.01026')

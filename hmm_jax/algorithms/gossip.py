@@ -1,11 +1,11 @@
-"""Gossip: agents train alone, mix with their neighbors, and are merged once at the end.
+"""Gossip: agents train locally, average with their neighbors, and are merged once at the end.
 
-  theta_k <- H local steps of agent k, whose optimizer state stays its own
+  theta_k <- H local steps of agent k, with a private optimizer state
   theta   <- W_t theta                with W_t from the topology, under the schedule
-  at the end, once: theta <- theta merged, by a uniform average or some rounds of gossip
+  after the last round: theta is merged, by a uniform average or some rounds of gossip
 
-Averaging every round (a complete graph), one-shot merging (rate 0) and local training
-(rate 0, no final merge) are settings of it.
+Special cases are averaging in every round (a complete graph), one-shot merging (rate 0) and
+local training (rate 0, no final merge).
 
 Reference: Zhu, Zhang, Wang, Zhou, Wang. On the Surprising Effectiveness of a Single
   Global Merging in Decentralized Learning. ICLR 2026. arXiv:2507.06542.
@@ -47,33 +47,33 @@ from hmm_jax.types import (
 class GossipState(NamedTuple):
   round: Array  # [] int32
   stacked: PyTree  # the agents' models
-  private: PyTree  # what each keeps to itself: its optimizer state
-  sent: Array  # [K] float32, models each agent has sent so far
-  received: Array  # [K] float32
-  expected: Array  # [] float32, models an agent was expected to send
+  private: PyTree  # the agents' optimizer states, never sent
+  sent: Array  # [K] float32, models that each agent has sent so far
+  received: Array  # [K] float32, models that each agent has received so far
+  expected: Array  # [] float32, expected number of models sent so far, mean over agents
 
 
 def gossip(model: Model, local: Local, *, topology: Topology, schedule: Schedule,
            mapper: Mapper, init_private: Callable, begin: Callable, share: Callable,
            final: tuple[Topology, int] | None, calibrate: Callable) -> Algorithm:
-  """Lets K agents gossip; each trains in every round.
+  """Trains K agents in every round and mixes their models by gossip.
 
   Args:
     model: the network.
-    local: one agent's training, whose `extra` lives on: `continued_training`.
-    topology: which agents communicate. An agent's place in it is the rank of its id.
-    schedule: how much they communicate.
+    local: one agent's training, whose `extra` is kept between rounds: `continued_training`.
+    topology: which agents communicate. An agent's position in it is the rank of its id.
+    schedule: how often they communicate.
     mapper: how agents are mapped.
-    init_private: (params) -> an agent's first `extra`.
-    begin: (model, key, clients) -> K models: `same_init` or `different_inits`.
+    init_private: (params) -> an agent's initial `extra`.
+    begin: (model, key, clients) -> K initial models: `same_init` or `different_inits`.
     share: (variables) -> the collections that are sent and mixed: `everything` or
       `parameters`.
-    final: the final merge, so many rounds on a topology; None for none.
-    calibrate: (variables, federation) -> variables with the statistics that a merged
-      model needs; given the averaged ones.
+    final: the final merge, as a topology and a number of rounds; None: no final merge.
+    calibrate: (variables, federation) -> variables; recalibrates the averaged statistics of
+      a merged model, or keeps them.
   """
   train = mappers.map_clients(local, mapper, start_axis=0)
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  shapes = model.shapes
   message = tree.nbytes(share(shapes))
 
   def init(key, federation):
@@ -94,10 +94,10 @@ def gossip(model: Model, local: Local, *, topology: Topology, schedule: Schedule
     mixed = {**trained, **tree.mix(matrix, share(trained))}
 
     sent, received = consensus.messages(matrix)
-    talk = jnp.where(dense, consensus.allreduce(len(clients.id)), topology.messages(rate))
+    expected = jnp.where(dense, consensus.allreduce(len(clients.id)), topology.messages(rate))
     after = state._replace(
         round=state.round + 1, stacked=mixed, private=private, sent=state.sent + sent,
-        received=state.received + received, expected=state.expected + talk)
+        received=state.received + received, expected=state.expected + expected)
     return after, {
         **sampling.round_metrics(cohort), 'messages_up': sent.sum(),
         'messages_down': received.sum(),
@@ -121,8 +121,9 @@ def gossip(model: Model, local: Local, *, topology: Topology, schedule: Schedule
         'expected/share_of_allreduce': state.expected / every_round}
 
   def finish(state, federation, key):
+    assert final
     graph, rounds = final
-    # Everything is merged, whatever was shared before.
+    # The final merge sends whole models, whatever `share` selects.
     cost = tree.nbytes(shapes) / message
 
     def merge(step, state):
@@ -145,27 +146,27 @@ def gossip(model: Model, local: Local, *, topology: Topology, schedule: Schedule
 
 
 def same_init(model: Model, key: Key, clients: Clients) -> PyTree:
-  """Gives every agent one initial model."""
+  """Initializes all agents with the same model."""
   return tree.repeat(model.init(key), len(clients.id))
 
 
 def different_inits(model: Model, key: Key, clients: Clients) -> PyTree:
-  """Gives each agent an initial model of its own, which follows its id."""
+  """Initializes each agent with a different model, which depends on its id."""
   return jax.vmap(lambda i: model.init(jax.random.fold_in(key, i)))(clients.id)
 
 
 def everything(variables: PyTree) -> PyTree:
-  """Shares parameters and normalization statistics."""
+  """Selects parameters and normalization statistics to be sent."""
   return variables
 
 
 def parameters(variables: PyTree) -> PyTree:
-  """Shares parameters; each agent keeps its normalization statistics."""
+  """Selects parameters to be sent; each agent keeps its normalization statistics."""
   return {'params': variables['params']}
 
 
 def _by_id(matrix: Array, clients: Clients) -> Array:
-  """Arranges a topology's matrix by the positions of the clients."""
+  """Permutes a topology's matrix from ranks of ids to positions of clients."""
   rank = jnp.argsort(jnp.argsort(clients.id))
   return matrix[rank][:, rank]
 
@@ -176,24 +177,31 @@ MERGE_EXAMPLES = {
     'train': lambda f: (sampling.pool(f.clients).index[0], f.clients.size.sum()),
     'validation': lambda f: (f.validation.rows, len(f.validation.rows)),
 }
-MOST_EXAMPLES = 10**7  # The most that a merged model is recalibrated on.
+MOST_EXAMPLES = 10**7  # Largest number of examples that a merged model is recalibrated on.
 SETTINGS = {
     'topology': Setting('pull', f'one of {", ".join(topologies.NAMES)}'),
-    'weights': Setting('metropolis', 'of the edges of an undirected graph', choices=topologies.WEIGHTS),
+    'weights': Setting(
+        'metropolis', 'mixing weights of an undirected graph', choices=topologies.WEIGHTS),
     'degree': Setting(4, 'neighbors (regular); k of the Base-(k+1) graph (base)', at_least=1),
     'edge_probability': Setting(0.3, 'probability of an edge (erdos_renyi)', above=0, at_most=1),
     'graph_seed': Setting(0, 'seed of the random graphs (erdos_renyi, regular)', at_least=0),
-    'rate': Setting(0.2, 'probability that an agent (pull, matching), or all agents at once, '
-                    'communicate in a round', at_least=0, at_most=1),
-    'schedule': Setting('', 'pieces over that rate: constant:R linear:A:B cosine:A:B dense, each with '
-                        "@FROM:TO, such as 'constant:1@150:' or 'dense@80:90,dense@180:190'"),
+    'rate': Setting(0.2, 'probability that an agent communicates in a round (pull, matching), or '
+                    'that all agents do (other topologies)', at_least=0, at_most=1),
+    'schedule': Setting(
+        '', 'intervals that override the rate: constant:R linear:A:B cosine:A:B dense, each with '
+        "@FROM:TO, such as 'constant:1@150:' or 'dense@80:90,dense@180:190'"),
     'start': Setting('different', "the agents' initial models", choices=INITS),
-    'statistics': Setting('mixed', "the agents' BatchNorm statistics in gossip", choices=SHARES),
-    'final_merge': Setting('uniform', 'none, uniform, or TOPOLOGY:ROUNDS'),
+    'statistics': Setting(
+        'mixed', "the agents' BatchNorm statistics: mixed by gossip, or kept by each agent",
+        choices=SHARES),
+    'final_merge': Setting('uniform', 'merge after the last round: none, uniform, or '
+                           'TOPOLOGY:ROUNDS of gossip'),
     'merged_statistics': Setting('recalibrated', "the merged model's BatchNorm statistics",
                                  choices=('recalibrated', 'averaged')),
-    'merge_data': Setting('train', 'examples of all agents to recalibrate on', choices=MERGE_EXAMPLES),
-    'merge_batches': Setting(32, 'minibatches of local.batch examples to recalibrate on', at_least=1),
+    'merge_data': Setting(
+        'train', 'examples of all agents for recalibration', choices=MERGE_EXAMPLES),
+    'merge_batches': Setting(
+        32, 'minibatches of local.batch examples for recalibration', at_least=1),
 }
 
 
@@ -201,7 +209,7 @@ def build_gossip(parts: Parts, settings) -> Algorithm:
   """Builds gossip with its topology, schedule and final merge.
 
   Raises:
-    InputError: one of them is impossible, or there is no data to recalibrate on.
+    InputError: an invalid topology, schedule or final merge, or no examples for recalibration.
   """
   graph = partial(
       topologies.topology, agents=parts.clients, weights=settings.weights, degree=settings.degree,
@@ -227,18 +235,18 @@ def build_gossip(parts: Parts, settings) -> Algorithm:
 def _check_merge_examples(parts, settings):
   if settings.merge_batches * parts.local.batch > MOST_EXAMPLES:
     raise InputError(f'got merge_batches={settings.merge_batches}; expected at most '
-                     f'{MOST_EXAMPLES // parts.local.batch}, {MOST_EXAMPLES} examples')
+                     f'{MOST_EXAMPLES // parts.local.batch}, which are {MOST_EXAMPLES} examples')
   if settings.merge_data == 'validation' and not len(parts.federation.validation.rows):
     raise InputError('got merge_data=validation with partition.validation='
-                     f'{parts.config.partition.validation}; expected examples to recalibrate the '
-                     'merged model on, or merged_statistics=averaged')
+                     f'{parts.config.partition.validation}; expected validation examples to '
+                     'recalibrate the merged model on, or merged_statistics=averaged')
 
 
 def final_merge(name: str, graph: Callable) -> tuple[Topology, int] | None:
-  """Reads gossip.final_merge: a topology and its number of rounds, or None.
+  """Parses gossip.final_merge: a topology and its number of rounds, or None.
 
   Raises:
-    InputError: it can't be read.
+    InputError: it is invalid.
   """
   if name == 'none':
     return None

@@ -1,13 +1,14 @@
-"""IFCA: clients cluster themselves by the model that fits their rows best.
+"""IFCA: clients are clustered by the model with the lowest loss on their examples.
 
   c_i     <- argmin_m f_i(theta_m)               over the M models, all of them received
   theta_i <- local steps of client i from theta_{c_i}
   theta_m <- sum_{i: c_i = m} n_i theta_i / sum_{i: c_i = m} n_i
 
-The models differ from the start, or no client could prefer one; if one fits everybody best
-it takes all, and the paper restarts from others. One that nobody with rows takes stays.
-Weighing by rows is our choice, so that one model is FedAvg: the paper's clients are of one
-size. BatchNorm statistics go with the model they belong to.
+The models have different initializations, as otherwise all losses would be equal. If one model
+is best for all clients, the others are never trained: the paper restarts with other
+initializations. A model without any examples in its cluster is unchanged. Weighting by number
+of examples is our choice, so that one model is FedAvg: the paper's clients are of equal size.
+BatchNorm statistics are averaged with their model.
 
 Reference: Ghosh, Chung, Yin, Ramchandran. An Efficient Framework for Clustered Federated
   Learning. NeurIPS 2020. arXiv:2006.04088, algorithm 1 with model averaging.
@@ -29,23 +30,23 @@ from hmm_jax.types import Algorithm, Array, InputError, Local, Mapper, Model, Py
 class IFCAState(NamedTuple):
   round: Array  # [] int32
   models: PyTree  # [M, ...]
-  cluster: Array  # [K] int32, the model that each client took last
+  cluster: Array  # [K] int32, the model that each client chose last
 
 
 def ifca(model: Model, local: Local, *, models: int, mapper: Mapper,
          participation: int = 0, batch: int = 512) -> Algorithm:
-  """Trains M models, each on the clients that it fits best.
+  """Trains M models, each on the clients for which it has the lowest loss.
 
-  A client that does not take part keeps its cluster. Before the first round everybody
-  chooses once, for the views (our choice).
+  A client that does not take part keeps its cluster. Before the first round all clients
+  choose once, so that views are defined (our choice).
 
   Args:
     model: the network.
     local: one client's training.
-    models: M.
+    models: number of models, M.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all.
-    batch: rows scored at a time, to choose by.
+    participation: clients per round, m; 0 means all.
+    batch: examples scored at a time, to choose a model.
 
   Raises:
     InputError: no model.
@@ -53,7 +54,7 @@ def ifca(model: Model, local: Local, *, models: int, mapper: Mapper,
   if models < 1:
     raise InputError(f'got models={models}; expected at least 1')
   average_loss = scoring.mean_over_rows(scoring.cross_entropies(model), batch=batch)
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def choose(received, examples, clients):
     best = lambda shared, client: jnp.argmin(average_loss(*shared, client))
@@ -96,5 +97,6 @@ def build_ifca(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'ifca', build_ifca, {'models': Setting(3, 'number of models', at_least=1)}, kind='personal',
-    needs=('own examples',), summary='clients cluster themselves by the model of the lowest loss',
+    needs=('own examples',),
+    summary='clients are clustered by the model with the lowest loss on their examples',
     paper='Ghosh et al. NeurIPS 2020. arXiv:2006.04088')

@@ -1,4 +1,4 @@
-"""Local: every client trains alone and nothing is ever sent; the floor."""
+"""Local: every client trains alone, without communication; the lower bound."""
 
 from typing import NamedTuple
 
@@ -19,13 +19,13 @@ class LocalState(NamedTuple):
 
 def local(model: Model, local: Local, *, mapper: Mapper,
           participation: int = 0) -> Algorithm:
-  """Continues each participant's own model; all begin from one initial model.
+  """Trains each participant's own model further; all clients have the same initial model.
 
   Args:
     model: the network.
     local: one client's training.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all.
+    participation: clients per round, m; 0 means all.
   """
   train = mappers.map_clients(local, mapper, start_axis=0)
 
@@ -38,9 +38,9 @@ def local(model: Model, local: Local, *, mapper: Mapper,
     trained, _, cohort = train(tree.take(state.stacked, positions), federation.examples,
                                clients, (), local_key)
     stacked = tree.put(state.stacked, positions, trained)
-    silent = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
+    no_messages = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
     return (LocalState(state.round + 1, stacked),
-            {**sampling.round_metrics(cohort), **silent})
+            {**sampling.round_metrics(cohort), **no_messages})
 
   def views(state, federation):
     del federation
@@ -56,4 +56,4 @@ def build_local(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'local', build_local, kind='bound',
-    summary='each client trains by itself: the lower bound')
+    summary='each client trains alone: the lower bound')

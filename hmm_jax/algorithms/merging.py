@@ -1,8 +1,9 @@
-"""Merging: clients train apart, and their models are merged once by any operator.
+"""Merging: clients train independently, and their models are merged once by any operator.
 
   theta_k <- LocalSGD(theta_0; D_k) for all rounds
-  theta   <- merge(theta_0, theta_1 .. theta_K)     by an operator of hmm_jax/merging, or by FedAvg's
-                                                    mean; after their hidden units were matched
+  theta   <- merge(theta_0, theta_1 .. theta_K)
+
+merge is an operator of hmm_jax/merging or FedAvg's mean, optionally after hidden units are matched.
 """
 
 from collections.abc import Callable
@@ -40,32 +41,36 @@ MATCHES = {
         model, stacked, examples, indices),
 }
 SETTINGS = {
-    'method': Setting('average', "average: by the clients' examples; or a merge operator"),
-    'settings': Setting((), "of the operator, such as ('density=0.1',)"),
-    'match': Setting('none', 'what hidden units are matched by before the merge', choices=MATCHES),
-    'rows': Setting('validation', "the clients' own examples, for operators that need data",
-                    choices=EXAMPLES),
-    'batches': Setting(8, 'minibatches of them, for each client', at_least=1),
-    'batch': Setting(32, 'examples in a minibatch', at_least=1),
+    'method': Setting(
+        'average', 'average, weighted by number of examples, or the name of a merge operator'),
+    'settings': Setting((), "settings of the operator, such as ('density=0.1',)"),
+    'match': Setting(
+        'none', 'matching of hidden units before the merge: by weights or activations',
+        choices=MATCHES),
+    'rows': Setting(
+        'validation', "split of the clients' examples that operators and statistics use",
+        choices=EXAMPLES),
+    'batches': Setting(8, 'minibatches of these examples per client', at_least=1),
+    'batch': Setting(32, 'examples per minibatch', at_least=1),
     'statistics': Setting(
-        'pooled', "the merged model's BatchNorm statistics: pooled, recalibrated, or the spread of "
-        'all hidden units repaired', choices=STATISTICS),
+        'pooled', "the merged model's BatchNorm statistics: pooled, recalibrated, or REPAIR of all "
+        'hidden units', choices=STATISTICS),
 }
 
 
 def build_merging(parts: Parts, settings) -> Algorithm:
-  """Builds one merge by an operator, or by the clients' average.
+  """Builds one-shot merging by an operator, or by the clients' average.
 
   Raises:
-    InputError: an unknown operator, settings that it does not have, a client without examples, or
-      hidden units that are permuted under statistics that are not.
+    InputError: an unknown operator or setting, a client without examples, or pooled statistics
+      with an operator that permutes hidden units.
   """
   apply = named_merge(settings.method, settings.settings)
   check_statistics(parts, settings)
   split, model = EXAMPLES[settings.rows], parts.model
   if len(without := np.flatnonzero(split(parts.federation).size == 0)):
-    raise InputError(f'got rows={settings.rows}, of which client {without[0]} has none; '
-                     'expected train, or larger clients')
+    raise InputError(f'got rows={settings.rows}, but client {without[0]} has no such examples; '
+                     'expected train, or more examples per client')
 
   def merge(base, stacked, federation, key):
     match_key, draw_key, merge_key = jax.random.split(key, 3)
@@ -86,7 +91,7 @@ def named_merge(name: str, pairs: tuple[str, ...]) -> Callable:
   """Returns (model, share [K], stacked, base, examples, indices, key) -> params.
 
   Raises:
-    InputError: an unknown operator, or settings that it does not have.
+    InputError: an unknown operator or setting.
   """
   if name == 'average':
     return lambda model, share, stacked, *rest: tree.mix(share, stacked['params'])
@@ -99,14 +104,14 @@ def named_merge(name: str, pairs: tuple[str, ...]) -> Callable:
 
 
 def check_statistics(parts: Parts, settings):
-  """Raises InputError if an operator permutes units whose statistics are pooled."""
+  """Raises InputError if the operator permutes hidden units but statistics are pooled."""
   operator = OPERATORS.get(settings.method)
-  has_statistics = len(jax.eval_shape(parts.model.init, jax.random.key(0))) > 1
+  has_statistics = len(parts.model.shapes) > 1
   permutes = operator is not None and 'any init' in operator.needs
   if permutes and settings.statistics == 'pooled' and has_statistics:
     raise InputError(f'got method={settings.method} with statistics=pooled; '
-                     'expected recalibrated, for it permutes hidden units, or merging.match with '
-                     'another method')
+                     'expected recalibrated, as the method permutes hidden units, or merging.match '
+                     'with another method')
 
 
 def draw(key: Key, clients: Clients, batches: int, batch: int) -> Array:
@@ -121,4 +126,4 @@ def draw(key: Key, clients: Clients, batches: int, batch: int) -> Array:
 
 METHOD = Method(
     'merging', build_merging, SETTINGS, kind='one-shot', needs=('all clients',),
-    summary='clients train apart; any operator merges them once')
+    summary='clients train independently; their models are merged once by any operator')

@@ -1,14 +1,14 @@
 """MOON: a contrastive term keeps each client's features near the global model's.
 
-  z, z_g, z_p = features of a row under the model in training, under the global model
+  z, z_g, z_p = features of an example under the model in training, under the global model
     that the client received, and under the client's own model of its last round
   loss + mu * mean_rows -log( e^(cos(z, z_g)/tau) / (e^(cos(z, z_g)/tau) + e^(cos(z, z_p)/tau)) )
   x <- sum_i n_i / n y_i                         over the m participants
 
-A client that takes part for the first time has the initial model behind it. The paper
-puts a projection head of two layers between trunk and classifier and compares its
-outputs; here the representation is the head's input, as the networks are those of every
-other method (our choice). A network without a trunk has constant features: there the
+In a client's first round, the initial model is its previous model. The paper puts a
+projection head of two layers between trunk and classifier and compares its outputs; here
+the representation is the input of the classifier head, so that networks are those of the
+other methods (our choice). A network without a trunk has constant features: then the
 method is FedAvg.
 
 Reference: Li, He, Song. Model-Contrastive Federated Learning. CVPR 2021.
@@ -37,16 +37,16 @@ def moon(model: Model, local: Local, *, mapper: Mapper,
          participation: int = 0) -> Algorithm:
   """Averages m of K clients each round, and keeps every client's last model.
 
-  Memory is that of K models.
+  Memory is O(K) models.
 
   Args:
     model: the network.
     local: one client's training on a `contrastive` loss, whose extra argument is the
       client's previous model.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all.
+    participation: clients per round, m; 0 means all.
   """
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def remembering_local(start, examples, client, previous, key):
     variables, _, report = local(start, examples, client, previous, key)
@@ -73,40 +73,41 @@ def moon(model: Model, local: Local, *, mapper: Mapper,
 
 
 def contrastive(loss: Loss, model: Model, *, mu: float = 1.0, tau: float = 0.5) -> Loss:
-  """Adds mu times the contrast of features under three models; `extra` is the previous one.
+  """Adds mu times a contrastive term on features; `extra` is the client's previous model.
 
-  The other two models run in evaluation mode: where the network augments its inputs in
-  training, they see the plain ones (our choice: in the paper augmentation comes before
-  all three). A step goes forward through three networks, and backward twice through one.
+  Global and previous model run in evaluation mode: if the network augments its inputs in
+  training, these two get inputs without augmentation (our choice: in the paper all three
+  models get the same augmented inputs). A step needs forward passes through three models,
+  and two backward passes through one.
 
   Args:
-    loss: what else to minimize.
+    loss: the loss to regularize.
     model: the network.
-    mu: weight of the term. The paper tunes 0.1, 1, 5 and 10: best are 5 on CIFAR-10, 1 on
-      CIFAR-100 and Tiny-ImageNet.
+    mu: weight of the term. The paper tunes it over 0.1, 1, 5 and 10; best are 5 on CIFAR-10,
+      1 on CIFAR-100 and Tiny-ImageNet.
     tau: temperature.
 
   Raises:
     InputError: a setting is out of range.
   """
   if mu < 0 or tau <= 0:
-    raise InputError(f'got mu={mu}, tau={tau}; expected 0 or more and a number above 0')
+    raise InputError(f'got mu={mu}, tau={tau}; expected mu of at least 0 and tau above 0')
 
   def contrasted(params, statistics, batch, start, extra, key):
     value, aux = loss(params, statistics, batch, start, (), key)
-    # The forward pass of the loss once more, draws included: it is compiled into one.
+    # The same forward pass as in the loss, with the same key: XLA computes it once.
     z = unit(model.features(
         {'params': params, **statistics}, batch.x, train=True, mask=batch.mask, key=key))
     near, far = ((z * unit(model.features(other, batch.x))).sum(1) / tau
                  for other in (start, extra))
-    # -log(e^near / (e^near + e^far)), without overflow where tau is small.
+    # -log(e^near / (e^near + e^far)), without overflow for small tau.
     return value + mu * losses.masked_mean(jax.nn.softplus(far - near), batch.mask), aux
 
   return contrasted
 
 
 def unit(z: Array) -> Array:
-  """Scales rows [B, F] to length 1, but for rows of zeros, where a norm has no gradient."""
+  """Scales rows [B, F] to norm 1; rows of zeros stay zero and have a finite gradient."""
   return z * jax.lax.rsqrt(jnp.maximum((z * z).sum(1, keepdims=True), 1e-16))
 
 

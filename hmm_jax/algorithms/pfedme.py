@@ -1,14 +1,15 @@
-"""pFedMe: each client's model is the proximal point of the global one, which follows them.
+"""pFedMe: personal models are proximal points of the clients' copies of the global model.
 
-  theta_i ~ argmin_theta f_i(theta) + lam/2 ||theta - w_i||^2    some steps, on one minibatch
-  w_i     <- w_i - lr lam (w_i - theta_i)                        after each, and so on
-  w       <- (1 - beta) w + beta mean_i w_i                      over the m participants
+  for each minibatch of client i
+    theta_i ~ argmin_theta f_i(theta) + lam/2 ||theta - w_i||^2    by a few gradient steps
+    w_i     <- w_i - lr lam (w_i - theta_i)
+  w <- (1 - beta) w + beta mean_i w_i                              over the m participants
 
-A client begins at theta_i = w_i = w, and its next minibatch where theta_i stands (as in the
-authors' code: the paper is silent). The mean is uniform, as in the paper, where all clients
-train though and some are averaged: here those only train. w has no forward pass, so its
-BatchNorm statistics are the mean of those that theta_i meets, whatever beta is (our choice:
-the paper has no such layers).
+In a round, theta_i = w_i = w initially, and each minibatch continues from the current theta_i
+(as in the authors' code; the paper does not specify it). The mean is uniform, as in the paper;
+but there all clients train and some are averaged, whereas here only the participants train.
+w has no forward pass, so its BatchNorm statistics are the mean of those of theta_i, whatever
+beta is (our choice: the paper has no such layers).
 
 Reference: T. Dinh, Tran, Nguyen. Personalized Federated Learning with Moreau Envelopes.
   NeurIPS 2020. arXiv:2006.08848, algorithm 1.
@@ -43,11 +44,11 @@ def pfedme(model: Model, local: Local, *, mapper: Mapper, beta: float = 1.0,
     model: the network.
     local: one client's training, a `moreau_training`.
     mapper: how clients are mapped.
-    beta: 1 takes the mean, more goes beyond it.
-    participation: clients a round, m; 0 means all. The others keep their theta_i.
+    beta: step size towards the mean; 1 gives the mean, above 1 extrapolates.
+    participation: clients per round, m; 0 means all. The others keep their theta_i.
   """
   train = mappers.mix_clients(local, mapper)
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def init(key, federation):
     w = model.init(key)
@@ -75,15 +76,15 @@ def pfedme(model: Model, local: Local, *, mapper: Mapper, beta: float = 1.0,
 def moreau_training(loss: Loss, optimizer: optax.GradientTransformation, *, lr: float,
                     batch: int, epochs: int = 1, steps: int = 0, lam: float = 15.0,
                     inner_steps: int = 5) -> Local:
-  """Trains w_i by proximal points; `extra` comes back as theta_i.
+  """Trains w_i by proximal points; the `extra` that it returns is theta_i.
 
   Args:
-    loss: f_i, without a pull.
-    optimizer: of theta_i, with a fresh state for each minibatch.
+    loss: f_i, without the proximal term.
+    optimizer: optimizer of theta_i, with a fresh state for each minibatch.
     lr: the learning rate of w_i.
     batch, epochs, steps: as in `local_training`; a step is a minibatch.
-    lam: the strength of the pull.
-    inner_steps: of theta_i on one minibatch.
+    lam: weight of the proximal term.
+    inner_steps: steps of theta_i per minibatch.
   """
   pulled = descent(losses.proximal(loss, lam), optimizer)
 
@@ -111,11 +112,11 @@ def moreau_training(loss: Loss, optimizer: optax.GradientTransformation, *, lr: 
 
 
 SETTINGS = {
-    'lam': Setting(15.0, "weight of the proximal term that ties clients' models to the global one",
+    'lam': Setting(15.0, 'weight of the proximal term between personal and global model',
                    at_least=0),
-    'inner_steps': Setting(5, 'steps on one minibatch', at_least=1),
+    'inner_steps': Setting(5, 'steps of the personal model per minibatch', at_least=1),
     'personal_lr': Setting(0.1, 'learning rate of these steps', above=0),
-    'beta': Setting(1.0, "the server's step towards the mean", above=0),
+    'beta': Setting(1.0, "the server's step size towards the mean", above=0),
 }
 
 
@@ -128,5 +129,5 @@ def build_pfedme(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'pfedme', build_pfedme, SETTINGS, kind='personal', needs=('own examples', 'no prox'),
-    summary="clients' models are proximal points of the global one, by Moreau envelopes",
+    summary='personal models are proximal points of the global model (Moreau envelopes)',
     paper='T. Dinh, Tran, Nguyen. NeurIPS 2020. arXiv:2006.08848')

@@ -37,21 +37,21 @@ def scaffold(model: Model, local: Local, *, lr: float, mapper: Mapper,
 
   Args:
     model: the network.
-    local: plain SGD at rate `lr` on a `losses.corrected` loss, whose extra
-      argument is the correction c - c_i.
+    local: plain SGD with learning rate `lr` on a `losses.corrected` loss, whose
+      extra argument is the correction c - c_i.
     lr: the local learning rate, for option II.
     mapper: how clients are mapped.
     server_lr: the global step size.
-    participation: clients a round, m; 0 means all.
+    participation: clients per round, m; 0 means all.
   """
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  shapes = model.shapes
   message = tree.nbytes(shapes) + tree.nbytes(shapes['params'])
 
   def corrected_local(start, examples, client, control_i, key):
     x, control = start
     y, _, report = local(x, examples, client, tree.sub(control, control_i), key)
     step_sum = tree.sub(x['params'], y['params'])
-    # A client without rows takes no step and keeps its control variate.
+    # A client without examples takes no step and keeps its control variate.
     rate = jnp.where(report.steps > 0, 1 / (jnp.maximum(report.steps, 1) * lr), 0)
     change = tree.sub(tree.scale(rate, step_sum), tree.scale(report.steps > 0, control))
     return (y, change), tree.add(control_i, change), report

@@ -1,8 +1,8 @@
-"""The server takes part in every round, as one more client who holds its rows.
+"""Server as client: the server takes part in every round, as a client with its own examples.
 
   x <- (sum_k n_k y_k + S y_s) / (sum_k n_k + S),   y the models after local training from x
 
-over the m participants and the server's S rows.
+over the m participants and the server's S examples.
 """
 
 from collections.abc import Callable
@@ -30,12 +30,12 @@ def server_as_client(model: Model, local: Local, *, server: Callable, mapper: Ma
   Args:
     model: the network.
     local: one client's training.
-    server: of `guidance.server_training`.
+    server: function made by `training.server_training`.
     mapper: how clients are mapped.
-    participation: clients a round beside the server, m; 0 means all.
+    participation: clients per round besides the server, m; 0 means all.
   """
   train = mappers.mix_clients(local, mapper)
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def init(key, federation):
     del federation
@@ -64,4 +64,4 @@ def build_server_as_client(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'server_as_client', build_server_as_client, kind='hybrid', needs=('server examples',),
-    summary='the server takes part in every round, as one more client')
+    summary='the server takes part in every round, as a client with its own examples')

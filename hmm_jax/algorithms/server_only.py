@@ -1,4 +1,4 @@
-"""The server trains alone on its rows: what the clients' data are worth is seen beside it."""
+"""Server only: trains on the server's examples alone; a baseline without client data."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,11 +17,11 @@ class ServerOnlyState(NamedTuple):
 
 
 def server_only(model: Model, *, server: Callable) -> Algorithm:
-  """Trains on the server's rows, once a round; nobody sends anything.
+  """Trains on the server's examples in each round, without communication.
 
   Args:
     model: the network.
-    server: of `guidance.server_training`.
+    server: function made by `training.server_training`.
   """
 
   def init(key, federation):
@@ -30,9 +30,9 @@ def server_only(model: Model, *, server: Callable) -> Algorithm:
 
   def round(state, federation, key):
     variables, cohort, spent = server(state.variables, (), federation.server, key)
-    silent = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
+    no_messages = {'messages_up': jnp.float32(0), 'messages_down': jnp.float32(0)}
     return ServerOnlyState(state.round + 1, variables), {
-        **sampling.round_metrics(cohort), **silent, **spent}
+        **sampling.round_metrics(cohort), **no_messages, **spent}
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
                    traffic=Traffic(up=0, down=0))
@@ -44,12 +44,12 @@ def build_server_only(parts: Parts, settings) -> Algorithm:
 
 
 def check(config):
-  """Checks that the server learns the clients' task."""
+  """Checks that the server trains on labels of the clients' task."""
   if config.server.surrogate != 'labels':
     raise InputError(f'got server.surrogate={config.server.surrogate} with algorithm=server_only; '
-                     "expected labels, for nothing else teaches the clients' task")
+                     "expected labels, the only objective that trains the clients' task")
 
 
 METHOD = Method(
     'server_only', build_server_only, kind='hybrid', needs=('server examples', 'all clients'),
-    check=check, summary='the server trains on its own examples; clients do nothing')
+    check=check, summary='the server trains on its own examples, without clients')

@@ -1,1 +1,1 @@
-"""What one client does, and how its work is lifted over all clients."""
+"""Local training of one client, and its mapping over all clients."""

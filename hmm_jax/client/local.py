@@ -1,4 +1,4 @@
-"""Local training of ONE client; `mappers` lifts it over all of them."""
+"""Local training of ONE client; `mappers` maps it over all clients."""
 
 from collections.abc import Callable
 
@@ -15,17 +15,17 @@ def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch
                    epochs: int = 1, steps: int = 0) -> Local:
   """Trains one client by minibatch steps from a fresh optimizer state.
 
-  An epoch visits the client's own rows once, in a new order; its last batch is
-  padded and masked, never wrapped around, so that ragged clients are exact. The
-  loop runs the client's own number of steps: a padded step does not exist. `extra`
-  goes to the loss, and comes back as it was.
+  An epoch visits the client's own examples once, in a new order; its last batch is
+  padded and masked, never wrapped around, so that clients of different sizes are exact.
+  The loop runs the client's own number of steps, with no padded steps. `extra` is passed
+  to the loss and returned unchanged.
 
   Args:
     loss: what to minimize.
     optimizer: any optax transformation.
-    batch: rows a step, at most; the whole client where it holds fewer.
-    epochs: passes over the client's rows.
-    steps: if above 0, this many steps instead, reshuffling at every epoch's end.
+    batch: examples per step, at most; all of the client's where it holds fewer.
+    epochs: passes over the client's examples.
+    steps: if above 0, this many steps instead, reshuffling after every epoch.
 
   Raises:
     InputError: a setting is out of range.
@@ -42,9 +42,9 @@ def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch
 
 def continued_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch: int,
                        epochs: int = 1, steps: int = 0) -> Local:
-  """Trains like `local_training`, but `extra` is the optimizer state, which lives on.
+  """Trains like `local_training`, with an optimizer state that is kept between rounds as `extra`.
 
-  The loss is given () in its place. Arguments and errors are those of `local_training`.
+  The loss gets () as its `extra`. Arguments and errors are those of `local_training`.
   """
   train = over_minibatches(descent(loss, optimizer), batch=batch, epochs=epochs, steps=steps)
 
@@ -56,15 +56,15 @@ def continued_training(loss: Loss, optimizer: optax.GradientTransformation, *, b
 
 
 def descent(loss: Loss, optimizer: optax.GradientTransformation) -> Callable:
-  """Returns the usual update of `over_minibatches`: a step of the optimizer.
+  """Returns the standard update for `over_minibatches`: one optimizer step on the loss.
 
-  It carries (variables, optimizer state), and is given (start, extra) for the loss.
+  Its `carry` is (variables, optimizer state), its `given` is (start, extra) for the loss.
   """
 
   def update(carry, given, minibatch, key):
     variables, opt_state = carry
     params = variables['params']
-    statistics = {name: value for name, value in variables.items() if name != 'params'}
+    statistics = tree.statistics(variables)
     gradient, (variables, value) = jax.grad(loss, has_aux=True)(
         params, statistics, minibatch, *given, key)
     updates, opt_state = optimizer.update(gradient, opt_state, params)
@@ -75,11 +75,11 @@ def descent(loss: Loss, optimizer: optax.GradientTransformation) -> Callable:
 
 def over_minibatches(update: Callable, *, batch: int, epochs: int = 1,
                      steps: int = 0) -> Callable:
-  """Loops one client's minibatches through any update.
+  """Returns a loop that applies an update to each of a client's minibatches.
 
   Args:
-    update: (carry, given, minibatch, key) -> (carry, loss over the batch's rows). `carry`
-      is a tuple whose first member is the model.
+    update: (carry, given, minibatch, key) -> (carry, mean loss over the batch's examples).
+      `carry` is a tuple whose first member is the model.
     batch, epochs, steps: as in `local_training`.
 
   Returns:
@@ -117,7 +117,7 @@ def over_minibatches(update: Callable, *, batch: int, epochs: int = 1,
     carry, loss_sum, seen = lax.fori_loop(
         0, passes, epoch, (carry, jnp.float32(0), jnp.int32(0)))
     mean_loss = loss_sum / jnp.maximum(seen, 1)
-    # A norm is one fast pass; it is finite only if every entry is.
+    # Cheaper than a test of each entry: a norm is finite only if every entry is.
     finite = jnp.isfinite(mean_loss) & jnp.isfinite(tree.dot(carry[0], carry[0]))
     return carry, Cohort(client.id, mean_loss, finite, client.size, total)
 
@@ -125,15 +125,15 @@ def over_minibatches(update: Callable, *, batch: int, epochs: int = 1,
 
 
 def full_gradient(loss: Loss, *, batch: int) -> Callable:
-  """Returns (variables, examples, client, extra, key) -> the gradient at a model.
+  """Returns (variables, examples, client, extra, key) -> the full-batch gradient of the loss.
 
-  It is the mean over the client's rows, in the structure of the parameters; 0 where it holds
-  none. Normalization statistics stay as they are.
+  It is the mean over the client's examples, in the structure of the parameters; 0 for a client
+  without examples. Normalization statistics are not updated.
   """
 
   def add(carry, given, minibatch, key):
     (total,), (variables, extra) = carry, given
-    statistics = {name: value for name, value in variables.items() if name != 'params'}
+    statistics = tree.statistics(variables)
     gradient, (_, value) = jax.grad(loss, has_aux=True)(
         variables['params'], statistics, minibatch, variables, extra, key)
     return (tree.add(total, tree.scale(minibatch.mask.sum(), gradient)),), value
@@ -149,21 +149,22 @@ def full_gradient(loss: Loss, *, batch: int) -> Callable:
 
 
 def shuffle(key: Key, client: Clients, multiple: int) -> Array:
-  """Returns the client's row numbers in random order, then padding: [N'].
+  """Returns the client's indices in random order, then padding: [N'].
 
-  N' is N rounded up to the `multiple`, so that slices of that length never clamp.
+  N' is N rounded up to a multiple of `multiple`, so that slices of that length are in bounds.
   """
   length = client.index.shape[0]
   draws = jnp.where(jnp.arange(length) < client.size, jax.random.uniform(key, (length,)), 2.0)
   return jnp.pad(client.index[jnp.argsort(draws)], (0, -length % multiple))
 
 
-def gather(examples: Examples, rows: Array, start: Array, count: int, size: Array) -> Batch:
-  """Collects the rows [start, start + count) of a list whose first `size` are valid."""
+def gather(examples: Examples, rows: Array, start: Array | int, count: int,
+           size: Array | int) -> Batch:
+  """Gathers the examples at rows[start:start + count]; the first `size` indices are valid."""
   mask = start + jnp.arange(count) < size
   wanted = lax.dynamic_slice(rows, (start,), (count,))
-  # Padding repeats a row of the batch: what the mask hides must not be NaN either.
+  # Padding repeats an example of the batch, because masked values must not be NaN either.
   wanted = jnp.where(mask, wanted, wanted[0])
-  # Row numbers are in bounds by contract, so XLA need not check them.
+  # Indices are in bounds by contract, so XLA need not check them.
   pick = lambda x: x.at[wanted].get(mode='promise_in_bounds')
   return Batch(jax.tree.map(pick, examples.x), pick(examples.y), mask)

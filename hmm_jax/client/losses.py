@@ -1,4 +1,4 @@
-"""What a client minimizes; regularizers wrap a loss and vanish when unused."""
+"""Training losses of clients; a regularizer is a wrapper around a loss."""
 
 from collections.abc import Callable
 
@@ -11,17 +11,17 @@ from hmm_jax.types import Array, Loss, Model
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
-  """Averages `values` [B] over the rows where `mask` [B] holds; 0 if none does."""
+  """Averages `values` [B] over the examples where `mask` [B] is True; 0 if there are none."""
   return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1)
 
 
 def cross_entropy(model: Model, *, smoothing: float = 0.0) -> Loss:
-  """Returns the mean cross-entropy over the valid rows of a batch.
+  """Returns the mean cross-entropy over the valid examples of a batch.
 
   Args:
     model: the network.
-    smoothing: share of the label that is spread evenly over all classes; the loss
-      that is reported is without it.
+    smoothing: share of the label that is spread evenly over all classes; the
+      reported loss excludes it.
 
   Reference (smoothing): Szegedy, Vanhoucke, Ioffe, Shlens, Wojna. Rethinking the
     Inception Architecture for Computer Vision. CVPR 2016. arXiv:1512.00567, section 7.
@@ -43,12 +43,12 @@ def cross_entropy(model: Model, *, smoothing: float = 0.0) -> Loss:
 
 def proximal(loss: Loss, mu: float, *,
              anchor: Callable = lambda start, extra: start['params']) -> Loss:
-  """Adds mu/2 ||params - anchor||^2, a pull towards the model a client began from.
+  """Adds mu/2 ||params - anchor||^2, a proximal term around the round's initial model.
 
   Args:
-    loss: what else to minimize.
-    mu: how strong the pull is.
-    anchor: (start, extra) -> the parameters to pull to, if not those of the start.
+    loss: the loss to regularize.
+    mu: weight of the term.
+    anchor: (start, extra) -> the parameters to stay close to; by default those of `start`.
 
   Reference: Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith. Federated Optimization
     in Heterogeneous Networks. MLSys 2020. arXiv:1812.06127.
@@ -63,7 +63,7 @@ def proximal(loss: Loss, mu: float, *,
 
 
 def corrected(loss: Loss) -> Loss:
-  """Adds <extra, params>: its gradient is `extra`, a correction of every step."""
+  """Adds <extra, params>, so that `extra` is added to the gradient of every step."""
 
   def linear(params, statistics, batch, start, extra, key):
     value, aux = loss(params, statistics, batch, start, extra, key)

@@ -1,7 +1,7 @@
-"""Lifts the work of one client over all clients, with or without keeping their models.
+"""Maps local training over all clients, with or without keeping their models.
 
-A `Mapper` says how: one by one, vectorized in chunks, or spread over devices.
-Results do not depend on it, up to float rounding. Its two verbs take
+A `Mapper` is the strategy: one by one, vectorized in chunks, or sharded over devices.
+Results do not depend on it, up to float rounding. Its two functions take
 `f(shared, one)`, where `shared` is the same for every member and `one` is one
 member of the pytree `stacked`; `f` must not close over traced arrays.
 """
@@ -19,12 +19,12 @@ from hmm_jax.types import Array, InputError, Key, Local, Mapper, PyTree
 
 
 def map_clients(local: Local, mapper: Mapper, *, start_axis: int | None = None) -> Callable:
-  """Runs `local` on every client and keeps every model.
+  """Returns a function that runs `local` on every client and keeps every model.
 
   Args:
-    local: one client's work.
-    mapper: how to lift it.
-    start_axis: None if all clients begin from one model, 0 if `start` is stacked.
+    local: one client's training.
+    mapper: how clients are mapped.
+    start_axis: None if all clients have the same initial model, 0 if `start` is stacked.
 
   Returns:
     (start, examples, clients, extra, key) -> (stacked, extra, Cohort), where
@@ -44,10 +44,10 @@ def map_clients(local: Local, mapper: Mapper, *, start_axis: int | None = None) 
 
 
 def mix_clients(local: Local, mapper: Mapper) -> Callable:
-  """Runs `local` on every client and keeps only M mixtures of their models.
+  """Returns a function that runs `local` on every client and keeps only M mixtures of the models.
 
-  Memory is O(M) models instead of O(K), so cohorts of thousands fit. For mixing
-  weights that are known before training; `map_clients` and `tree.mix` agree.
+  Memory is O(M) models instead of O(K), so cohorts of thousands fit. The mixing weights
+  `rows` must be known before training; `map_clients` with `tree.mix` gives the same result.
 
   Returns:
     (rows [M, K], start, examples, clients, extra, key) -> (mixed [M, ...],
@@ -72,13 +72,13 @@ def mix_clients(local: Local, mapper: Mapper) -> Callable:
 def batch_mean(values: Callable, mapper: Mapper) -> Callable:
   """Returns (params, shared, batch) -> the mean of values(params, shared, batch), [B].
 
-  Devices share the rows, as evenly as B can be cut. The gradient by `params` is computed with
-  the mean, on the same devices; none is passed on to the others.
+  The batch is split over the devices, as evenly as B allows. The gradient with respect to
+  `params` is computed with the mean, on the same devices; other arguments get no gradient.
   """
   mean = lambda params, shared, part: values(params, shared, part).mean()
 
   def shared_out(work, params, shared, batch):
-    rows = len(jax.tree.leaves(batch)[0])
+    rows = tree.count(batch)
     count = math.gcd(rows, mapper.devices)
     parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
     mixed, _ = mapper.mix(lambda given, part: (work(*given, part), ()),
@@ -100,12 +100,12 @@ def batch_mean(values: Callable, mapper: Mapper) -> Callable:
 
 
 def client_key(key: Key, client_id: Array) -> Key:
-  """Derives a client's key from the round's: it follows the id, not the position."""
+  """Derives a client's key from the round's; it depends on the id, not the position."""
   return jax.random.fold_in(key, client_id)
 
 
 def one_by_one() -> Mapper:
-  """Maps in turn; a ragged client runs its own number of steps. Best on a CPU."""
+  """Maps sequentially; each client runs its own number of steps. Best on a CPU."""
 
   def each(f, shared, stacked, cost=None):
     del cost
@@ -127,7 +127,7 @@ def one_by_one() -> Mapper:
 def vectorized(chunk: int = 0) -> Mapper:
   """Maps by vmap over `chunk` members at a time (0: all at once). For accelerators.
 
-  A chunk runs as many steps as its longest member, so members are sorted by cost.
+  A chunk runs as many steps as its largest member, so members are sorted by cost.
 
   Raises:
     InputError: `chunk` is negative.
@@ -136,7 +136,7 @@ def vectorized(chunk: int = 0) -> Mapper:
     raise InputError(f'got chunk={chunk}; expected 0 (all clients at once) or more')
 
   def chunks(stacked, cost):
-    width = min(chunk, _count(stacked)) or _count(stacked)
+    width = min(chunk, tree.count(stacked)) or tree.count(stacked)
     arranged, restore = _arrange(stacked, cost, width)
     return jax.tree.map(lambda x: x.reshape(-1, width, *x.shape[1:]), arranged), restore
 
@@ -162,15 +162,15 @@ def vectorized(chunk: int = 0) -> Mapper:
 
 
 def sharded(mesh: Mesh, inner: Mapper) -> Mapper:
-  """Spreads members over the mesh axis `clients`; each device maps its own by `inner`.
+  """Shards members over the mesh axis `clients`; each device maps its own by `inner`.
 
-  Members are dealt by cost and padded with empty ones to the device count. Shared
-  arrays, the data set among them, are replicated on every device. On a CPU, where
-  a convolution inside a loop runs on one thread, one device a core is fastest.
+  Members are distributed by cost, and padded with empty ones to a multiple of the device
+  count. Shared arrays, such as the data set, are replicated on every device. On a CPU, where
+  a convolution inside a loop runs on one thread, one device per core is fastest.
   """
   member, replicated = PartitionSpec('clients'), PartitionSpec()
 
-  # Ranked members are dealt back and forth: of 2 devices, the first takes 0, 3, 4, 7, ...
+  # Ranked members are dealt in a zigzag: of 2 devices, the first gets 0, 3, 4, 7, ...
   def deal(ranks):
     rounds = ranks.reshape(-1, mesh.size)
     return rounds.at[1::2].set(rounds[1::2, ::-1]).T.ravel()
@@ -207,20 +207,16 @@ def _outer(weights: Array, x: Array) -> Array:
   return weights.reshape(-1, *[1] * x.ndim) * x[None]
 
 
-def _count(stacked: PyTree) -> int:
-  return len(jax.tree.leaves(stacked)[0])
-
-
 def _arrange(stacked: PyTree, cost: Array | None, multiple: int,
              deal: Callable = lambda order: order) -> tuple[PyTree, Array]:
-  """Sorts members by falling cost after padding their count to a multiple.
+  """Pads the members to a multiple of `multiple`, then sorts them by decreasing cost.
 
   Padding members are zero: empty clients of weight 0, which train nothing.
 
   Returns:
-    The arranged members [K', ...], and the positions [K] that undo it.
+    The arranged members [K', ...], and the positions [K] that restore the original order.
   """
-  count = _count(stacked)
+  count = tree.count(stacked)
   extra = -count % multiple
   padded = jax.tree.map(
       lambda x: jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)), stacked)

@@ -1,4 +1,4 @@
-"""Who takes part in a round, and with what weight."""
+"""Sampling of the clients of a round, and their weights in an average."""
 
 import jax
 from jax import lax
@@ -11,7 +11,7 @@ from hmm_jax.types import Array, Clients, Cohort, InputError, Key, Server
 def sample(clients: Clients, count: int, key: Key) -> tuple[Array, Clients]:
   """Draws `count` of K clients without replacement; 0 means all, in their order.
 
-  The draw follows the ids, so it does not depend on the order of the clients.
+  The draw is keyed by the ids, so it does not depend on the order of the clients.
 
   Returns:
     Their positions [m] and the clients themselves.
@@ -30,7 +30,7 @@ def sample(clients: Clients, count: int, key: Key) -> tuple[Array, Clients]:
 def shuffled(clients: Clients, count: int, key: Key) -> tuple[Array, Clients]:
   """Draws `count` of K clients without replacement, in random order; 0 means all.
 
-  The draw follows the ids, so it does not depend on the order of the clients.
+  The draw is keyed by the ids, so it does not depend on the order of the clients.
 
   Returns:
     Their positions [m] and the clients themselves.
@@ -41,9 +41,9 @@ def shuffled(clients: Clients, count: int, key: Key) -> tuple[Array, Clients]:
 
 
 def pool(clients: Clients) -> Clients:
-  """Merges all clients into one, whose id is 0: index [1, K N].
+  """Pools the examples of all clients in one client, with id 0: index [1, K N].
 
-  Rows are sorted, so it does not matter who held which.
+  Indices are sorted, so the result does not depend on the partition.
   """
   valid = jnp.arange(clients.index.shape[1])[None] < clients.size[:, None]
   padding = jnp.iinfo(jnp.int32).max
@@ -53,26 +53,26 @@ def pool(clients: Clients) -> Clients:
 
 
 def by_size(clients: Clients) -> Array:
-  """Weighs clients by their rows: n_i / sum n, [m]; equally if nobody has any."""
+  """Returns weights by number of examples, n_i / sum n, [m]; equal ones if no client has any."""
   total = clients.size.sum()
   return jnp.where(total > 0, clients.size / jnp.maximum(total, 1), 1 / len(clients.size))
 
 
 def uniform(clients: Clients) -> Array:
-  """Weighs clients equally: 1 / m, [m]."""
+  """Returns equal weights: 1 / m, [m]."""
   return jnp.full(clients.size.shape, 1 / len(clients.size))
 
 
 def by_size_within(clients: Clients, group: Array, groups: int) -> tuple[Array, Array]:
-  """Weighs the clients of each group by their rows.
+  """Returns weights by number of examples within each group of clients.
 
   Args:
     clients: m of them.
     group: [m] int32, the group of each.
-    groups: how many there are, M.
+    groups: number of groups, M.
 
   Returns:
-    Weights [M, m], of which a row sums to 1 if its group holds any rows of data, else to 0;
+    Weights [M, m], in which a row sums to 1 if the group holds any examples, else to 0;
     and [M] bool, whether it does.
   """
   held = jnp.where(group[None] == jnp.arange(groups)[:, None], clients.size[None], 0)
@@ -81,14 +81,14 @@ def by_size_within(clients: Clients, group: Array, groups: int) -> tuple[Array, 
 
 
 def label_counts(clients: Clients, labels: Array, classes: int) -> Array:
-  """Counts each client's rows of each class: [K, C] float32, for the labels [D] of all rows."""
+  """Counts each client's examples of each class, [K, C] float32, by the labels [D]."""
   valid = jnp.arange(clients.index.shape[1])[None] < clients.size[:, None]
   return jax.vmap(lambda own, valid: jnp.zeros(classes).at[own].add(valid))(
       labels[clients.index], valid)
 
 
 def round_metrics(cohort: Cohort) -> dict:
-  """Returns what every round reports: one message up and one down a participant."""
+  """Returns the standard metrics of a round, with one message up and down per participant."""
   messages = jnp.float32(len(cohort.id))
   loss = (cohort.loss * cohort.size).sum() / jnp.maximum(cohort.size.sum(), 1)
   return {'train/loss': loss, 'messages_up': messages, 'messages_down': messages,
@@ -96,6 +96,6 @@ def round_metrics(cohort: Cohort) -> dict:
 
 
 def central(server: Server) -> Clients:
-  """Takes the server for a client who holds all of its rows: the one row of a Clients."""
+  """Returns the server as a client with all of its examples: one element of Clients."""
   count = len(server.examples.y)
   return Clients(jnp.int32(-1), jnp.arange(count), jnp.int32(count))

@@ -1,1 +1,1 @@
-"""Loaders, partitions and augmentation; siblings never import each other."""
+"""Loading, partitioning, corruption and augmentation of data."""

@@ -1,4 +1,4 @@
-"""Arrays of .npz files: other labels of a data set, and vectors of named examples."""
+"""Arrays of .npz files: alternative labels of a data set, and vectors by example id."""
 
 from collections.abc import Callable, Collection, Sequence
 import os
@@ -10,21 +10,21 @@ import numpy as np
 
 from hmm_jax.types import InputError
 
-# What NumPy and zipfile raise over a file that is absent, cut short or altered.
+# Raised by NumPy and zipfile for a file that is absent, truncated or altered.
 _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, OverflowError, SyntaxError,
            zipfile.BadZipFile, zlib.error)
 
 
 def labels(path: str, rows: int, classes: int) -> np.ndarray:
-  """Loads other labels of the training rows of a set: `y` in the file, [rows] int32.
+  """Loads alternative labels of the training examples: `y` in the file, [D] int32.
 
   Args:
-    path: of the file; what else it holds is left unread.
-    rows: D, of the set as it was loaded.
-    classes: C, of the set.
+    path: of the file; other arrays are ignored.
+    rows: D, number of training examples as loaded.
+    classes: C.
 
   Raises:
-    InputError: the file cannot be read, or its labels are not those of such rows.
+    InputError: the file cannot be read, or its labels don't fit the data set.
   """
   refusal = lambda text: InputError(f'got corrupt.kind=labels:{path}; {text}')
   y = read(path, ('y',), refusal).get('y')
@@ -32,24 +32,24 @@ def labels(path: str, rows: int, classes: int) -> np.ndarray:
     raise refusal('expected an array y, it has none')
   if y.dtype.kind not in 'iu' or y.shape != (rows,):
     raise refusal(f'y is {y.dtype} {y.shape}, expected integers ({rows},), one for each training '
-                  'row of the data set')
+                  'example of the data set')
   if y.min() < 0 or y.max() >= classes:
     raise refusal(f'y goes from {y.min()} to {y.max()}, expected labels from 0 to {classes - 1}')
   return y.astype(np.int32)
 
 
 def vectors(path: str, names: Sequence[str]) -> np.ndarray:
-  """Loads the vectors `x` ([n, F] numbers) of names `id` ([n] integers or strings).
+  """Loads the vectors `x` ([n, F] numbers) of given ids `id` ([n] integers or strings).
 
   Args:
-    path: of the file; what else it holds is left unread.
-    names: of the rows to return, in this order; they may repeat, and `id` may have others.
+    path: of the file; other arrays are ignored.
+    names: ids of the vectors to return, in this order; repeats are allowed.
 
   Returns:
     float32 [len(names), F].
 
   Raises:
-    InputError: the file cannot be read, its arrays do not fit together, or a name is missing.
+    InputError: the file cannot be read, its arrays do not fit together, or an id is missing.
   """
   refusal = lambda text: InputError(f'got crisismmd.vectors={path}; {text}')
   arrays = read(path, ('id', 'x'), refusal)
@@ -64,7 +64,7 @@ def vectors(path: str, names: Sequence[str]) -> np.ndarray:
   if missing := [name for name in dict.fromkeys(names) if name not in place]:
     raise refusal(f'expected a vector for each tweet, {len(missing)} have none, the first is '
                   f'{missing[0]}')
-  with np.errstate(over='ignore'):  # becomes infinite, refused on the next line
+  with np.errstate(over='ignore'):  # overflow to infinity is refused below
     x = x[[place[name] for name in names]].astype(np.float32)
   if not np.isfinite(x).all():
     raise refusal('x holds values that are not finite in float32')
@@ -72,9 +72,9 @@ def vectors(path: str, names: Sequence[str]) -> np.ndarray:
 
 
 def read(path: str, names: Collection[str], refusal: Callable[[str], Exception]) -> dict:
-  """Reads the named arrays of a file, or raises refusal(why not)."""
+  """Reads the named arrays of a file, or raises refusal(reason)."""
   try:
-    with open(os.path.expanduser(path), 'rb') as file:  # np.load leaves a damaged one open
+    with open(os.path.expanduser(path), 'rb') as file:  # np.load does not close a damaged one
       arrays = np.load(file, allow_pickle=False)
       if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise ValueError('it is a bare .npy array')

@@ -1,4 +1,4 @@
-"""Random changes to training images, in the step."""
+"""Random augmentation of training images, inside the training step."""
 
 from collections.abc import Callable
 
@@ -9,16 +9,16 @@ from hmm_jax.types import Array, Key, PyTree
 
 
 def on_images(augment: Callable[[Key, Array], Array]) -> Callable[[Key, PyTree], PyTree]:
-  """Returns fn(key, x) that augments the images [B, H, W, C] of a pytree, and nothing else."""
+  """Returns fn(key, x) that augments the images [B, H, W, C] of a pytree only."""
   return lambda key, x: jax.tree.map(
       lambda leaf: augment(key, leaf) if leaf.ndim == 4 else leaf, x)
 
 
 def crop_flip(padding: int) -> Callable[[Key, Array], Array]:
-  """Returns fn(key, x [B, H, W, C]) -> x: crops at random, mirrors half of the images.
+  """Returns fn(key, x [B, H, W, C]) -> x that crops at random and mirrors half of the images.
 
   Args:
-    padding: pixels of zeros on every side, out of which H x W are cropped again.
+    padding: zero pixels added on every side before cropping to H x W.
 
   Reference: K. He et al. "Deep Residual Learning for Image Recognition". CVPR 2016.
   arXiv:1512.03385, section 4.2.
@@ -33,7 +33,7 @@ def crop_flip(padding: int) -> Callable[[Key, Array], Array]:
     columns = left + jnp.arange(width)[None]
     columns = jnp.where(flip, columns[:, ::-1], columns)
     # Two gathers of whole rows and columns: 80 us for 50 CIFAR images on a CPU in a
-    # scan, where a dynamic_slice for each image takes 1.5 ms.
+    # scan, where one dynamic_slice per image takes 1.5 ms.
     x = jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
     x = jnp.take_along_axis(x, rows[:, :, None, None], axis=1)
     return jnp.take_along_axis(x, columns[:, None, :, None], axis=2)

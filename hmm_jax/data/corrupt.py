@@ -1,4 +1,4 @@
-"""Clients whose training and validation rows are bad."""
+"""Corrupted clients: noisy labels or inputs in training and validation examples."""
 
 from collections.abc import Callable
 
@@ -6,62 +6,62 @@ import jax
 import numpy as np
 
 from hmm_jax.registry import Setting
-from hmm_jax.types import Clients, Examples, Federation, InputError, PyTree
+from hmm_jax.types import Examples, Federation, InputError, PyTree
 
-# What befalls rows of a corrupted client, in place: (examples, rows [n], rng) -> None.
+# A corruption of one client's examples, in place: (examples, indices [n], rng) -> None.
 Change = Callable[[Examples, np.ndarray, np.random.Generator], None]
 
-_WHO, _WHAT = 5, 6  # streams of random numbers; a partition has those before under its seed
+_CLIENTS, _CHANGES = 5, 6  # streams of random numbers; the partition uses 0 to 4 of its seed
 
 
 def corrupt(federation: Federation, change: Change, *, share: float, seed: int) -> Federation:
-  """Changes training and validation rows of a share of the clients; test rows stay clean.
+  """Corrupts training and validation examples of a share of the clients, never test examples.
 
-  Who is corrupted depends on the seed only, and a larger share adds clients. What befalls
-  a client does not depend on who else is corrupted.
+  Which clients are corrupted depends on the seed only, and a larger share adds clients. The
+  corruption of a client does not depend on which others are corrupted.
 
   Args:
-    federation: on the host, with examples of its own, which are changed in place.
-    change: what befalls the rows.
-    share: of the clients, from 0 to 1, rounded to a number of them.
+    federation: on the host, with its own copy of the examples, which is changed in place.
+    change: the corruption of a client's examples.
+    share: of the clients, from 0 to 1, rounded to a number of clients.
     seed: of the partition.
 
   Raises:
-    InputError: clients share rows.
+    InputError: clients share examples.
   """
   total = len(federation.clients.id)
-  who = np.random.default_rng([seed, _WHO]).permutation(total)[:round(share * total)]
-  if not len(who):
+  chosen = np.random.default_rng([seed, _CLIENTS]).permutation(total)[:round(share * total)]
+  if not len(chosen):
     return federation
   own = [np.concatenate(parts) for parts in zip(
-      _rows(federation.clients), _rows(federation.validation.clients), strict=True)]
+      federation.clients.valid(), federation.validation.clients.valid(), strict=True)]
   held = np.concatenate(own)
   if len(np.unique(held)) < len(held):
-    raise InputError(f'got clients={share} with rows that several clients hold, or one '
-                     'holds twice; expected 0, or a partition.kind other than resample')
-  for k in who:
-    change(federation.examples, own[k], np.random.default_rng([seed, _WHAT, k]))
-  return federation._replace(corrupted=np.isin(np.arange(total), who))
+    raise InputError(f'got clients={share} with examples that several clients hold, or '
+                     'one holds twice; expected 0, or a partition.kind other than resample')
+  for k in chosen:
+    change(federation.examples, own[k], np.random.default_rng([seed, _CHANGES, k]))
+  return federation._replace(corrupted=np.isin(np.arange(total), chosen))
 
 
 def symmetric(rate: float, classes: int) -> Change:
-  """Changes a label to another one, all with equal chances, with probability `rate`."""
-  # Of a single class there is no other.
+  """Replaces a label by another class, all equally likely, with probability `rate`."""
+  # With a single class labels stay.
   return _labels(rate, lambda y, rng: (y + rng.integers(1, max(classes, 2), len(y))) % classes)
 
 
 def pairwise(rate: float, classes: int) -> Change:
-  """Changes a label to the next one with probability `rate`, the last to the first."""
+  """Replaces a label by the next class, the last by the first, with probability `rate`."""
   return _labels(rate, lambda y, rng: (y + 1) % classes)
 
 
 def random(rate: float, classes: int) -> Change:
-  """Draws a label anew from all classes with probability `rate`; it may stay as it is."""
+  """Redraws a label uniformly from all classes with probability `rate`; it may stay."""
   return _labels(rate, lambda y, rng: rng.integers(classes, size=len(y)))
 
 
 def relabeled(labels: np.ndarray) -> Change:
-  """Takes the labels [D] of another source for the training rows, the first of all rows."""
+  """Replaces the labels of the training examples, the first D of all, by `labels` [D]."""
 
   def change(examples, rows, rng):
     del rng
@@ -74,9 +74,9 @@ def pixels(rate: float, x_train: PyTree) -> Change:
   """Adds Gaussian noise to inputs.
 
   Args:
-    rate: its standard deviation: of uint8 images on the scale 0..1, which is kept by
-      clipping; of floating inputs in units of each feature's own (the last axis), which
-      is what standardization divides them by.
+    rate: standard deviation of the noise: for uint8 images on the scale 0..1, to which they
+      are clipped; for floating inputs in units of each feature's own deviation (last axis),
+      by which standardization divides.
     x_train: the training inputs [D, ...], for these units.
 
   Raises:
@@ -95,8 +95,8 @@ def pixels(rate: float, x_train: PyTree) -> Change:
 def _labels(rate: float, draw: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Change:
   """Changes labels [n] to draw(labels, rng) with probability `rate`."""
   if not 0 <= rate <= 1:
-    raise InputError(f'got rate={rate}; expected a probability from 0 to 1, which labels '
-                     'change with')
+    raise InputError(f'got rate={rate}; expected a probability from 0 to 1 that a label '
+                     'changes')
 
   def change(examples, rows, rng):
     y = examples.y[rows]
@@ -106,7 +106,7 @@ def _labels(rate: float, draw: Callable[[np.ndarray, np.random.Generator], np.nd
 
 
 def _unit(x):
-  """Returns what noise of deviation 1 is multiplied by, of an array or of its last axis."""
+  """Returns the scale of unit noise: one for an image array, else one per feature."""
   if x.dtype == np.uint8:
     return np.float32(255)
   if x.dtype.kind != 'f':
@@ -115,16 +115,12 @@ def _unit(x):
   return x.std(axis=tuple(range(x.ndim - 1)), dtype=np.float64).astype(np.float32)
 
 
-def _rows(clients: Clients) -> list[np.ndarray]:
-  return [index[:size] for index, size in zip(clients.index, clients.size, strict=True)]
-
-
 SETTINGS = {
-    'kind': Setting('none', 'symmetric: another label; pairwise: the next one; random: any; pixels: '
-                    'noisy inputs; labels:PATH: the labels y of an .npz file, one for each training '
-                    'example as loaded'),
-    'clients': Setting(0.0, 'share of the clients', at_least=0, at_most=1),
-    'rate': Setting(0.5, 'probability that an example changes; pixels: standard deviation of the '
-                    "noise, of uint8 images on the scale 0..1, of floats in units of each feature's",
-                    at_least=0),
+    'kind': Setting(
+        'none', 'symmetric: another class; pairwise: the next class; random: any class; pixels: '
+        'noisy inputs; labels:PATH: the labels y of an .npz file, one per training example'),
+    'clients': Setting(0.0, 'share of clients that are corrupted', at_least=0, at_most=1),
+    'rate': Setting(
+        0.5, 'probability that an example changes; pixels: standard deviation of the noise, on the '
+        "scale 0..1 for uint8 images, in units of each feature's for floats", at_least=0),
 }

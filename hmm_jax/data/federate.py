@@ -1,4 +1,4 @@
-"""From a data set and a partition to the Federation a run is given."""
+"""Federation of a data set: its partition over clients and its validation and test splits."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,13 +8,14 @@ import numpy as np
 from hmm_jax.registry import Setting
 from hmm_jax.types import Clients, Dataset, Examples, Federation, InputError, Split
 
-# A partition with its options bound, (pool, rng) -> K arrays of row numbers into the
-# pool: a Dataset without inputs, the labels, owners and domains of the rows to deal.
+# A partition with its options bound, (pool, rng) -> K arrays of indices into the pool: a
+# Dataset without inputs, with the labels, owners and domains of the examples to deal.
 Assign = Callable[[Dataset, np.random.Generator], Sequence[np.ndarray]]
-# The rows of each of K clients for training, for validation and for test.
-Parts = tuple[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[np.ndarray]]
-# Where test rows come from: (dataset, assign, divide, fractions=, seed=) -> parts in rows
-# of the whole set, its test split after its training split, and the global test rows.
+# For training, validation and test: the indices of each of K clients.
+Parts = Sequence[Sequence[np.ndarray]]
+# Where test examples come from: (dataset, assign, divide, fractions=, seed=, held_out=) ->
+# parts as indices into the training split followed by the test split, and the indices of the
+# global test examples.
 Source = Callable[..., tuple[Parts, np.ndarray]]
 
 _ALIGNMENT = 64  # bytes
@@ -22,10 +23,10 @@ _GLOBAL, _DEAL, _LOCAL, _ALIKE, _SUBSET = range(5)  # streams of random numbers 
 
 
 def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
-  """Keeps a random share of the training rows, and as large a one of the test rows.
+  """Keeps a random share of the training examples, and the same share of the test examples.
 
   Raises:
-    InputError: the share is out of range, or leaves no training row.
+    InputError: the share is out of range, or leaves no training example.
   """
   if share == 1:
     return dataset
@@ -33,8 +34,8 @@ def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
   train, test = (np.sort(rng.permutation(len(y))[:round(share * len(y))])
                  for y in (dataset.y_train, dataset.y_test))
   if not (0 < share < 1 and len(train)):
-    raise InputError(f'got subset={share}; expected a share of {len(dataset.y_train)} rows above 0 '
-                     'and up to 1')
+    raise InputError(f'got subset={share}; expected a share of {len(dataset.y_train)} examples '
+                     'above 0 and up to 1')
   return dataset.keep(train)._replace(
       x_test=jax.tree.map(lambda leaf: leaf[test], dataset.x_test), y_test=dataset.y_test[test])
 
@@ -42,7 +43,7 @@ def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
 def own_test(dataset: Dataset, assign: Assign, divide: Callable[..., Parts], *,
              fractions: tuple[float, float], seed: int,
              held_out: float = 0.2) -> tuple[Parts, np.ndarray]:
-  """Lets clients test on a fraction of their own rows; no global test row is dealt."""
+  """Lets clients test on a fraction of their own examples; global test examples are not dealt."""
   rows, test = _hold_out_test(dataset, seed, held_out)
   parts = divide(_pool(dataset, rows), assign, fractions=fractions, seed=seed)
   return tuple([rows[own] for own in part] for part in parts), test
@@ -51,17 +52,16 @@ def own_test(dataset: Dataset, assign: Assign, divide: Callable[..., Parts], *,
 def alike_test(dataset: Dataset, assign: Assign, divide: Callable[..., Parts], *,
                fractions: tuple[float, float], seed: int,
              held_out: float = 0.2) -> tuple[Parts, np.ndarray]:
-  """Deals the global test rows to the clients in the proportions of their other rows.
+  """Deals the global test examples to the clients in the proportions of their own, by class.
 
-  A client that was dealt a tenth of the rows of a class gets a tenth of its test rows, up
-  to one row: the remainders are drawn. A class that nobody holds is nobody's, and counts
-  in the global test only. The fraction for test is not used: what a client is dealt, it
-  trains or validates on.
+  A client that holds a tenth of a class gets a tenth of its test examples, to within one:
+  the rounding is random. A class that no client holds is in the global test only. The test
+  fraction is not used: a client trains or validates on all that it is dealt.
 
   Reference: the cluster setting of S. Chen, T. Zhou, G. Long, J. Jiang, C. Zhang.
   "FedMerge: Federated Personalization via Model Merging". AAAI 2026. arXiv:2504.06768.
-  The authors' code draws other shares for the test rows; equal ones are our choice, for
-  then a client is tested on what it trained for.
+  The authors' code draws other shares for the test examples; equal ones are our choice, so
+  that a client is tested on the distribution that it trained on.
   """
   (train, validation, _), global_test = own_test(
       dataset, assign, divide, fractions=(fractions[0], 0), seed=seed, held_out=held_out)
@@ -82,13 +82,13 @@ def alike_test(dataset: Dataset, assign: Assign, divide: Callable[..., Parts], *
 def pooled_test(dataset: Dataset, assign: Assign, divide: Callable[..., Parts], *,
                 fractions: tuple[float, float], seed: int,
              held_out: float = 0.2) -> tuple[Parts, np.ndarray]:
-  """Deals all rows, those of the set's test split too; clients test on a fraction of theirs.
+  """Deals all examples, the test split included; clients test on a fraction of their own.
 
-  The global test rows are those of all clients together. The rows of a test split have
-  no owners, domains and other labels, so a set that has one is dealt without them.
+  The global test examples are those of all clients together. A test split has no owners,
+  domains or alternative labels, so a set with a test split is dealt without them.
 
   Raises:
-    InputError: no client has a row to test on.
+    InputError: no client has a test example.
 
   Reference: the client-wise setting of S. Chen, T. Zhou, G. Long, J. Jiang, C. Zhang.
   "FedMerge: Federated Personalization via Model Merging". AAAI 2026. arXiv:2504.06768.
@@ -102,34 +102,34 @@ def pooled_test(dataset: Dataset, assign: Assign, divide: Callable[..., Parts], 
   rows = np.unique(np.concatenate(parts[2]))
   if not len(rows):
     raise InputError(f'got test={fractions[1]} with test_rows=pooled; no '
-                     'client has a row to test on, expected a larger fraction')
+                     'client has an example to test on, expected a larger fraction')
   return parts, rows
 
 
 def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
              validation: float, test: float, seed: int,
              test_rows: Source = own_test, held_out: float = 0.2) -> Federation:
-  """Deals a data set to clients and sets validation and test rows aside.
+  """Deals a data set to clients and splits off validation and test examples.
 
-  The global test rows are the set's own test split or, where it has none, a
-  stratified fifth of all rows. The others are dealt by `divide`; the validation
-  rows of all clients together are the global ones.
+  The global test examples are the set's own test split or, if it has none, a stratified
+  share of all examples. The others are dealt by `divide`; the validation examples of all
+  clients together are the global ones.
 
   Args:
-    dataset: as loaded. Every row is copied once: let go of it afterwards.
+    dataset: as loaded. All examples are copied, so it can be freed afterwards.
     assign: the partition.
-    divide: `deal_then_split` or, where clients share rows, `split_then_deal`.
-    validation: fraction of its rows that a client keeps for validation.
-    test: fraction of its rows that a client keeps for a test of its own.
+    divide: `deal_then_split` or, if clients share examples, `split_then_deal`.
+    validation: fraction of its examples that a client keeps for validation.
+    test: fraction of its examples that a client keeps for its own test.
     seed: of every draw.
-    test_rows: `own_test`; `alike_test` and `pooled_test` say what they do otherwise.
-    held_out: share of all examples for the global test, where the set has no test split.
+    test_rows: where test examples come from: `own_test`, `alike_test` or `pooled_test`.
+    held_out: share of all examples for the global test, if the set has no test split.
 
   Returns:
-    A Federation of NumPy arrays; rows that nobody owns stay unused.
+    A Federation of NumPy arrays; examples that no client holds stay unused.
 
   Raises:
-    InputError: impossible fractions, a client without rows, or no test row.
+    InputError: impossible fractions, a client without examples, or no test example.
   """
   _check(validation, test, seed)
   parts, global_test = test_rows(
@@ -140,13 +140,13 @@ def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
       examples=Examples(x=jax.tree.map(_join, dataset.x_train, dataset.x_test),
                         y=_join(*labels)),
       clients=train,
-      validation=Split(np.unique(np.concatenate(_rows(own_validation))), own_validation),
+      validation=Split(np.unique(np.concatenate(own_validation.valid())), own_validation),
       test=Split(global_test.astype(np.int32), own_test))
 
 
 def deal_then_split(pool: Dataset, assign: Assign, *, fractions: tuple[float, float],
                     seed: int) -> Parts:
-  """Deals the pool, then lets each client set aside fractions of its own rows."""
+  """Deals the pool, then splits off fractions of each client's own examples."""
   rng = np.random.default_rng([seed, _LOCAL])
   return tuple(zip(*(_cut(rng.permutation(rows), fractions) for rows in _deal(pool, assign, seed)),
                    strict=True))
@@ -154,10 +154,10 @@ def deal_then_split(pool: Dataset, assign: Assign, *, fractions: tuple[float, fl
 
 def split_then_deal(pool: Dataset, assign: Assign, *, fractions: tuple[float, float],
                     seed: int) -> Parts:
-  """Splits the pool by class, then deals each part by equal draws.
+  """Splits the pool by class, then deals each part with the same random draws.
 
-  For partitions whose clients share rows: what one client holds out, no other trains
-  on. A partition that draws the clients' class mixes first gives them the same mix in
+  For partitions whose clients share examples: no client trains on what another holds out.
+  A partition that draws the clients' class distributions first gives them the same ones in
   all parts; of what it deals, a client keeps the fraction that belongs to the part.
   """
   splits = _stratify(pool.y_train, fractions, np.random.default_rng([seed, _LOCAL]))
@@ -172,23 +172,23 @@ def split_then_deal(pool: Dataset, assign: Assign, *, fractions: tuple[float, fl
 
 
 def label_counts(federation: Federation, classes: int) -> np.ndarray:
-  """Counts the training rows of each client by class: [K, C]."""
+  """Counts the training examples of each client by class: [K, C]."""
   y = np.asarray(federation.examples.y)
-  return np.stack([np.bincount(y[rows], minlength=classes) for rows in _rows(federation.clients)])
+  return np.stack([np.bincount(y[rows], minlength=classes) for rows in federation.clients.valid()])
 
 
 def describe(federation: Federation, classes: int, *,
              source: str = '') -> list[tuple[str, str]]:
-  """Summarizes a federation in (what, figures) pairs, for a short table.
+  """Returns a summary of a federation as (name, figures) pairs, for a short table.
 
   Args:
     federation: on the host.
     classes: C.
-    source: where the server's rows come from, if that is to be said.
+    source: where the server's examples come from, if it is to be shown.
   """
   counts = label_counts(federation, classes)
   train, validation, test = (
-      np.concatenate(_rows(clients)) for clients in
+      np.concatenate(clients.valid()) for clients in
       (federation.clients, federation.validation.clients, federation.test.clients))
   total = len(federation.examples.y)
   used = np.unique(np.concatenate([train, validation, test, federation.test.rows]))
@@ -229,20 +229,20 @@ def _labels(dataset):
 
 
 def _hold_out_test(dataset, seed, share):
-  """Returns the rows to deal and the global test rows, numbered in that order of sets."""
+  """Returns the indices to deal and the global test indices; training split before test split."""
   rows = np.arange(len(dataset.y_train))
   if len(dataset.y_test):
     return rows, len(rows) + np.arange(len(dataset.y_test))
   rows, _, held_out = _stratify(
       dataset.y_train, (0, share), np.random.default_rng([seed, _GLOBAL]))
   if not len(held_out):
-    raise InputError(f'got dataset={dataset.name!r}; expected test rows, or classes of 3 rows '
-                     f'or more to hold a fifth out of, it has {len(rows)} rows in all')
+    raise InputError(f'got dataset={dataset.name!r}; expected test examples, or classes large '
+                     f'enough to hold out a share of {share}, it has {len(rows)} examples in all')
   return rows, held_out
 
 
 def _pool(dataset, rows):
-  """Returns the labels, owners and domains of some rows, without inputs."""
+  """Returns the labels, owners and domains at indices `rows`, without inputs."""
   return dataset._replace(x_train=(), x_test=()).keep(rows)
 
 
@@ -250,19 +250,19 @@ def _deal(pool, assign, seed):
   dealt = assign(pool, np.random.default_rng([seed, _DEAL]))
   for k, rows in enumerate(dealt):
     if not len(rows):
-      raise InputError(f'got clients={len(dealt)}; client {k} holds no rows, expected fewer '
-                       'clients')
+      raise InputError(f'got clients={len(dealt)}; client {k} holds no examples, expected '
+                       'fewer clients')
   return dealt
 
 
 def _stratify(labels, fractions, rng):
-  """Splits the rows of every class alike: training, validation and test rows."""
+  """Returns training, validation and test indices, stratified by class."""
   cuts = [_cut(rng.permutation(np.flatnonzero(labels == c)), fractions) for c in np.unique(labels)]
   return [np.sort(np.concatenate(part)) for part in zip(*cuts, strict=True)]
 
 
 def _cut(rows, fractions):
-  """Cuts off validation and test rows, but never the last row to train on."""
+  """Splits off validation and test indices, but always keeps one to train on."""
   validation = min(round(fractions[0] * len(rows)), len(rows) - 1)
   test = min(round(fractions[1] * len(rows)), len(rows) - 1 - validation)
   train = len(rows) - validation - test
@@ -277,13 +277,8 @@ def _clients(rows):
   return Clients(np.arange(len(rows), dtype=np.int32), index, size)
 
 
-def _rows(clients):
-  """Returns the rows of each client without the padding."""
-  return [index[:size] for index, size in zip(clients.index, clients.size, strict=True)]
-
-
 def _join(train, test):
-  """Concatenates the rows of both splits in aligned memory."""
+  """Concatenates both splits in aligned memory."""
   # jax.device_put on CPU shares an aligned buffer with all devices of the process;
   # any other it copies to each of them.
   shape = (len(train) + len(test), *train.shape[1:])
@@ -300,13 +295,14 @@ def _spread(values):
 
 TESTS = {'own': own_test, 'alike': alike_test, 'pooled': pooled_test}
 SETTINGS = {
-    'seed': Setting(0, 'of the partition, and of what is drawn beside it', at_least=0),
+    'seed': Setting(0, 'seed of the partition and of related draws, such as splits', at_least=0),
     'validation': Setting(0.1, "share of each client's examples held out for validation"),
-    'test': Setting(0.1, 'share held out for test; not used where test_rows=alike'),
+    'test': Setting(0.1, "share of each client's examples held out for test; not used by "
+                    'test_rows=alike'),
     'test_rows': Setting(
-        'own', "a client's test examples: its own share; the global test examples, dealt as the "
-        "training examples were; its own share, after the set's test split has joined what is "
-        'dealt', choices=TESTS),
-    'global_test': Setting(0.2, 'share of all examples for the global test, where the set has no '
+        'own', "own: a share of the client's examples; alike: global test examples, dealt in its "
+        "class proportions; pooled: as own, with the data set's test split dealt as well",
+        choices=TESTS),
+    'global_test': Setting(0.2, 'share of all examples for the global test, if the set has no '
                            'test split', above=0, below=1),
 }

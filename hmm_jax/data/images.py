@@ -1,4 +1,4 @@
-"""Image files as one array, decoded once."""
+"""Image files decoded into one array, with a cache."""
 
 from collections.abc import Sequence
 import os
@@ -7,7 +7,7 @@ import zipfile
 from absl import logging
 import numpy as np
 
-# What NumPy and zipfile raise over a file that is absent, cut short or altered.
+# Raised by NumPy and zipfile for a file that is absent, truncated or altered.
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
@@ -15,19 +15,19 @@ def pictures(folder: str, names: Sequence[str], *, size: int,
              cache: str) -> tuple[np.ndarray, dict[int, str]]:
   """Reads image files in color, resized to one size.
 
-  The whole image is squeezed to a square. What was decoded before comes from a file in
-  `cache`, one for each size, as long as the image file keeps its length and its date.
+  The whole image is squeezed to a square. Images decoded before are read from a file in
+  `cache`, one for each size, unless the image file changed in size or modification time.
 
   Args:
-    folder: what the names are paths in.
+    folder: that the names are relative to.
     names: n paths of image files.
-    size: pixels a side.
-    cache: folder for decoded images, made if need be. Where it can't be written, a warning
-      says so and they are decoded each time.
+    size: pixels per side.
+    cache: folder for decoded images, created if needed. If it can't be written, a warning is
+      logged and images are decoded each time.
 
   Returns:
-    uint8 [n, size, size, 3], and {row: why} for the images that can't be read, which are
-    zeros. These are tried again the next time.
+    uint8 [n, size, size, 3], and {index: reason} for the images that can't be read, which are
+    zeros and are tried again next time.
   """
   path = os.path.join(os.path.expanduser(cache), f'{size}x{size}.npz')
   stamps = np.array([_stamp(folder, name) for name in names])
@@ -49,38 +49,38 @@ def pictures(folder: str, names: Sequence[str], *, size: int,
 
 
 def _stamp(folder, name):
-  """Names a file as it is now."""
+  """Returns a file's name, size and modification time; '' if it can't be found."""
   try:
     found = os.stat(os.path.join(folder, name))
     return f'{name} {found.st_size} {found.st_mtime_ns}'
-  except (OSError, ValueError):  # A name may hold what no path can.
+  except (OSError, ValueError):  # ValueError: the name holds a null byte.
     return ''
 
 
 def _decode(path, size):
-  from PIL import Image  # what no other data set needs
+  from PIL import Image  # needed by image files only
   with Image.open(path) as image:
     image.draft('RGB', (2 * size, 2 * size))  # A large JPEG is decoded several times faster.
-    # By way of RGBA: a palette may have a transparent color.
+    # RGBA first: a palette may have a transparent color.
     color = image.convert('RGBA').convert('RGB')
     return np.asarray(color.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _read(path, size):
-  """Returns the stamps [m] and the images [m, size, size, 3] of a cache, if it can be read."""
+  """Returns stamps [m] and images [m, size, size, 3] of a cache; none if it is unreadable."""
   try:
-    with open(path, 'rb') as file:  # np.load leaves a damaged one open
+    with open(path, 'rb') as file:  # np.load does not close a damaged one
       arrays = np.load(file, allow_pickle=False)
       stamps, images = arrays['stamps'], arrays['images']
   except _DAMAGE:
     stamps, images = np.array([], str), np.zeros(0)
-  if images.shape != (len(stamps), size, size, 3):  # Another program's, or none.
+  if images.shape != (len(stamps), size, size, 3):  # another kind of file, or none
     return np.array([], str), np.zeros((0, size, size, 3), np.uint8)
   return stamps, images
 
 
 def _write(path, **arrays):
-  """Writes a cache whole, so that no other process reads half of one."""
+  """Writes a cache atomically, so that no other process reads a partial one."""
   try:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(part := f'{path}.{os.getpid()}', 'wb') as file:

@@ -1,4 +1,4 @@
-"""From stored inputs to what a network is fed."""
+"""Normalization of stored inputs to the floats that a network takes."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,12 @@ _PUBLISHED = {
     'cifar10': ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
     'cifar100': ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
 }
-_CHUNK = 256  # rows in float64 at a time
+_CHUNK = 256  # examples in float64 at a time
 _CONSTANT = 1e-6
 
 
 def standard(name: str, x: PyTree, rows: np.ndarray) -> Callable[[PyTree], PyTree]:
-  """Returns fn(x) that standardizes each array of a pytree by constants of its own."""
+  """Returns fn(x) that standardizes each array of a pytree by its own constants."""
   normalizers = jax.tree.map(lambda leaf: normalizer(*constants(name, leaf, rows)), x)
   return lambda x: jax.tree.map(lambda normalize, leaf: normalize(leaf), normalizers, x)
 
@@ -29,13 +29,12 @@ def constants(name: str, x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, n
   """Returns the mean and standard deviation of the last axis of `x`.
 
   Args:
-    name: of the data set; for the best-known ones the published figures are used.
+    name: of the data set; published constants are used where they are known.
     x: [D, ..., F], uint8 images (taken as 0..1), float32, or int32 tokens.
-    rows: the training rows, from which all other figures are computed.
+    rows: indices of the training examples, from which other constants are computed.
 
   Returns:
-    Two float32 arrays [F]. The deviation of a constant feature is 1: it is centerd
-    and no more.
+    Two float32 arrays [F]. The deviation of a constant feature is 1: it is only centered.
   """
   if name in _PUBLISHED:
     mean, std = _PUBLISHED[name]
@@ -49,7 +48,7 @@ def constants(name: str, x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, n
 
 
 def normalizer(mean: np.ndarray, std: np.ndarray) -> Callable[[Array], Array]:
-  """Returns fn(x [..., F]) -> float32: uint8 becomes 0..1, then standardized; jittable.
+  """Returns fn(x [..., F]) -> float32 that scales uint8 to 0..1 and standardizes; jittable.
 
   int32 tokens pass unchanged.
   """
@@ -66,14 +65,14 @@ def normalizer(mean: np.ndarray, std: np.ndarray) -> Callable[[Array], Array]:
 
 
 def is_tokens(x: Array) -> bool:
-  """Tells tokens, and any whole numbers but uint8 images, from what is normalized."""
+  """Returns whether x holds tokens: integers other than uint8, which are not normalized."""
   return np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8
 
 
 def _average(fn, x, rows):
-  """Averages fn(x) over rows and all axes but the last, in float64, chunk by chunk."""
+  """Averages fn(x) over examples and all axes but the last, in float64, chunk by chunk."""
   unit = 255 if x.dtype == np.uint8 else 1
-  total = 0
+  total = np.zeros(x.shape[1:])
   for first in range(0, len(rows), _CHUNK):
     chunk = x[rows[first:first + _CHUNK]] / np.float64(unit)
     total += fn(chunk).sum(axis=0)

@@ -1,12 +1,12 @@
-"""Who holds which rows: the partitions of the federated literature.
+"""Partitions of a data set over clients, as in the federated-learning literature.
 
 Every function here has the signature
 
-  (labels [D], clients K, rng, *, ...) -> K arrays of row numbers into `labels`
+  (labels [D], clients K, rng, *, ...) -> K arrays of indices into `labels`
 
 and depends on nothing but its arguments: an equal `rng` gives an equal partition.
-Most are a matrix of counts, how many rows of each group (a class, a domain, or
-everything) go to each client, dealt out at random by `_deal`.
+Most compute a matrix of counts, the number of examples of each group (a class, a domain,
+or everything) per client, by which `_deal` assigns random examples.
 """
 
 from collections.abc import Callable
@@ -20,28 +20,28 @@ Rows = list[np.ndarray]
 
 
 def iid(labels: np.ndarray, clients: int, rng: np.random.Generator) -> Rows:
-  """Deals the shuffled rows evenly: sizes differ by one at most."""
+  """Splits the shuffled examples evenly: sizes differ by one at most."""
   _check_clients(labels, clients)
   return _deal(np.zeros_like(labels), _even(len(labels), clients)[None], rng)
 
 
 def dirichlet(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alpha: float,
               min_size: int, retries: int = 1000) -> Rows:
-  """Spreads each class over the clients by a Dirichlet draw of its own.
+  """Splits each class over the clients by its own Dirichlet draw.
 
-  A client that holds D / K rows or more gets nothing of the classes to come, and
-  the whole matrix is drawn again until every client holds `min_size` rows.
+  A client that already holds D / K examples gets none of the remaining classes, and the
+  whole matrix is redrawn until every client holds `min_size` examples.
 
   Args:
     labels: [D].
     clients: K.
     rng: the only source of randomness.
     alpha: concentration; small values leave few clients with most of a class.
-    min_size: fewest rows a client may hold.
-    retries: draws before giving up.
+    min_size: fewest examples a client may hold.
+    retries: draws before an error is raised.
 
   Returns:
-    K disjoint arrays of row numbers that cover [0, D).
+    K disjoint arrays of indices that cover [0, D).
 
   Raises:
     InputError: a value is out of range or no draw reached `min_size`.
@@ -67,13 +67,13 @@ def dirichlet(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alp
 
 def shards(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
            classes_per_client: int) -> Rows:
-  """Gives every client rows of exactly so many classes.
+  """Gives every client examples of exactly `classes_per_client` classes.
 
-  Client k owns the k-th class (modulo their number) and others at random; the rows
-  of a class are dealt evenly to its owners, and a class without one stays unused.
+  Client k owns class k (modulo the number of classes) and others at random; the examples
+  of a class are split evenly over its owners, and a class without owners stays unused.
 
   Raises:
-    InputError: there are fewer classes, or a class has fewer rows than owners.
+    InputError: there are fewer classes, or a class has fewer examples than owners.
 
   Reference: the "#C = k" split of Q. Li et al. "Federated Learning on Non-IID Data
   Silos: An Experimental Study". ICDE 2022. arXiv:2102.02079. It makes exact what the
@@ -91,8 +91,8 @@ def shards(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
     owners = np.flatnonzero(owns[c])
     if len(owners) > totals[c]:
       raise InputError(f'got shards={classes_per_client} with clients={clients}; class '
-                       f'{classes[c]} has {totals[c]} rows for {len(owners)} owners, expected '
-                       'fewer clients')
+                       f'{classes[c]} has {totals[c]} examples for {len(owners)} owners, '
+                       'expected fewer clients')
     counts[c, owners] = _even(totals[c], len(owners))
   return _deal(group, counts, rng)
 
@@ -109,15 +109,15 @@ def _choose_classes(classes, clients, classes_per_client, rng):
 
 def clusters(labels: np.ndarray, clients: int, rng: np.random.Generator, *, clusters: int,
              classes_per_cluster: int, alpha: float) -> Rows:
-  """Gives clusters of clients so many classes each.
+  """Gives every cluster of clients `classes_per_cluster` classes.
 
-  A cluster is a run of clients, as many as in any other or one more. It draws its classes
-  from a pool of all, which is filled again when empty. The rows of a class are spread by
-  one Dirichlet draw over the clients of all clusters that own it, and a class without an
-  owner stays unused.
+  Clusters are consecutive clients, and their sizes differ by one at most. A cluster draws
+  its classes without replacement from a pool of all classes, which is refilled when empty.
+  The examples of a class are split by one Dirichlet draw over the clients of all clusters
+  that own it; a class without owners stays unused.
 
-  Clusters of one size are our choice, and that none draws a class twice: the authors'
-  code draws the sizes, and puts the drawn class back when it fills the pool.
+  Our choice: clusters of equal size, none of which draws a class twice. The authors' code
+  draws the sizes, and returns the drawn class when it refills the pool.
 
   Args:
     labels: [D].
@@ -125,7 +125,7 @@ def clusters(labels: np.ndarray, clients: int, rng: np.random.Generator, *, clus
     rng: the only source of randomness.
     clusters: from 1 to K.
     classes_per_cluster: from 1 to the number of classes.
-    alpha: concentration; large values spread a class evenly over its owners.
+    alpha: concentration; large values split a class evenly over its owners.
 
   Raises:
     InputError: a value is out of range.
@@ -167,10 +167,10 @@ def _draw_classes(classes, clusters, classes_per_cluster, rng):
 
 def quantity(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alpha: float,
              min_size: int) -> Rows:
-  """Deals IID rows: `min_size` to every client, the others by one Dirichlet draw.
+  """Deals IID examples: `min_size` to every client, the others by one Dirichlet draw.
 
-  The fixed part is our choice, in the place of drawing again until all reach the
-  minimum: with a small alpha, they practically never do.
+  The fixed part is our choice, instead of redrawing until all clients reach the minimum:
+  with a small alpha, they practically never do.
 
   Raises:
     InputError: a value is out of range.
@@ -186,13 +186,13 @@ def quantity(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alph
 
 def natural(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
             owner: np.ndarray | None) -> Rows:
-  """Makes a client of every owner, or of a random K of them.
+  """Makes one client of each owner, or of K random owners.
 
   Args:
     labels: [D], unused.
     clients: K; 0 takes every owner.
     rng: chooses the subset.
-    owner: [D] ints, None where the set names no owners.
+    owner: [D] ints, None if the data set names no owners.
 
   Raises:
     InputError: no owners, or fewer than K.
@@ -214,13 +214,13 @@ def natural(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
 
 def domain(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
            domain: np.ndarray | None) -> Rows:
-  """Deals each domain evenly to clients of its own, as many as its size asks for.
+  """Splits each domain evenly over its own clients, more of them for larger domains.
 
   Args:
     labels: [D], unused.
     clients: K, at least the number of domains.
-    rng: shuffles the rows.
-    domain: [D] ints, None where the set names no domains.
+    rng: shuffles the examples.
+    domain: [D] ints, None if the data set names no domains.
 
   Raises:
     InputError: no domains, or more of them than clients.
@@ -235,7 +235,7 @@ def domain(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
                      'domains')
   share = np.ones_like(totals)
   for _ in range(clients - len(names)):
-    share[np.argmax(totals / share)] += 1  # where a client would hold most rows
+    share[np.argmax(totals / share)] += 1  # the domain with the most examples per client
   counts = np.zeros((len(names), clients), int)
   last = np.cumsum(share)
   for d, total in enumerate(totals):
@@ -245,22 +245,22 @@ def domain(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
 
 def resample(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alpha: float,
              size: int, classes: int) -> Rows:
-  """Lets every client draw from all rows under a Dirichlet class mix of its own.
+  """Lets every client draw from all examples by its own Dirichlet class distribution.
 
-  Rows overlap between clients, and repeat in a client that wants more of a class
-  than there is. The mixes are the first draws from `rng`: an equal `rng` gives a
-  client the same mix over other rows of the same data set, such as held-out ones.
+  Examples overlap between clients, and repeat in a client that draws more of a class than
+  there are. The distributions are the first draws from `rng`: an equal `rng` gives a client
+  the same one over other examples of the data set, such as held-out ones.
 
   Args:
     labels: [D].
     clients: K.
     rng: the only source of randomness.
-    alpha: concentration of the class mixes.
-    size: rows each client draws.
-    classes: C, of the whole data set; a class without rows here is never drawn.
+    alpha: concentration of the class distributions.
+    size: examples each client draws.
+    classes: C, of the whole data set; a class without examples here is never drawn.
 
   Returns:
-    K arrays of `size` row numbers in random order.
+    K arrays of `size` indices in random order.
 
   Raises:
     InputError: a value is out of range.
@@ -272,7 +272,7 @@ def resample(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alph
   if clients < 1:
     raise InputError(f'got clients={clients}; expected a number from 1')
   if size < 1:
-    raise InputError(f'got size={size}; expected a number of rows from 1')
+    raise InputError(f'got size={size}; expected a number of examples from 1')
   logits = _log_gamma(rng, alpha, (clients, classes))
   members = [np.flatnonzero(labels == c) for c in range(classes)]
   absent = [not len(rows) for rows in members]
@@ -281,7 +281,7 @@ def resample(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alph
 
 
 def _draw(members, counts, rng):
-  """Draws so many rows of each class, with repeats only where it has too few."""
+  """Draws `counts` examples of each class, with replacement only where it has too few."""
   rows = [rng.choice(own, count, replace=count > len(own))
           for own, count in zip(members, counts, strict=True) if count]
   return rng.permutation(np.concatenate(rows))
@@ -290,7 +290,7 @@ def _draw(members, counts, rng):
 def _check_clients(labels, clients):
   if not 1 <= clients <= len(labels):
     raise InputError(f'got clients={clients}; expected from 1 to {len(labels)}, the number of '
-                     'training rows')
+                     'training examples')
 
 
 def _check_alpha(alpha, key='alpha'):
@@ -303,11 +303,11 @@ def _check_skew(labels, clients, alpha, min_size):
   _check_alpha(alpha)
   if not 1 <= min_size <= len(labels) // clients:
     raise InputError(f'got min_size={min_size} with clients={clients}; expected from 1 '
-                     f'to {len(labels) // clients}, an even share of {len(labels)} rows')
+                     f'to {len(labels) // clients}, an even share of {len(labels)} examples')
 
 
 def _log_gamma(rng, alpha, shape):
-  """Draws logarithms of Gamma(alpha): their softmax is a Dirichlet draw."""
+  """Returns logarithms of draws from Gamma(alpha); their softmax is a Dirichlet draw."""
   # Gamma(a) is Gamma(a + 1) U^(1/a). For a small alpha nearly all draws are below
   # the smallest float; kept as logarithms they never sum to 0 and never give NaN.
   return np.log(rng.standard_gamma(alpha + 1, shape)) - rng.standard_exponential(shape) / alpha
@@ -319,7 +319,7 @@ def _softmax(logits):
 
 
 def _apportion(shares, total):
-  """Rounds shares [K] of `total` rows to counts that sum to it."""
+  """Rounds shares [K] of `total` examples to counts that sum to it."""
   return np.diff(np.rint(np.cumsum(shares) * total).astype(int), prepend=0)
 
 
@@ -329,7 +329,7 @@ def _even(total, parts):
 
 
 def _redraw(draw: Callable[[], np.ndarray], alpha, min_size, retries):
-  """Draws counts [C, K] until every client holds `min_size` rows."""
+  """Draws counts [C, K] until every client holds `min_size` examples."""
   reached = 0
   for _ in range(retries):
     counts = draw()
@@ -339,12 +339,12 @@ def _redraw(draw: Callable[[], np.ndarray], alpha, min_size, retries):
     reached = max(reached, smallest)
   raise InputError(
       f'got min_size={min_size} with alpha={alpha} and '
-      f'clients={counts.shape[1]}; the best of {retries} draws left a client with {reached} rows, '
-      'expected a smaller min_size, a larger alpha or fewer clients')
+      f'clients={counts.shape[1]}; the best of {retries} draws left a client with {reached} '
+      'examples, expected a smaller min_size, a larger alpha or fewer clients')
 
 
 def _deal(group, counts, rng):
-  """Deals random rows of every group ([D] numbers from 0) by counts [groups, K]."""
+  """Assigns random examples of each group ([D] numbers from 0) by counts [groups, K]."""
   owner = np.full(len(group), -1)
   for g, count in enumerate(counts):
     rows = rng.permutation(np.flatnonzero(group == g))
@@ -353,13 +353,14 @@ def _deal(group, counts, rng):
 
 
 def _split(owner, clients):
-  """Returns the rows of each client in rising order; -1 in `owner` [D] is nobody."""
+  """Returns the sorted indices of each client; -1 in `owner` [D] means no client."""
   order = np.argsort(owner, kind='stable')
   return np.split(order, np.searchsorted(owner[order], np.arange(clients + 1)))[1:-1]
 
 
-ALPHA = Setting(0.1, 'concentration: a small one is skewed (dirichlet, quantity, resample)', above=0)
-MIN_SIZE = Setting(10, 'examples of a client, at least (dirichlet, quantity)', at_least=1)
+ALPHA = Setting(
+    0.1, 'concentration; smaller is more skewed (dirichlet, quantity, resample)', above=0)
+MIN_SIZE = Setting(10, 'least number of examples per client (dirichlet, quantity)', at_least=1)
 SKEW = {'alpha': ALPHA, 'min_size': MIN_SIZE}
 
 
@@ -401,34 +402,34 @@ def _resample(pool: Dataset, clients: int, rng: np.random.Generator, settings) -
                   size=settings.size)
 
 
-IID = Partitioner('iid', _iid, summary='shuffled examples, dealt evenly')
+IID = Partitioner('iid', _iid, summary='shuffled examples, split evenly')
 DIRICHLET = Partitioner(
-    'dirichlet', _dirichlet, SKEW, summary='each class by a Dirichlet draw over the clients',
+    'dirichlet', _dirichlet, SKEW, summary='each class split over the clients by a Dirichlet draw',
     paper='Yurochkin et al. ICML 2019. arXiv:1905.12022')
 SHARDS = Partitioner(
-    'shards', _shards, {'shards': Setting(2, 'classes of a client (shards)', at_least=1)},
-    summary='so many classes for each client',
+    'shards', _shards, {'shards': Setting(2, 'classes per client (shards)', at_least=1)},
+    summary='a fixed number of classes per client',
     paper='Li et al. ICDE 2022. arXiv:2102.02079')
 CLUSTERS = Partitioner(
     'clusters', _clusters,
-    {'clusters': Setting(5, 'clusters of clients (clusters)', at_least=1),
-     'classes_per_cluster': Setting(3, 'classes of a cluster (clusters)', at_least=1),
+    {'clusters': Setting(5, 'number of clusters of clients (clusters)', at_least=1),
+     'classes_per_cluster': Setting(3, 'classes per cluster (clusters)', at_least=1),
      'cluster_alpha': Setting(
-         10.0, 'concentration of a class over its owners (clusters)', above=0)},
-    summary='so many classes for each cluster of clients',
+         10.0, 'concentration of a class over the clients that own it (clusters)', above=0)},
+    summary='a fixed number of classes per cluster of clients',
     paper='Chen et al. AAAI 2026. arXiv:2504.06768')
 QUANTITY = Partitioner(
     'quantity', _quantity, SKEW, summary='IID examples, clients of different sizes',
     paper='Li et al. ICDE 2022. arXiv:2102.02079')
 NATURAL = Partitioner(
-    'natural', _natural, labels=False, summary='a client for each owner',
+    'natural', _natural, labels=False, summary='one client per owner',
     paper='Caldas et al. 2018. arXiv:1812.01097')
-DOMAIN = Partitioner('domain', _domain, labels=False, summary='clients of one domain each')
+DOMAIN = Partitioner('domain', _domain, labels=False, summary='one domain per client')
 RESAMPLE = Partitioner(
     'resample', _resample,
     {'alpha': ALPHA, 'size': Setting(
-        0, 'examples of a client (resample); 0: examples / clients', at_least=0)},
-    overlaps=True, summary='each client draws from all examples under a class mix of its own',
+        0, 'examples per client (resample); 0: all examples / clients', at_least=0)},
+    overlaps=True, summary='each client draws from all examples by its own class distribution',
     paper='Hsu, Qi, Brown. 2019. arXiv:1909.06335')
 
 PARTITIONERS = {record.name: record for record in (

@@ -1,4 +1,4 @@
-"""Centralized rows: what a server holds beside the clients."""
+"""Examples of the server, in addition to those of the clients."""
 
 import jax
 import numpy as np
@@ -7,25 +7,25 @@ from hmm_jax.registry import Setting
 from hmm_jax.types import Dataset, Examples, InputError, Server
 
 _LUMINANCE = np.array([.299, .587, .114], np.float32)  # of red, green and blue, ITU-R BT.601
-_CHUNK = 256  # rows in float32 at a time
+_CHUNK = 256  # examples in float32 at a time
 _DRAW, _NOISE, _SPLIT = range(3)  # streams of random numbers under one seed
 
 
 def held_out(dataset: Dataset, size: int, seed: int) -> tuple[Dataset, Examples]:
-  """Takes so many rows out of the training set, of each class its share up to one row.
+  """Moves `size` training examples to the server, stratified by class.
 
   Raises:
-    InputError: fewer than 2 rows, or none would be left.
+    InputError: fewer than 2 examples, or none would be left.
   """
   rows = _draw(dataset.y_train, size, len(dataset.y_train) - 1, seed, 'held_out')
   return dataset.keep(_others(len(dataset.y_train), rows)), _examples(dataset, rows)
 
 
 def of_domain(dataset: Dataset, domain: int, size: int, seed: int) -> tuple[Dataset, Examples]:
-  """Takes a domain out of the training set, and so many of its rows for the server.
+  """Removes a domain from the training set and gives `size` of its examples to the server.
 
   Raises:
-    InputError: no such domain, no other one, fewer than 2 rows or more than it has.
+    InputError: no such domain, no other one, fewer than 2 examples or more than it has.
   """
   source = f'domain:{domain}'
   names = () if dataset.domain is None else np.unique(dataset.domain)
@@ -34,23 +34,23 @@ def of_domain(dataset: Dataset, domain: int, size: int, seed: int) -> tuple[Data
                      f'set has {", ".join(map(str, names)) or "none"}')
   inside = np.flatnonzero(dataset.domain == domain)
   rows = inside[_draw(dataset.y_train[inside], size, len(inside), seed, source)]
-  return dataset.keep(dataset.domain != domain), _examples(dataset, rows)
+  return dataset.keep(np.flatnonzero(dataset.domain != domain)), _examples(dataset, rows)
 
 
 def other(dataset: Dataset, source: Dataset, size: int, seed: int) -> Examples:
-  """Takes so many training rows of another data set, and makes them fit.
+  """Takes `size` training examples of another data set, converted to the clients' inputs.
 
   Images are resized bilinearly, with antialiasing; gray becomes color by repetition,
   color gray by its luminance. Between uint8 and floating inputs, the latter are
   0..1; between two floating sets values stay. Labels are the other set's own.
 
   Raises:
-    InputError: the inputs can't be made to fit, fewer than 2 rows or more than there are.
+    InputError: inputs that can't be converted, fewer than 2 examples or more than there are.
   """
   for side in (source, dataset):
     if isinstance(side.x_train, dict):
       raise InputError(f'got source={source.name}; inputs of {side.name} are of several '
-                       'modalities, expected held_out, domain:N or sets of one')
+                       'modalities, expected held_out, domain:N or sets of one modality')
   _check_fits(source, dataset.x_train)
   rows = _draw(source.y_train, size, len(source.y_train), seed, source.name)
   chunks = np.array_split(rows, -(-size // _CHUNK))
@@ -59,42 +59,42 @@ def other(dataset: Dataset, source: Dataset, size: int, seed: int) -> Examples:
 
 
 def noisy_labels(examples: Examples, share: float, classes: int, seed: int) -> Examples:
-  """Replaces a share of the labels, each by another class with equal chances."""
+  """Replaces a share of the labels by another class, all equally likely."""
   rng = np.random.default_rng([seed, _NOISE])
   rows = rng.permutation(len(examples.y))[:round(share * len(examples.y))]
   y = examples.y.copy()
-  # Of a single class there is no other.
+  # With a single class labels stay.
   y[rows] = (y[rows] + rng.integers(1, max(classes, 2), len(rows))) % classes
   return examples._replace(y=y)
 
 
 def central(examples: Examples, share: float, seed: int) -> Server:
-  """Sets a share of the rows aside to judge by, at least one row, and never all.
+  """Holds out a share of the examples for evaluation, stratified by class.
 
-  Of each class it is its share up to one row.
+  At least one example is held out, and never all.
 
   Raises:
-    InputError: fewer than 2 rows.
+    InputError: fewer than 2 examples.
   """
   total = len(examples.y)
   if total < 2:
-    raise InputError(f'got size={total}; expected at least 2 rows, to learn from one and '
-                     'judge by another')
-  judged = _stratified(examples.y, min(max(round(share * total), 1), total - 1),
-                       np.random.default_rng([seed, _SPLIT]))
-  return Server(examples, _others(total, judged).astype(np.int32), judged.astype(np.int32))
+    raise InputError(f'got size={total}; expected at least 2 examples, one to learn from '
+                     'and one to evaluate on')
+  held = _stratified(examples.y, min(max(round(share * total), 1), total - 1),
+                     np.random.default_rng([seed, _SPLIT]))
+  return Server(examples, _others(total, held).astype(np.int32), held.astype(np.int32))
 
 
 def _draw(labels, size, most, seed, source):
-  """Draws from the rows with these labels, for the server."""
+  """Draws examples for the server from those with these labels."""
   if not 2 <= size <= most:
     raise InputError(f'got size={size} with source={source}; expected from 2 to '
-                     f'{most} rows')
+                     f'{most} examples')
   return _stratified(labels, size, np.random.default_rng([seed, _DRAW]))
 
 
 def _stratified(labels, size, rng):
-  """Draws `size` rows, of each class its share up to one row: the remainders are drawn."""
+  """Draws `size` indices, of each class its share within one; the rounding is random."""
   classes, totals = np.unique(labels, return_counts=True)
   ends = np.floor(np.cumsum(totals)[:-1] * size / len(labels) + rng.random()).astype(int)
   counts = np.diff(ends, prepend=0, append=size)
@@ -112,7 +112,7 @@ def _examples(dataset, rows):
 
 
 def _check_fits(source, like):
-  """Checks that inputs are alike, or images of one or three channels on both sides."""
+  """Checks that inputs have one shape, or are images of one or three channels in both sets."""
   x = source.x_train
   shapes = x.shape[1:], like.shape[1:]
   images = all(len(shape) == 3 and shape[2] in (1, 3) for shape in shapes)
@@ -120,7 +120,7 @@ def _check_fits(source, like):
   if tokens or not (images or shapes[0] == shapes[1]):
     raise InputError(
         f'got source={source.name} with {x.dtype} inputs of shape {shapes[0]}; expected '
-        f'images, or what fits the {like.dtype} inputs of shape {shapes[1]}')
+        f'images, or inputs that fit the {like.dtype} inputs of shape {shapes[1]}')
   if x.dtype != np.uint8 and like.dtype == np.uint8 and not 0 <= x.min() <= x.max() <= 1:
     raise InputError(
         f'got source={source.name} with {x.dtype} inputs of shape {shapes[0]} from '
@@ -129,7 +129,7 @@ def _check_fits(source, like):
 
 
 def _fit(x, like):
-  """Gives rows [n, ...] the shape and dtype of others."""
+  """Converts inputs [n, ...] to the shape and dtype of others."""
   shape = like.shape[1:]
   if x.dtype == np.uint8:
     x = x.astype(np.float32) / 255
@@ -147,11 +147,13 @@ def _with_channels(x, channels):
 
 DEFAULT_SIZE = 200
 SETTINGS = {
-    'size': Setting(-1, f'examples; -1: {DEFAULT_SIZE} where the method learns on them, else none',
-                    at_least=-1),
-    'source': Setting('held_out', 'held_out: of the training examples; domain:N: of that domain, '
-                      'which no client gets; or the name of another data set'),
-    'held_out': Setting(0.2, 'share of them to evaluate on, not to learn from', at_least=0, at_most=1),
+    'size': Setting(
+        -1, f'number of examples; -1: {DEFAULT_SIZE} if the method learns on them, else none',
+        at_least=-1),
+    'source': Setting('held_out', 'held_out: from the training examples; domain:N: from that '
+                      'domain, which no client holds; or the name of another data set'),
+    'held_out': Setting(
+        0.2, 'share of these examples to evaluate on, not to learn from', at_least=0, at_most=1),
     'noise': Setting(0.0, 'share of their labels that are wrong', at_least=0, at_most=1),
-    'seed': Setting(0, 'of these examples', at_least=0),
+    'seed': Setting(0, 'seed of the draw of these examples', at_least=0),
 }

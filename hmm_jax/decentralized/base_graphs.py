@@ -1,4 +1,4 @@
-"""Base-(k+1) graphs: a short sequence of sparse mixings that averages any number exactly."""
+"""Base-(k+1) graphs: a short sequence of sparse mixing matrices that averages exactly."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ from hmm_jax.types import InputError
 def base_graphs(agents: int, degree: int) -> np.ndarray:
   """Returns the Base-(k+1) graphs, whose product is the exact average of any K agents.
 
-  An agent with no part in a step is idle (our choice: the authors' code goes on averaging
-  agents that are already equal, which costs models and changes no product).
+  An agent without edges in a step is idle (our choice: the authors' code keeps averaging
+  agents that are already equal, which sends models and does not change the product).
 
   Returns:
     [T, K, K] float64, symmetric and doubly stochastic, at most `degree` neighbors each.
@@ -32,7 +32,7 @@ def base_graphs(agents: int, degree: int) -> np.ndarray:
 
 
 def _simple_base(agents, most):
-  """Averages the part of each digit of K in base `most`, evens the parts out, then blocks."""
+  """Averages within a part per digit of K in base `most`, between parts, then within blocks."""
   if _rough(agents, most) == 1:
     return _hyper_hypercube(agents, most)
   parts, start, steps = [], 0, []
@@ -58,7 +58,7 @@ def _simple_base(agents, most):
 
 
 def _even_out(count, power, agents):
-  """Pairs each agent beyond `count` blocks with one of every block, so their means agree."""
+  """Pairs each agent outside `count` blocks with one of every block; the means become equal."""
   edges = np.zeros((agents, agents))
   rest = np.arange(count * power, agents)
   for block in range(count):
@@ -68,7 +68,7 @@ def _even_out(count, power, agents):
 
 
 def _hyper_hypercube(agents, most):
-  """Averages in groups along each digit of a mixed radix."""
+  """Averages in groups along each digit of a mixed-radix numbering."""
   matrices, inner = [], agents
   for size in _factors(agents, most):
     inner //= size
@@ -78,7 +78,7 @@ def _hyper_hypercube(agents, most):
 
 
 def _factors(number, most):
-  """Returns the fewest factors of at most `most`."""
+  """Returns the shortest factorization into factors of at most `most`."""
   if number <= most:
     return [number] if number > 1 else []
   return min(([factor, *_factors(number // factor, most)]
@@ -86,7 +86,7 @@ def _factors(number, most):
 
 
 def _rough(number, most):
-  """Returns what is left of a number without its prime factors of at most `most`."""
+  """Returns a number divided by all its prime factors of at most `most`."""
   for factor in range(2, most + 1):
     while number % factor == 0:
       number //= factor

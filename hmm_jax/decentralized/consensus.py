@@ -1,4 +1,4 @@
-"""What is measured of a stack of models and of the matrices that mix them."""
+"""Consensus distance of stacked models, and message counts of mixing matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,20 @@ from hmm_jax.types import Array, PyTree
 
 def consensus(stacked: PyTree) -> Array:
   """Returns Xi^2, the agents' mean squared distance to their mean: a float32 scalar."""
-  # Inner products are one fast pass; from a model of their own, they don't cancel.
-  apart = tree.gram(jax.tree.map(lambda x: x - x[:1], stacked))
-  return jnp.maximum(jnp.trace(apart) / len(apart) - apart.mean(), 0)
+  # Inner products take one fast pass; relative to one of the models, they don't cancel.
+  gram = tree.gram(jax.tree.map(lambda x: x - x[:1], stacked))
+  return jnp.maximum(jnp.trace(gram) / len(gram) - gram.mean(), 0)
 
 
 def contraction(before: PyTree, after: PyTree) -> Array:
-  """Returns the share of Xi^2 that a mixing took away; 0 where models agreed before."""
-  apart = consensus(before)
-  return jnp.where(apart > 0, 1 - consensus(after) / jnp.where(apart > 0, apart, 1), 0)
+  """Returns the share of Xi^2 that a mixing removed; 0 if models agreed before."""
+  distance = consensus(before)
+  return jnp.where(
+      distance > 0, 1 - consensus(after) / jnp.where(distance > 0, distance, 1), 0)
 
 
 def allreduce(agents: int) -> float:
-  """Returns the models that each agent sends, and receives, to average all of them."""
+  """Returns how many models each agent sends, and receives, in an AllReduce."""
   return 2 * (agents - 1) / agents
 
 
@@ -29,10 +30,10 @@ def allreduce(agents: int) -> float:
 def messages(matrix: Array) -> tuple[Array, Array]:
   """Counts the models each agent sends and receives to mix by a matrix [K, K]: [K] each.
 
-  A model for every entry off the diagonal; the uniform average is an AllReduce.
+  One model per nonzero entry off the diagonal; the uniform average is an AllReduce.
   """
   agents = len(matrix)
   edges = ((matrix != 0) & ~jnp.eye(agents, dtype=bool)).astype(jnp.float32)
   uniform = jnp.isclose(matrix, 1 / agents).all()
-  sent, received = edges.sum(0), edges.sum(1)
-  return tuple(jnp.where(uniform, allreduce(agents), count) for count in (sent, received))
+  counted = lambda count: jnp.where(uniform, allreduce(agents), count)
+  return counted(edges.sum(0)), counted(edges.sum(1))

@@ -1,13 +1,13 @@
-"""How much agents communicate in each round of a run.
+"""Communication schedules: the rate at which agents communicate in each round.
 
 A schedule is a list of pieces, `NAME[:VALUES][@FROM:TO]`, over a constant rate. A piece
-speaks of the rounds FROM <= t < TO, counted from 0 (left out: the run's first, its end);
-where several do, the last one counts.
+covers the rounds FROM <= t < TO, counted from 0 (default: all); where several pieces cover a
+round, the last one counts.
 
   constant:R    at rate R
   linear:A:B    from rate A in the piece's first round to B in its last
   cosine:A:B    the same along half a cosine
-  dense         everybody averages with everybody
+  dense         uniform average of all agents
 
 `constant:1@150:` is a switch at round 150, `dense@270:300` a dense window.
 """
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from hmm_jax.types import Array, InputError, Schedule
 
-# What a name makes of its values and of u, which rises from 0 to 1 over the piece.
+# The number of values, and the rate at u, which rises from 0 to 1 over the piece.
 SHAPES = {
     'constant': (1, lambda u, a: a),
     'linear': (2, lambda u, a, b: a + (b - a) * u),
@@ -29,7 +29,7 @@ SHAPES = {
 
 
 class Piece(NamedTuple):
-  """One piece: rounds start <= t < stop; `stop` is None for the run's end."""
+  """One piece of a schedule: rounds start <= t < stop; `stop` is None for the run's end."""
 
   name: str
   values: tuple[float, ...]
@@ -38,13 +38,13 @@ class Piece(NamedTuple):
 
 
 def schedule(text: str, *, rate: float, rounds: int, max_rate: float = 1.0) -> Schedule:
-  """Reads a schedule.
+  """Parses a schedule.
 
   Args:
-    text: pieces between commas, perhaps none.
-    rate: of the rounds that no piece speaks of.
+    text: pieces separated by commas, possibly none.
+    rate: in rounds that no piece covers.
     rounds: of the run.
-    max_rate: the most that the topology can give.
+    max_rate: highest rate of the topology.
 
   Raises:
     InputError: a piece that can't be read, a rate out of range or a window outside the run.
@@ -71,26 +71,26 @@ def _piece(text: str, rounds: int, max_rate: float) -> Piece:
   name, *values = shape.split(':')
   window = re.fullmatch(r'(\d{0,9}):(\d{0,9})', span if at else ':')
   try:
-    values = tuple(map(float, values))
-    readable = window and len(values) == SHAPES[name][0]
+    numbers = tuple(map(float, values))
+    readable = len(numbers) == SHAPES[name][0]
   except (ValueError, KeyError):
-    readable = False
-  if not readable:
+    numbers, readable = (), False
+  if not window or not readable:
     raise InputError(f'got {text!r} in the schedule; expected constant:R, linear:A:B, '
-                     'cosine:A:B or dense, each perhaps with @FROM:TO')
-  for value in values:
+                     'cosine:A:B or dense, each optionally with @FROM:TO')
+  for value in numbers:
     _check_rate(f'{text!r} in the schedule, rate', value, max_rate)
   start, stop = (int(edge) if edge else None for edge in window.groups())
   start = start or 0
   if not start < (rounds if stop is None else stop) <= rounds:
     raise InputError(f'got {text!r} in the schedule; expected a window from 0 to '
                      f'rounds={rounds} with an end after its start')
-  return Piece(name, values, start, stop)
+  return Piece(name, numbers, start, stop)
 
 
 def _check_rate(what: str, value: float, max_rate: float):
   if not 0 <= value <= 1:
     raise InputError(f'got {what}={value}; expected a number from 0 to 1')
   if value > max_rate:
-    raise InputError(f'got {what}={value}; expected at most {max_rate}, all that the '
-                     'topology can give')
+    raise InputError(f'got {what}={value}; expected at most {max_rate}, the highest '
+                     'rate of the topology')

@@ -1,13 +1,12 @@
-"""Who talks to whom in decentralized learning, as mixing matrices.
+"""Topologies of decentralized learning, as mixing matrices.
 
 Row i of a matrix W [K, K] is how agent i mixes the models it holds and receives:
-x_i <- sum_j W_ij x_j. How fast a topology brings agents together is its expected
-contraction p: E ||(I - J) W x||^2 <= (1 - p) ||(I - J) x||^2 with J = 11^T / K.
+x_i <- sum_j W_ij x_j. The expected contraction p measures how fast agents reach consensus:
+E ||(I - J) W x||^2 <= (1 - p) ||(I - J) x||^2 with J = 11^T / K.
 
 Reference: Koloskova, Loizou, Boreiri, Jaggi, Stich. A Unified Theory of Decentralized SGD
   with Changing Topology and Local Updates. ICML 2020. arXiv:2003.10422.
 """
-
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from hmm_jax.decentralized.consensus import allreduce, messages
 from hmm_jax.decentralized.undirected import GRAPHS, undirected
 from hmm_jax.types import InputError, Topology
 
-# Weights of the edges of an undirected graph, of the degrees [K]; the diagonal takes the rest.
+# Edge weights of an undirected graph by its degrees [K]; the diagonal takes the remainder.
 WEIGHTS = {
     'metropolis': lambda degrees: 1 / (1 + np.maximum.outer(degrees, degrees)),
     'laplacian': lambda degrees: 1 / (1 + degrees.max()),
@@ -28,15 +27,15 @@ WEIGHTS = {
 
 def topology(name: str, agents: int, *, weights: str = 'metropolis', degree: int = 4,
              edge_probability: float = 0.3, seed: int = 0) -> Topology:
-  """Makes the topology of that name for K agents.
+  """Returns the topology of that name for K agents.
 
   Args:
     name: one of NAMES. 'edges:PATH' is a text file of undirected edges, two agent
-      numbers a line, '#' starts a comment.
+      numbers per line; '#' starts a comment.
     agents: K.
     weights: one of WEIGHTS, for the undirected graphs; the exponential graphs, `base`,
       `matching` and `pull` have weights of their own.
-    degree: neighbors of an agent in `regular`, at most so many in `base`.
+    degree: neighbors of an agent in `regular`, their maximum in `base`.
     edge_probability: of `erdos_renyi`.
     seed: of the random graphs `erdos_renyi` and `regular`, drawn once.
 
@@ -67,7 +66,7 @@ def topology(name: str, agents: int, *, weights: str = 'metropolis', degree: int
 
 
 def describe(graph: Topology, rate: float = 1.0) -> list[tuple[str, str]]:
-  """Returns what to know of a topology at a rate, in (what, figures) pairs."""
+  """Returns a summary of a topology at a rate, as (name, figures) pairs."""
   sent = float(graph.messages(rate))
   return [
       ('topology', f'{graph.name} at rate {rate:g}'),
@@ -81,18 +80,18 @@ def describe(graph: Topology, rate: float = 1.0) -> list[tuple[str, str]]:
 
 
 def _hops(agents):
-  """Returns a matrix for each of 1, 2, 4, ... < K: row i has its one at i + that, modulo K."""
+  """Returns a permutation matrix per hop 1, 2, 4, ... < K: ones at (i, i + hop modulo K)."""
   return [np.roll(np.eye(agents), 2**j, axis=1) for j in range((agents - 1).bit_length())]
 
 
 def _weigh(edges, weights):
-  """Weighs the edges of a graph; the diagonal takes the rest."""
+  """Returns the mixing matrix of weighted edges; the diagonal takes the remainder."""
   matrix = edges * WEIGHTS[weights](edges.sum(axis=1))
   return matrix + np.diag(1 - matrix.sum(axis=1))
 
 
 def _repeat(name, matrices):
-  """Takes one matrix after the other, and again."""
+  """Returns the topology that cycles through matrices."""
   matrices = np.asarray(matrices)
   agents = matrices.shape[1]
   sequence = jnp.asarray(matrices, jnp.float32)
@@ -118,9 +117,9 @@ def _repeat(name, matrices):
 
 
 def _matching(agents):
-  """Pairs everybody at random; a pair exchanges as often as gives each agent its rate.
+  """Returns random pairings; a pair averages with the probability that gives the rate.
 
-  With an odd K one agent a round is left out (our choice), so no rate is above (K - 1) / K.
+  With odd K one agent per round is left out (our choice), so the rate is at most (K - 1) / K.
   """
   pairs = agents // 2
   max_rate = 2 * pairs / agents
@@ -145,7 +144,7 @@ def _matching(agents):
 
 
 def _pull(agents):
-  """Averages an agent with one other at random, whatever that one does: the mean may move."""
+  """Returns random pulls: each agent averages with another; the mean is not preserved."""
   def matrix(step, key, rate=1.0):
     hop_key, coin_key = jax.random.split(key)
     hops = jax.random.randint(hop_key, (agents,), 1, agents)
@@ -155,7 +154,7 @@ def _pull(agents):
   def spectral_gap(rate=1.0):
     return rate * agents / (2 * (agents - 1))
 
-  # For x of mean 0 and length 1, E ||W x||^2 is q, of which (q - q^2) / K is in the new mean.
+  # For x of mean 0 and norm 1, E ||W x||^2 is q, of which (q - q^2) / K is in the new mean.
   def contraction(rate=1.0):
     q = 1 - spectral_gap(rate)
     return 1 - (q - (q - q**2) / agents)
@@ -170,9 +169,9 @@ def _average_with(peers):
   return (jnp.eye(len(peers)) + jax.nn.one_hot(peers, len(peers))) / 2
 
 
-# Who exchanges with whom is drawn anew in every round.
+# Random topologies: edges are drawn in every round.
 EXCHANGES = {'pull': _pull, 'matching': _matching}
-# Matrices that are repeated, of K and the degree.
+# Matrices to cycle through, by K and the degree.
 SEQUENCES = {
     'exponential': lambda agents, _: [np.mean([np.eye(agents), *_hops(agents)], axis=0)],
     'one_peer_exponential': lambda agents, _: [

@@ -1,4 +1,4 @@
-"""Undirected graphs by name, and from a file."""
+"""Undirected graphs by name, or from a file."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 
 from hmm_jax.types import InputError
 
-# Draws of a random graph before giving up on a connected one.
+# Draws of a random graph until one is connected.
 RETRIES = 100
 
 
@@ -25,7 +25,7 @@ def undirected(name: str, agents: int, *, degree: int = 4, edge_probability: flo
   """Returns the adjacency matrix [K, K] of a connected graph of K agents: 0 or 1.
 
   Args:
-    name: one of GRAPHS. 'edges:PATH' is a text file of edges, two agent numbers a line,
+    name: one of GRAPHS. 'edges:PATH' is a text file of edges, two agent numbers per line;
       '#' starts a comment.
     agents: K, at least 2.
     degree: neighbors of an agent in `regular`.
@@ -41,7 +41,7 @@ def undirected(name: str, agents: int, *, degree: int = 4, edge_probability: flo
 
 
 def _torus(settings):
-  """Returns the most square torus of two sides of at least 2."""
+  """Returns the torus closest to a square, with sides of at least 2."""
   agents = settings.agents
   sides = [a for a in range(2, math.isqrt(agents) + 1) if agents % a == 0]
   if not sides:
@@ -79,7 +79,7 @@ def _regular(settings):
     raise InputError(f'{given} an even degree where clients is odd')
 
   def draw(rng):
-    # Dense graphs are slow to draw: the complement of a uniform draw is one too.
+    # Dense graphs are slow to draw; complements of uniform draws are uniform, too.
     if degree > (agents - 1) / 2:
       return nx.complement(nx.random_regular_graph(agents - 1 - degree, agents, seed=rng))
     return nx.random_regular_graph(degree, agents, seed=rng)

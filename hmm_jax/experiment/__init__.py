@@ -1,1 +1,1 @@
-"""From a config to a finished run: data, methods, training, evaluation, checkpoints."""
+"""Experiments: from a config to a finished run, with evaluation and checkpoints."""

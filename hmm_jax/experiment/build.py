@@ -1,4 +1,4 @@
-"""From a config to an experiment: network, devices, method."""
+"""Builds an experiment from a config: network, devices and method."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from hmm_jax.algorithms.engines.fine_tuning import fine_tuned
-from hmm_jax.algorithms.parts import Parts, one_global_model
+from hmm_jax.algorithms.parts import LOCAL, Parts, one_global_model
 from hmm_jax.client import mappers
 from hmm_jax.data import augment, normalize
 from hmm_jax.experiment import config as configs
@@ -23,18 +23,18 @@ from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError
 
 
 def network(config: ConfigDict, data: Dataset) -> Model:
-  """Makes the bare network, which takes normalized inputs.
+  """Makes the network for normalized inputs.
 
   Raises:
-    InputError: impossible sizes, or inputs that the network does not take.
+    InputError: invalid sizes, or inputs of a kind that the network does not take.
   """
   record, x = find('model', config.model, NETWORKS, Network), data.x_train
   kind = _kind(x)
   if kind not in record.takes:
     suitable = [name for name, other in NETWORKS.items() if kind in other.takes]
     types = jax.tree.map(lambda leaf: str(leaf.dtype), x)
-    raise InputError(f'got model={config.model} with {types} inputs of shape {_shapes(x)}; expected '
-                     f'a network for {kind}, such as {" or ".join(suitable)}, or other inputs')
+    raise InputError(f'got model={config.model} with {types} inputs of shape {_shapes(x)}; '
+                     f'expected a network for {kind}, such as {" or ".join(suitable)}')
   inputs = Inputs(_shapes(x), data.classes, jnp.dtype(config.compute_dtype),
                   _vocabulary(data) if kind == 'tokens' else 0)
   with section(record.name, record.settings):
@@ -48,28 +48,27 @@ def _kind(x):
 
 
 def _shapes(x):
-  """Returns the shape of an example, or one for each modality."""
+  """Returns the shape of an example, or the shape of each modality."""
   return jax.tree.map(lambda leaf: leaf.shape[1:], x)
 
 
 def _vocabulary(data):
-  """Returns the number of tokens, the largest plus one."""
+  """Returns the size of the vocabulary: the largest token plus one."""
   splits = [x for x in (data.x_train, data.x_test) if x.size]
   least, most = min(x.min() for x in splits), max(x.max() for x in splits)
   if least < 0:
-    raise InputError(f'got dataset={data.name}; its tokens go from {least} to {most}, expected '
-                     'tokens from 0')
+    raise InputError(f'got dataset={data.name} with tokens from {least} to {most}; expected tokens '
+                     'of at least 0')
   return int(most) + 1
 
 
 def model(config: ConfigDict, data: Dataset, federated: Federation) -> Model:
-  """Makes the network that takes stored inputs: normalized and augmented inside."""
+  """Makes the network for stored inputs, which it normalizes and augments."""
   x = data.x_train
   if config.augment != 'none' and all(leaf.ndim != 4 for leaf in jax.tree.leaves(x)):
     raise InputError(f'got augment={config.augment} with inputs of shape {_shapes(x)}; expected '
                      'images [H, W, C]')
-  held = np.unique(np.concatenate([
-      index[:size] for index, size in zip(federated.clients.index, federated.clients.size)]))
+  held = np.unique(np.concatenate(federated.clients.valid()))
   normalizers = {
       'standard': lambda: normalize.standard(data.name, federated.examples.x, held),
       'none': lambda: partial(jax.tree.map, lambda leaf: leaf.astype(jnp.float32)),
@@ -83,10 +82,10 @@ def model(config: ConfigDict, data: Dataset, federated: Federation) -> Model:
 
 
 def mapper(config: ConfigDict) -> Mapper:
-  """Chooses how one device maps its clients.
+  """Returns the mapper of one device.
 
-  `auto` and `sharded`: in turn on a CPU, where a vmapped convolution is slow; by vmap on
-  an accelerator (our choice: not measured there yet) or where a chunk is asked for.
+  `auto` and `sharded` map clients sequentially on a CPU, where a vmapped convolution is slow,
+  and by vmap on an accelerator (our choice: not measured there yet) or if `chunk` is set.
   """
   on_cpu = jax.default_backend() == 'cpu'
   in_sequence = config.mapper == 'map' or (config.mapper != 'vmap' and on_cpu and not config.chunk)
@@ -94,7 +93,7 @@ def mapper(config: ConfigDict) -> Mapper:
 
 
 def devices(config: ConfigDict) -> tuple[Callable, Sharding]:
-  """Returns a map from one device's mapper to that of all, and where arrays live."""
+  """Returns a function from one device's mapper to that of all devices, and the sharding."""
   if config.mapper in ('map', 'vmap') or len(jax.devices()) == 1:
     return lambda one: one, SingleDeviceSharding(jax.devices()[0])
   mesh = jax.make_mesh((len(jax.devices()),), ('clients',), axis_types=(AxisType.Auto,))
@@ -102,20 +101,21 @@ def devices(config: ConfigDict) -> tuple[Callable, Sharding]:
 
 
 def method(config: ConfigDict, net: Model, mapper: Mapper, federated: Federation) -> Algorithm:
-  """Builds the method of a config, fine-tuned if it asks for that.
+  """Builds the method of a config, with fine-tuning if it is enabled.
 
   Raises:
-    InputError: its settings are impossible.
+    InputError: invalid settings.
   """
   record, parts = configs.method(config), Parts(config, net, mapper, federated)
-  with section(record.name, record.settings):
+  with section('local', LOCAL), section(record.name, record.settings):
     made = record.build(parts, configs.section(config, record))
-  settings = config.fine_tune
-  if not settings.epochs:
-    return made
-  if not one_global_model(parts, made):
+    settings = config.fine_tune
+    if not settings.epochs:
+      return made
+    tunable = one_global_model(parts, made)
+  if not tunable:
     raise InputError(f'got fine_tune.epochs={settings.epochs} with algorithm={config.algorithm}; '
-                     'expected 0, or a method that makes one global model')
+                     'expected 0, or a method with one global model and no client models')
   train = parts.training(
       parts.cross_entropy(), optimizer=optax.sgd(settings.lr or config.local.lr),
       epochs=settings.epochs, steps=0)
@@ -123,26 +123,29 @@ def method(config: ConfigDict, net: Model, mapper: Mapper, federated: Federation
 
 
 def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Experiment:
-  """Makes everything that `run` needs.
+  """Builds the experiment of a config, the input of `run`.
 
   Raises:
-    InputError: settings that do not fit each other or the data.
+    InputError: settings that are inconsistent with each other or the data.
   """
   configs.check(config)
   selects = config.keep_best or config.stop.patience
   if selects and not len(federated.validation.rows):
     raise InputError(f'got keep_best={config.keep_best}, stop.patience={config.stop.patience} with '
                      f'partition.validation={config.partition.validation}; expected validation '
-                     'examples to select on')
+                     'examples to select a round')
   check_own_examples(config, federated)
   spread, sharding = devices(config)
   net = model(config, data, federated)
   algorithm = method(config, net, spread(mapper(config)), federated)
+  record = configs.method(config)
+  with section(record.name, record.settings):
+    view = selecting_view(algorithm, federated)
   placed = jax.device_put(federated, sharding)
   return Experiment(
       algorithm=algorithm,
       federation=placed,
-      criterion=f'{selecting_view(algorithm, federated)}/validation/{config.selection}',
+      criterion=f'{view}/validation/{config.selection}',
       evaluate=evaluator(net, federated, placed.examples, mapper=spread(mappers.one_by_one()),
                          sharding=sharding, batch=config.eval_batch),
       seeds=tuple(range(config.seed, config.seed + config.seeds)),
@@ -158,17 +161,17 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
 
 
 def selecting_view(algorithm: Algorithm, federated: Federation) -> str:
-  """Returns the view that a round is selected by: the clients' own models, if there are any."""
+  """Returns the view by which a round is selected: `clients` if the algorithm has it."""
   views = jax.eval_shape(
       lambda key, f: algorithm.views(algorithm.init(key, f), f), jax.random.key(0), federated)
   return 'clients' if 'clients' in views else 'global'
 
 
 def check_own_examples(config: ConfigDict, federated: Federation):
-  """Checks that each client has examples to evaluate a model of its own on, where it gets one.
+  """Checks that each client has examples to evaluate its own model, for methods that make one.
 
   Raises:
-    InputError: one has none.
+    InputError: a client has none.
   """
   if 'own examples' in configs.method(config).needs:
     why = f'algorithm={config.algorithm}'
@@ -178,10 +181,10 @@ def check_own_examples(config: ConfigDict, federated: Federation):
     return
   for name, split in (('validation', federated.validation), ('test', federated.test)):
     if len(without := np.flatnonzero(split.clients.size == 0)):
-      # Where test examples are dealt alike, the share for test is not used.
+      # With test_rows=alike, the share for test is not used.
       alike = name == 'test' and config.partition.test_rows == 'alike'
       key = 'test_rows' if alike else name
       wanted = 'own or pooled' if alike else 'a larger share'
       raise InputError(f'got partition.{key}={config.partition[key]}, which leaves client '
                        f'{without[0]} without a {name} example; expected {wanted}, or larger '
-                       f'clients, for {why} makes a model for each')
+                       f'clients, as {why} makes a model for each client')

@@ -1,4 +1,4 @@
-"""The runs to compare a run with: references by name, and variants of its own settings."""
+"""Comparison runs of a config: named references, and variants with changed settings."""
 
 from collections.abc import Collection
 import re
@@ -10,7 +10,7 @@ from hmm_jax.registry import suggestion
 from hmm_jax.types import InputError
 
 NAME = re.compile(r'\w[\w-]*')  # of a variant, and of its folder
-# What `references` may name: the same run with one thing changed.
+# Choices of `references`: the same run with these settings.
 REFERENCES = {
     'iid': {'partition.kind': 'iid'},
     'linear': {'model': 'mlp', 'mlp.hidden': ()},
@@ -20,10 +20,10 @@ REFERENCES = {
 
 
 def comparisons(config: ConfigDict) -> dict[str, ConfigDict]:
-  """Returns the configs of the runs to compare with, by name.
+  """Returns the configs of the comparison runs, by name.
 
   Raises:
-    InputError: an unknown reference, or a variant that can't be read or is out of range.
+    InputError: an unknown reference, or an invalid variant.
   """
   others, first = {}, config.name or configs.method(config).name
   for name in filter(None, config.references.split(',')):
@@ -35,27 +35,27 @@ def comparisons(config: ConfigDict) -> dict[str, ConfigDict]:
   others = {name: configs.updated(alone, changes, name) for name, changes in others.items()}
   for name, changes in map(_variant, config.variants):
     if name in others:
-      raise InputError(f'got {name} twice among references and variants; expected other names')
+      raise InputError(f'got {name} twice in references and variants; expected different names')
     others[name] = configs.from_texts(alone, changes, name)
   if first in others:
-    raise InputError(f'got {first} among references or variants, which is the run itself; expected '
-                     'another name')
+    raise InputError(f'got {first} in references or variants, which is the name of the run itself; '
+                     'expected another name')
   for other in others.values():
     configs.check(other)
   return others
 
 
 def variant(name: str, changes: dict) -> str:
-  """Writes a variant for `config.variants`: 'NAME key=value key=value'."""
+  """Formats a variant for `config.variants`: 'NAME key=value key=value'."""
   return ' '.join([name, *(f'{key}={value}' for key, value in changes.items())])
 
 
 def arguments(text: str, **choices: Collection[str]) -> dict[str, str]:
-  """Reads the arguments of a config file, 'name=value,name=value'.
+  """Parses the arguments of a config file, 'name=value,name=value'.
 
   Args:
-    text: after the file's name and a colon.
-    choices: of each name; the first is the default.
+    text: the arguments, which follow the file's name and a colon.
+    choices: valid values of each name; the first is the default.
 
   Raises:
     InputError: an unknown name or value.
@@ -71,10 +71,10 @@ def arguments(text: str, **choices: Collection[str]) -> dict[str, str]:
 
 
 def _variant(text: str) -> tuple[str, dict]:
-  """Reads 'NAME key=value key=value'.
+  """Parses 'NAME key=value key=value'.
 
   Raises:
-    InputError: it can't be read.
+    InputError: the text is invalid.
   """
   name, *changes = str(text).split() or ['']
   if not NAME.fullmatch(name) or not changes or not all('=' in c for c in changes):

@@ -5,8 +5,8 @@ and pass `--config=FILE` for a study of your own. There are no hidden options.
 """
 
 from collections.abc import Mapping
-import importlib.util
 import os
+import runpy
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -53,7 +53,8 @@ RUN = {
     'crop_padding': Setting(4, 'pixels of zeros around an image before it is cropped', at_least=0),
     'compute_dtype': Setting('float32', 'what networks compute in; parameters stay float32',
                              choices=('float32', 'bfloat16')),
-    'clients': Setting(20, 'number of clients; 0: as many as the data has natural ones', at_least=0),
+    'clients': Setting(
+        20, 'number of clients; 0: as many as the data has natural ones', at_least=0),
     'participation': Setting(10, 'clients in a round; 0: all', at_least=0),
     'rounds': Setting(100, 'number of rounds', at_least=1),
     'eval_every': Setting(10, 'rounds between evaluations and checkpoints', at_least=1),
@@ -69,8 +70,9 @@ RUN = {
     'tensorboard': Setting(False, 'event files in workdir/events'),
     'references': Setting('', 'also run, for comparison: any of iid,linear,local,fedavg'),
     'variants': Setting((), "also run, each with settings of its own: 'NAME key=value key=value'"),
-    'mapper': Setting('auto', 'how clients are mapped; results do not depend on it, but for rounding',
-                      choices=('auto', 'map', 'vmap', 'sharded')),
+    'mapper': Setting(
+        'auto', 'how clients are mapped; results do not depend on it, but for rounding',
+        choices=('auto', 'map', 'vmap', 'sharded')),
     'chunk': Setting(0, 'clients vectorized at a time by vmap; 0: all', at_least=0),
 }
 STOP = {'patience': Setting(0, 'evaluations without a better round on validation; 0: never stop',
@@ -170,6 +172,8 @@ def updated(config: ConfigDict, changes: Mapping[str, Any], source: str) -> Conf
                        + suggestion(key, keys))
     value = absolute(value) if key in REFERENCES and isinstance(value, str) else value
     try:
+      if value is None:  # A ConfigDict takes it for any type.
+        raise TypeError(key)
       full.update_from_flattened_dict({key: value})
     except TypeError as error:
       raise InputError(f'got {key}={value!r}; expected a value like {flat(full)[key]!r}') from error
@@ -230,8 +234,8 @@ def plugin_sections(given: Mapping[str, str]) -> dict[str, dict[str, Setting]]:
   for key, name in given.items():
     record = load(key, name, REFERENCES[key][1])
     if record.name in RUN | SHARED | OWN or record.name in REFERENCES[key][0]:
-      raise InputError(f'got {key}={name}, a record of the name {record.name}; expected a name that '
-                       'no setting or built-in record has')
+      raise InputError(f'got {key}={name}, a record of the name {record.name}; expected a name '
+                       'that no setting or built-in record has')
     sections[record.name] = dict(record.settings)
   return sections
 
@@ -283,11 +287,9 @@ def read(path: str) -> ConfigDict:
   if not found or not os.path.isfile(f'{file}.py') or text[:1] not in ('', ':'):
     raise InputError(f'got config={path}; expected a file FILE.py with get_config, or '
                      'FILE.py:ARGUMENTS')
-  spec = importlib.util.spec_from_file_location('config', f'{file}.py')
-  module = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
-    config = module.get_config(*[text[1:]] if text else [])
+    module = runpy.run_path(f'{file}.py')
+    config = module['get_config'](*[text[1:]] if text else [])
   except InputError:
     raise
   except (Exception, SystemExit) as error:  # It is the user's own code.

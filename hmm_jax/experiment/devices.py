@@ -1,4 +1,4 @@
-"""The devices of a run: several made of one CPU, or those of several processes."""
+"""Devices of a run: CPU cores as devices, the compile cache, and several processes."""
 
 import os
 import sys
@@ -12,37 +12,37 @@ from hmm_jax.experiment.federation import cohort as cohort_of
 from hmm_jax.types import InputError
 
 CPU_DEVICES = flags.DEFINE_integer(
-    'cpu_devices', 0, 'XLA devices to make of a CPU, to share the clients; 0: one a core.',
+    'cpu_devices', 0, 'Number of XLA devices on a CPU that share the clients; 0: one per core.',
     lower_bound=0)
 COMPILE_CACHE = flags.DEFINE_bool(
     'compile_cache', True, "Keep compiled programs in the user's cache folder.")
 COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'HOST:PORT of the first of several processes, or auto on a cluster.')
 PROCESSES = flags.DEFINE_integer(
-    'processes', None, 'How many processes there are.', lower_bound=1)
-PROCESS = flags.DEFINE_integer('process', None, 'Which of them this is, from 0.', lower_bound=0)
+    'processes', None, 'Number of processes.', lower_bound=1)
+PROCESS = flags.DEFINE_integer('process', None, 'Index of this process, from 0.', lower_bound=0)
 
 
 def prepare_from_flags(config: ConfigDict):
-  """Prepares devices, compile cache and processes for a config, by the flags."""
+  """Sets up devices, compile cache and processes for a config, by the flags."""
   if COMPILE_CACHE.value:
     keep_compiled()
   prepare(mapper=config.mapper, cohort=cohort_of(config), count=CPU_DEVICES.value)
   join_processes()
   if jax.process_count() > 1 and config.mapper in ('map', 'vmap'):
     raise InputError(f'got mapper={config.mapper} in {jax.process_count()} processes; expected '
-                     'auto or sharded, which share the clients between them')
+                     'auto or sharded, which share the clients between processes')
 
 
 def prepare(*, mapper: str, cohort: int, count: int = 0):
-  """Makes several devices of a CPU, before JAX makes any.
+  """Configures several XLA devices on a CPU; must be called before JAX initializes its backends.
 
   Args:
     mapper: the name in the config.
-    cohort: clients that share the devices; 0 where it is not known.
-    count: of devices; 0: one for each core, as far as there are clients.
+    cohort: clients that share the devices; 0 if unknown.
+    count: number of devices; 0: one per core, at most one per client.
   """
-  logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that is not there.
+  logging.set_verbosity(logging.WARNING)  # JAX logs every backend that is absent.
   set_by_user = 'host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
   if mapper in ('auto', 'sharded') and not set_by_user:
     cores = usable_cores()
@@ -50,7 +50,7 @@ def prepare(*, mapper: str, cohort: int, count: int = 0):
 
 
 def usable_cores() -> int:
-  """Counts the cores that this process may use, on any system."""
+  """Returns the number of cores that this process may use, on any system."""
   try:
     return len(psutil.Process().cpu_affinity())
   except (AttributeError, NotImplementedError, psutil.Error):  # macOS has no affinity.
@@ -58,7 +58,7 @@ def usable_cores() -> int:
 
 
 def keep_compiled():
-  """Keeps compiled programs in the user's cache folder, unless JAX was told of another."""
+  """Enables the compile cache in the user's cache folder, unless JAX is configured with another."""
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     jax.config.update('jax_compilation_cache_dir', os.path.join(home, 'hmm_jax', 'xla'))
@@ -66,7 +66,7 @@ def keep_compiled():
 
 
 def join_processes():
-  """Meets the other processes that the flags speak of, before JAX makes any device."""
+  """Connects to the other processes by the flags; must be called before JAX makes any device."""
   where = {'coordinator': COORDINATOR.value, 'processes': PROCESSES.value,
            'process': PROCESS.value}
   given = ', '.join(f'{name}={value}' for name, value in where.items() if value is not None)
@@ -74,18 +74,18 @@ def join_processes():
     if COORDINATOR.value == 'auto':
       jax.distributed.initialize()
     elif COORDINATOR.value:
-      jax.distributed.initialize(*where.values())
+      jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     elif given:
       raise ValueError('there is no coordinator')
-  except Exception as error:  # Each kind of cluster has its own.
+  except Exception as error:  # The type depends on the kind of cluster.
     raise InputError(f'got {given}; expected coordinator=HOST:PORT with processes and process, '
                      f'or coordinator=auto on a cluster: {error}') from error
 
 
 def leave(code: int):
-  """Exits; one of several processes does so at once.
+  """Exits with a code; one of several processes exits immediately.
 
-  JAX would wait minutes for the others, which may themselves wait for this one.
+  Otherwise JAX would wait minutes for the others, which may in turn wait for this one.
   """
   if not jax.distributed.is_initialized():
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""From a config to its federation: the data set, the server's examples, the clients' examples."""
+"""Builds the federation of a config: data set, server examples and client examples."""
 
 
 from ml_collections import ConfigDict
@@ -12,16 +12,16 @@ from hmm_jax.types import Dataset, Federation, InputError
 
 
 def dataset(config: ConfigDict) -> Dataset:
-  """Loads the named data set, or a share of it: embedded, a file, or a prepared TFDS set."""
+  """Loads the data set of a config, or a subset: built-in, a file, or a prepared TFDS set."""
   loaded, kind = _load(config, config.dataset), config.corrupt.kind
-  if kind.startswith('labels:'):  # Here, as long as the rows are those of the file.
+  if kind.startswith('labels:'):  # Before subsetting: the labels are for all examples of the set.
     loaded = loaded._replace(relabeled=arrays.labels(
         kind.removeprefix('labels:'), len(loaded.y_train), loaded.classes))
   return federate.subset(loaded, config.subset, config.partition.seed)
 
 
 def _load(config, name, key='dataset'):
-  """Loads a data set: of a built-in source, of one's own, or of TFDS by its name."""
+  """Loads a data set by name: from a built-in source, a user's record, or TFDS."""
   source, _, path = name.partition(':')
   if source in SOURCES and SOURCES[source].path == bool(path):
     record = SOURCES[source]
@@ -37,21 +37,21 @@ def _load(config, name, key='dataset'):
 
 
 def cohort(config: ConfigDict) -> int:
-  """Returns the clients of a round; 0 where that is not known yet."""
+  """Returns the number of clients per round; 0 if not known yet."""
   everybody = 'all clients' in configs.method(config).needs or not config.participation
   return config.clients if everybody else config.participation
 
 
 def federation(config: ConfigDict, data: Dataset) -> Federation:
-  """Gives the server its rows, deals the others to clients and corrupts some of these.
+  """Splits off the server's examples, partitions the others over clients and corrupts some.
 
-  Arrays stay on the host. Let go of `data` afterwards.
+  Arrays stay on the host. Delete references to `data` afterwards to free memory.
   """
   with section('server', server.SETTINGS):
-    data, held = _serve(config, data)
+    data, held = _split_server(config, data)
   with section('corrupt', corrupt.SETTINGS):
     change = _corruption(config, data)
-  made = _deal(config, data)._replace(server=held)
+  made = _partition(config, data)._replace(server=held)
   if change is None:
     return made
   with section('corrupt', corrupt.SETTINGS):
@@ -59,10 +59,10 @@ def federation(config: ConfigDict, data: Dataset) -> Federation:
 
 
 def _corruption(config, data):
-  """Returns what befalls the rows of a corrupted client, None for nothing.
+  """Returns the function that corrupts a client's examples; None for no corruption.
 
   Raises:
-    InputError: an unknown kind, or one that does not go together with the data.
+    InputError: an unknown kind, or one that the data set does not support.
   """
   kind, rate = config.corrupt.kind, config.corrupt.rate
   kinds = {
@@ -78,21 +78,21 @@ def _corruption(config, data):
     raise InputError(f'got corrupt.kind={kind}; expected one of {", ".join(kinds)}'
                      + suggestion(kind.partition(':')[0], tuple(kinds)))
   if name == 'labels:PATH' and config.partition.test_rows == 'pooled' and len(data.y_test):
-    raise InputError(f'got partition.test_rows=pooled with corrupt.kind={kind}; rows of the '
-                     "set's own test split have no other labels, expected own or alike")
+    raise InputError(f'got partition.test_rows=pooled with corrupt.kind={kind}; expected own or '
+                     "alike, as the set's test split has no such labels")
   return kinds[name]()
 
 
-def _serve(config, data):
-  """Returns what is left to deal to clients, and the Server, if there is one.
+def _split_server(config, data):
+  """Returns the data set without the server's examples, and the Server, if there is one.
 
   Raises:
-    InputError: a source that is unknown or has too few rows, or no row for who needs some.
+    InputError: an unknown source, or too few examples for the server.
   """
-  settings, size, classes = config.server, _server_rows(config), data.classes
+  settings, size, classes = config.server, _server_size(config), data.classes
   source, seed = settings.source, settings.seed
   domain = source.startswith('domain:')
-  # A domain that the server gets no row of is refused below: clients would train on it.
+  # With a domain, size 0 is rejected below: clients would train on this domain.
   if not size and not domain:
     return data, None
   if source == 'held_out':
@@ -100,17 +100,17 @@ def _serve(config, data):
   elif domain:
     data, examples = server.of_domain(data, _domain(source), size, seed)
   else:
-    found = _other(config)
+    found = _server_data(config)
     examples, classes = server.other(data, found, size, seed), found.classes
   examples = server.noisy_labels(examples, settings.noise, classes, seed)
   return data, server.central(examples, settings.held_out, seed)
 
 
-def _server_rows(config):
+def _server_size(config):
   size, learns = config.server.size, 'server examples' in configs.method(config).needs
   if learns and not size:
     raise InputError(f'got server.size=0 with algorithm={config.algorithm}; expected at least 2 '
-                     'rows')
+                     'examples')
   return size if size >= 0 else server.DEFAULT_SIZE * learns
 
 
@@ -118,15 +118,15 @@ def _domain(source):
   try:
     return int(source.removeprefix('domain:'))
   except ValueError as error:
-    raise InputError(f'got server.source={source}; expected domain:N of a whole number') from error
+    raise InputError(f'got server.source={source}; expected domain:N with an integer N') from error
 
 
-def _other(config):
-  """Loads the data set that the server's rows come from."""
+def _server_data(config):
+  """Loads the separate data set of the server's examples."""
   source = config.server.source
   wanted = 'held_out, domain:N or the name of another data set'
   if source == config.dataset:
-    raise InputError(f"got server.source={source}, which is the clients'; expected {wanted}")
+    raise InputError(f"got server.source={source}, the clients' data set; expected {wanted}")
   try:
     return _load(config, source, 'server.source')
   except InputError as error:
@@ -134,13 +134,13 @@ def _other(config):
                      f'{suggestion(source, ("held_out",))}: {error}') from error
 
 
-def _deal(config, data):
+def _partition(config, data):
   settings = config.partition
   record = find('partition.kind', settings.kind, PARTITIONERS, Partitioner)
   own = config[record.name] if record.name not in PARTITIONERS else _sized(config, data)
   if settings.test_rows == 'pooled' and not record.labels and len(data.y_test):
-    raise InputError(f'got partition.test_rows=pooled with partition.kind={settings.kind}; examples '
-                     "of the set's own test split have no owner or domain, expected own or alike")
+    raise InputError(f'got partition.test_rows=pooled with partition.kind={settings.kind}; '
+                     "expected own or alike, as the set's test split has no owners or domains")
   name = 'partition' if record.name in PARTITIONERS else record.name
   with section('partition', ('kind', *federate.SETTINGS)), section(name, record.settings):
     made = federate.federate(
@@ -156,7 +156,7 @@ def _deal(config, data):
 
 
 def _sized(config, data):
-  """Returns the settings of a built-in partitioner, with the size of a client filled in."""
+  """Returns the settings of a built-in partitioner, with the default size of a client filled in."""
   settings = config.partition.copy_and_resolve_references()
   settings.size = settings.size or len(data.y_train) // max(config.clients, 1)
   return settings

@@ -9,6 +9,7 @@ from hmm_jax.data.federate import describe, label_counts
 from hmm_jax.experiment import build, federation
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.run import finished, run
+from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import plots
 from hmm_jax.report.screen import Screen
@@ -29,7 +30,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   """
   made = prepare(config, workdir)
   if made is None:
-    summary = workdir.read_json('summary.json')
+    summary = workdir.read_json('summary.json') or {}
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
     return summary
 
@@ -43,8 +44,26 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   summary = run(experiment, config.to_dict(), workdir, screen)
   if jax.process_index() == 0:
     plots.partition(counts, workdir.file('plots', 'partition.png'))
-    plots.of_run(workdir)
+    plots.of_run(workdir.read_metrics(),
+                 {name: workdir.read_table(name) for name in ('clients', 'anchors', 'search')},
+                 workdir.file('plots'))
   return summary
+
+
+def run_config(config: ConfigDict, workdir: str, *, silent: bool = False) -> Run:
+  """Trains a config in a folder, or resumes it; the library's form of the command.
+
+  Args:
+    config: of `hmm_jax.config(...)`.
+    workdir: folder of the run, made if need be.
+    silent: print nothing.
+
+  Raises:
+    InputError: before anything is written.
+    Diverged: a round turned non-finite; what was saved stays.
+  """
+  train(configs.configure(configs.flat(config)), Workdir(workdir), Screen(silent=silent))
+  return Run.load(workdir)
 
 
 def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federation, int] | None:
@@ -71,7 +90,7 @@ def check_extension(config: ConfigDict, workdir: Workdir, algorithm: Algorithm):
     InputError: a schedule reads it, or the algorithm has finished.
   """
   saved, rows = workdir.read_json('config.json'), workdir.read_metrics()
-  if not rows or saved['rounds'] == config.rounds:
+  if not rows or not saved or saved['rounds'] == config.rounds:
     return
   if algorithm.length or finished(rows):
     why = 'its schedule reads its length' if algorithm.length else 'it has finished with a merge'

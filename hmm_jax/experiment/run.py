@@ -1,4 +1,4 @@
-"""A whole run: train, evaluate, save, resume, stop."""
+"""Executes a run: training, evaluation, checkpoints, resuming and early stopping."""
 
 from collections.abc import Sequence
 from importlib import metadata
@@ -20,41 +20,41 @@ from hmm_jax.types import Experiment, InputError, PyTree
 
 
 class Progress(NamedTuple):
-  """What is saved: the states of all seeds, and those of the best evaluation."""
+  """Content of a checkpoint: current states of all seeds, and those of the best evaluation."""
 
   states: PyTree
   best: PyTree  # () unless keep_best
 
 
 def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen) -> dict:
-  """Trains, evaluates and saves until `experiment.rounds`, resuming what is there.
+  """Trains, evaluates and saves until `experiment.rounds`; resumes from the newest checkpoint.
 
   Each evaluation writes metrics.csv and clients.csv before the checkpoint, so that a kill
-  in between loses nothing: rows beyond the checkpoint are dropped and made again. Where
-  the algorithm finishes, the last round has two rows a seed: before and after.
+  in between loses nothing: on resuming, rows after the checkpoint are dropped and recomputed.
+  If the algorithm has a `finish`, the last round has two rows per seed: before and after it.
 
   Args:
-    experiment: from `build`.
-    settings: what it was built from, kept in config.json.
-    workdir: where files go; an unfinished run in it is continued.
-    screen: where progress goes.
+    experiment: made by `build`.
+    settings: the config that it was built from, saved in config.json.
+    workdir: folder of the output files; an unfinished run in it is resumed.
+    screen: prints the progress.
 
   Returns:
     The summary, also written to summary.json.
 
   Raises:
     InputError: a file in the workdir is damaged.
-    Diverged: a round turned non-finite; what was saved stays.
+    Diverged: a round gave non-finite values; saved files are kept.
   """
   start, primary = time.perf_counter(), jax.process_index() == 0
   trainer = Trainer(experiment)
   checkpoints = Checkpoints(workdir.file('checkpoints'), experiment.keep)
   (states, best), rows, done = _resume(experiment, trainer, checkpoints, workdir)
-  chunks = () if _over(rows, experiment) else trainer.rounds(states, done)
-  del states  # Their buffers are the program's now.
+  chunks = () if _is_over(rows, experiment) else trainer.rounds(states, done)
+  del states  # Their buffers are donated to the program.
   if primary:
     for table in ('clients', *experiment.algorithm.tables):
-      workdir.drop_table(table, after=done)  # First: of all that is done here, it alone may fail.
+      workdir.drop_table(table, after=done)  # Before any write, because it may raise.
     workdir.write_json('config.json', settings)
   events = Events(workdir.file('events')) if experiment.tensorboard and primary else None
 
@@ -100,18 +100,18 @@ def _resume(experiment, trainer, checkpoints, workdir):
   rows = [row for row in workdir.read_metrics() if row['round'] <= done]
   if not rows or rows[-1]['round'] != done:
     raise InputError(f'got {workdir.file("metrics.csv")} without round {done} of the newest '
-                     'checkpoint; expected the two of one run')
+                     'checkpoint; expected metrics and checkpoints of the same run')
   progress = Progress(trainer.place(saved.states), saved.best)
   return progress, rows, done
 
 
 def _host_copy(states):
-  """Copies states off the devices, whose buffers the next chunk overwrites."""
+  """Copies states to the host, because the next chunk overwrites their device buffers."""
   return jax.tree.map(np.array, states)
 
 
 def _finish(experiment, trainer, states, rows):
-  """Finishes, and evaluates once more: a second row of the last round for each seed."""
+  """Runs `finish` and evaluates again: a second row of the last round for each seed."""
   states, metrics = trainer.finish(states)
   metrics = {name: values[:, None] for name, values in metrics.items()}
   return states, *_evaluate(
@@ -119,9 +119,9 @@ def _finish(experiment, trainer, states, rows):
 
 
 def _evaluate(experiment, trainer, states, done, metrics, seconds, rows):
-  """Returns new rows of metrics.csv, one a seed, and of clients.csv, one a seed and client.
+  """Returns new rows of metrics.csv, one per seed, and of clients.csv, one per seed and client.
 
-  In metrics.csv, what is not measured now stays.
+  In metrics.csv, metrics that are not measured now keep their previous values.
   """
   last = {row['seed']: row for row in rows[-len(experiment.seeds):]}
   traffic = experiment.algorithm.traffic
@@ -149,7 +149,7 @@ def _evaluate(experiment, trainer, states, done, metrics, seconds, rows):
 
 
 def _client_rows(done: int, seed: int, ids: np.ndarray, tables: dict) -> list[dict]:
-  """Returns a row a client of values [K], and [K, M] in a column each, NAME/0 and so on."""
+  """Returns one row per client from values [K], or [K, M] in columns NAME/0, NAME/1, ..."""
   columns = {}
   for name, values in tables.items():
     columns |= {name: values} if values.ndim == 1 else {
@@ -160,7 +160,7 @@ def _client_rows(done: int, seed: int, ids: np.ndarray, tables: dict) -> list[di
 
 
 def _records(experiment: Experiment, metrics: dict, done: int) -> dict[str, list[dict]]:
-  """Returns the rows of the algorithm's own tables for the latest rounds, up to `done`."""
+  """Returns the rows of the algorithm's own tables for the newest rounds, up to `done`."""
   tables = {}
   for table, columns in metrics.get('records', {}).items():
     valid = columns.get('valid', np.ones_like(next(iter(columns.values())), bool))
@@ -174,15 +174,15 @@ def _records(experiment: Experiment, metrics: dict, done: int) -> dict[str, list
 
 
 def _selected(rows: list[dict], seed: int, criterion: str) -> list[float]:
-  """Returns one seed's values of the validation metric that selects, more is better."""
+  """Returns one seed's values of the selection criterion; higher is better."""
   sign = -1 if criterion.endswith('loss') else 1
   values = [sign * row[criterion] for row in rows if row['seed'] == seed and criterion in row]
-  # A finite model may have a loss of NaN, which NumPy would take for the largest number.
+  # A finite model may have a loss of NaN, which np.argmax would select as the largest.
   return [-np.inf if np.isnan(value) else value for value in values]
 
 
 def _keep_best(experiment, states, best, rows, fresh):
-  """Replaces the best states of the seeds that have just improved."""
+  """Replaces the best states of the seeds whose criterion has improved."""
   if not experiment.keep_best:
     return ()
   criterion = experiment.criterion
@@ -195,17 +195,17 @@ def _keep_best(experiment, states, best, rows, fresh):
 
 
 def finished(rows: list[dict]) -> bool:
-  """Says whether a run's algorithm has finished: the last round then has two rows a seed."""
+  """Returns whether `finish` was run: then the last round has two rows per seed."""
   last = [row['round'] for row in rows if row['seed'] == rows[-1]['seed']][-2:]
   return len(last) == 2 and last[0] == last[1]
 
 
-def _over(rows, experiment) -> bool:
+def _is_over(rows, experiment) -> bool:
   return finished(rows) or _patience_ran_out(rows, experiment)
 
 
 def _patience_ran_out(rows, experiment) -> bool:
-  """Says whether no seed has improved on validation for so many evaluations."""
+  """Returns whether no seed has improved on validation for `patience` evaluations."""
   if not experiment.patience or not rows:
     return False
   waited = []
@@ -223,7 +223,7 @@ def _headline(fresh, metrics, seconds):
 
 
 def summarize(experiment: Experiment, rows: list[dict]) -> dict:
-  """Returns last and validation-selected metrics, mean and std over seeds, and costs."""
+  """Returns the summary: last and validation-selected metrics over seeds, and costs."""
   return figures(rows, experiment.seeds, experiment.criterion) | {
       'rounds_requested': experiment.rounds,
       'criterion': experiment.criterion,
@@ -236,11 +236,11 @@ def summarize(experiment: Experiment, rows: list[dict]) -> dict:
 
 
 def figures(rows: list[dict], seeds: Sequence[int], criterion: str) -> dict:
-  """Returns what a summary takes from the rows of metrics.csv alone.
+  """Returns the part of a summary that depends only on the rows of metrics.csv.
 
   Args:
-    rows: of all seeds.
-    seeds: in which order their values are.
+    rows: rows of all seeds.
+    seeds: the order of the values per seed.
     criterion: the metric that selects a round of each seed.
   """
   by_seed = [[row for row in rows if row['seed'] == seed] for seed in seeds]
@@ -257,7 +257,7 @@ def figures(rows: list[dict], seeds: Sequence[int], criterion: str) -> dict:
 
 
 def over_seeds(rows: list[dict]) -> dict:
-  """Returns {metric: {mean, std, seeds: values}}; std is the sample's (0 for one seed)."""
+  """Returns {metric: {mean, std, seeds: values}}; std is the sample std (0 for one seed)."""
   table = {}
   for name in set.intersection(*map(set, rows)) - {'seed'}:
     values = [float(row[name]) for row in rows]
@@ -267,9 +267,9 @@ def over_seeds(rows: list[dict]) -> dict:
 
 
 def peak_memory() -> int:
-  """Returns the peak bytes in use: of the device, or of the process on a CPU.
+  """Returns the peak memory in bytes: of the device, or of the process on a CPU.
 
-  Where the system does not keep a process's peak, it is what the process uses now.
+  If the system does not record the peak of a process, it is the current usage.
   """
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'peak_bytes_in_use' in stats:
@@ -282,4 +282,4 @@ def peak_memory() -> int:
   except ImportError:
     return used.rss
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return peak if sys.platform == 'darwin' else 1024 * peak  # In bytes there, in KiB elsewhere.
+  return peak if sys.platform == 'darwin' else 1024 * peak  # Bytes on macOS, else KiB.

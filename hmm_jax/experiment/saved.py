@@ -1,4 +1,4 @@
-"""A run as it lies in its folder: config, metrics, states, models and predictions."""
+"""Saved runs: config, metrics, states, models and predictions from the folder of a run."""
 
 from functools import cached_property
 import os
@@ -20,14 +20,14 @@ from hmm_jax.types import Array, Dataset, Experiment, Federation, InputError, Mi
 
 
 class Run:
-  """A run in its folder, finished or not; what takes time is made when it is asked for.
+  """A run loaded from its folder, finished or not; properties are loaded or computed lazily.
 
-  config:     its settings.
-  metrics:    the rows of metrics.csv, one for each evaluation and seed.
-  summary:    the content of summary.json; None before the end.
-  dataset, federation, experiment: what it was trained on and with, made anew from its config.
+  config:     the settings of the run.
+  metrics:    the rows of metrics.csv, one per evaluation and seed.
+  summary:    the content of summary.json; None for an unfinished run.
+  dataset, federation, experiment: its data and experiment, rebuilt from the config.
   model:      the network.
-  states:     those of the newest checkpoint, leading axis seeds.
+  states:     states of the newest checkpoint, with a leading axis of seeds.
   """
 
   def __init__(self, folder: str, config: ConfigDict):
@@ -35,10 +35,10 @@ class Run:
 
   @classmethod
   def load(cls, folder: str) -> 'Run':
-    """Reads the run of a folder.
+    """Loads the run in a folder.
 
     Raises:
-      InputError: there is none, or its config can't be read.
+      InputError: the folder has no run, or its config is invalid.
     """
     saved = Workdir(folder).read_json('config.json') if os.path.isdir(folder) else None
     if saved is None:
@@ -82,22 +82,23 @@ class Run:
 
   @property
   def rounds(self) -> int:
-    """The rounds of the newest checkpoint.
+    """The number of rounds at the newest checkpoint.
 
     Raises:
       InputError: there is no checkpoint.
     """
-    newest = self._checkpoints.latest()
+    # Checked first, because Orbax creates the folder if it is absent.
+    newest = self._checkpoints.latest() if 'checkpoints' in self.folder.results() else None
     if newest is None:
-      raise InputError(f'got {self.folder.path} without a checkpoint; expected a run that has saved '
-                       'one')
+      raise InputError(f'got {self.folder.path} without a checkpoint; expected the folder of a '
+                       'run with a checkpoint')
     return newest
 
   @cached_property
   def states(self) -> PyTree:
-    shapes = self.trainer.shapes
+    rounds, shapes = self.rounds, self.trainer.shapes
     like = Progress(shapes, shapes if self.config.keep_best else ())
-    return self.trainer.place(self._checkpoints.restore(self.rounds, like).states)
+    return self.trainer.place(self._checkpoints.restore(rounds, like).states)
 
   def models(self, seed: int | None = None) -> dict[str, Any]:
     """Returns the models of one seed: {'global': variables, 'clients': stacked, ...}.
@@ -106,7 +107,7 @@ class Run:
       seed: a training seed; None for the first.
 
     Raises:
-      InputError: there is no such seed, or no checkpoint.
+      InputError: an unknown seed, or no checkpoint.
     """
     if seed is not None and seed not in self.seeds:
       raise InputError(f'got {self.folder.path}@{seed}; expected one of its seeds '
@@ -116,24 +117,23 @@ class Run:
 
   def predict(self, x: PyTree, *, view: str = 'global', client: int | None = None,
               seed: int | None = None) -> Array:
-    """Returns the probabilities of classes for inputs as they are stored: [B, C] float32.
+    """Returns class probabilities for inputs in the stored format: [B, C] float32.
 
     Args:
       x: [B, ...], such as uint8 images.
-      view: one of `models`.
-      client: position of the client whose model predicts, in a view of stacked models.
+      view: key of `models`.
+      client: position of the client whose model is used; needed for a view of stacked models.
       seed: as in `models`.
 
     Raises:
-      InputError: there is no such view, or it needs a client.
+      InputError: an unknown view, or a stacked view without a client.
     """
     views = self.models(seed)
     if view not in views:
       raise InputError(f'got view={view}; expected one of {", ".join(views)}')
     variables = views[view]
-    if view in STACKED and client is None:
-      raise InputError(f'got view={view} without a client; expected client from 0 to '
-                       f'{self.config.clients - 1}')
+    if view in STACKED:
+      _check_client(view, client, len(self.federation.clients.id))
     apply = jax.jit(lambda variables, x: jax.nn.softmax(self.model.apply(variables, x)[0]))
     if isinstance(variables, Mixture):
       each = jnp.stack([apply(jax.tree.map(lambda leaf, m=m: leaf[m], variables.models), x)
@@ -146,3 +146,10 @@ class Run:
   @cached_property
   def _checkpoints(self) -> Checkpoints:
     return Checkpoints(self.folder.file('checkpoints'), self.config.keep)
+
+
+def _check_client(view, client, total):
+  if client is None:
+    raise InputError(f'got view={view} without a client; expected client from 0 to {total - 1}')
+  if not 0 <= client < total:
+    raise InputError(f'got client={client}; expected from 0 to {total - 1}')

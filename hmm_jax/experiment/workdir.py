@@ -1,4 +1,4 @@
-"""The folder of a run: its files, written so that a kill loses nothing."""
+"""The folder of a run: files that stay consistent if the process is killed."""
 
 import contextlib
 import csv
@@ -9,15 +9,12 @@ import tempfile
 
 from hmm_jax.types import InputError
 
-# Columns of metrics.csv that are not measurements.
-BOOKKEEPING = ('round', 'seed', 'seconds', 'bytes_up', 'bytes_down')
-
 
 class Workdir:
   """The folder of one run: config, metrics, tables, summary, plots, checkpoints.
 
-  Files are replaced whole, so a reader or a kill never sees half of one; but tables, such as
-  clients.csv, grow, and what a kill has left half done there is dropped on resuming.
+  Files are replaced atomically. Tables, such as clients.csv, are appended to instead;
+  incomplete rows of a killed process are dropped on resuming.
   """
 
   def __init__(self, path: str):
@@ -27,10 +24,10 @@ class Workdir:
     return os.path.join(self.path, *names)
 
   def check_writable(self, flag: str = 'workdir'):
-    """Raises InputError unless the folder exists and is writable, or can be made.
+    """Raises InputError unless the folder is writable or can be created.
 
     Args:
-      flag: what the user has named it by.
+      flag: name of the user's flag, for the error.
     """
     folder = os.path.abspath(self.path)
     while not os.path.lexists(folder):
@@ -38,18 +35,22 @@ class Workdir:
     try:
       tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-      raise InputError(f'got {flag}={self.path}; expected a folder that can be written, but '
-                       f'{folder}: {error.strerror}') from error
+      raise InputError(f'got {flag}={self.path}; expected a writable folder, but {folder}: '
+                       f'{error.strerror}') from error
 
   def results(self) -> list[str]:
-    """Names what a run has left here so far."""
+    """Returns the names of the results of a run in this folder."""
     names = [name for name in ('metrics.csv', 'clients.csv', 'summary.json')
              if os.path.lexists(self.file(name))]
     saved = self.file('checkpoints')
     return names + (['checkpoints'] if os.path.isdir(saved) and os.listdir(saved) else [])
 
   def read_json(self, name: str) -> dict | None:
-    """Returns a file's content, None if it is absent; InputError if it is damaged."""
+    """Returns the content of a JSON file of a run; None if it is absent.
+
+    Raises:
+      InputError: it is damaged, or not of a run.
+    """
     try:
       with open(self.file(name)) as f:
         content = json.load(f)
@@ -67,25 +68,25 @@ class Workdir:
       f.write('\n')
 
   def read_metrics(self) -> list[dict]:
-    """Returns the rows of metrics.csv; none if it is absent."""
+    """Returns the rows of metrics.csv; an empty list if it is absent."""
     return self._parse('metrics.csv', self._lines('metrics.csv'), {'round', 'seed', 'seconds'})
 
   def read_table(self, name: str) -> list[dict]:
-    """Returns the rows of NAME.csv; none if it is absent."""
+    """Returns the rows of NAME.csv; an empty list if it is absent."""
     return self._parse_table(name, self._lines(f'{name}.csv'))
 
   def write_metrics(self, rows: list[dict]):
-    """Writes a column for every metric; one that a row lacks stays empty."""
+    """Writes metrics.csv with one column per metric; missing values are left empty."""
     self._write_rows('metrics.csv', rows)
 
   def append_table(self, name: str, rows: list[dict]):
-    """Adds rows to NAME.csv, which may be too many to write again each time."""
+    """Appends rows to NAME.csv, which may be too large to be rewritten each time."""
     if not rows:
       return
     rows = [{column: '' if value != value else value for column, value in row.items()}
             for row in rows]
     header = next(csv.reader(self._lines(f'{name}.csv', most=1)), [])
-    if not rows[0].keys() <= set(header):  # A new file, or one from before a column.
+    if not rows[0].keys() <= set(header):  # A new file, or one that lacks a column.
       self._write_rows(f'{name}.csv', self.read_table(name) + rows)
       return
     with open(self.file(f'{name}.csv'), 'a', newline='') as f:
@@ -94,10 +95,10 @@ class Workdir:
       os.fsync(f.fileno())
 
   def drop_table(self, name: str, *, after: int):
-    """Drops from NAME.csv what a kill has left of later rounds, half a line included.
+    """Drops the rows of NAME.csv after a round, and an incomplete last line.
 
     Raises:
-      InputError: it is damaged otherwise, or not of a run.
+      InputError: the file is damaged otherwise, or not of a run.
     """
     header, *lines = self._lines(f'{name}.csv') or ['']
     whole = [line for line in lines if line.endswith('\n') and line.strip()]
@@ -111,7 +112,7 @@ class Workdir:
         f.writelines([header, *kept])
 
   def _lines(self, name: str, most: int | None = None) -> list[str]:
-    """Returns the lines of a file, all or so many; none if it is absent."""
+    """Returns the lines of a file, all or the first `most`; an empty list if it is absent."""
     try:
       with open(self.file(name), newline='') as f:
         return list(itertools.islice(f, most))
@@ -127,7 +128,8 @@ class Workdir:
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
       raise InputError(f'got a damaged {self.file(name)}; expected numbers') from error
     if not all(columns <= row.keys() for row in rows):
-      raise InputError(f'got a foreign {self.file(name)}; expected that of a run')
+      raise InputError(f'got a foreign {self.file(name)}; expected that of a run, with columns '
+                       f'{", ".join(sorted(columns))}')
     return rows
 
   def _parse_table(self, name: str, lines: list[str]) -> list[dict]:

@@ -1,8 +1,8 @@
 """Merges saved models: python -m hmm_jax.merge --method=NAME --models=A,B,... --out=DIR
 
-A model is a file (safetensors, npz) or the folder of a run, FOLDER@SEED for another seed than its
-first. --help lists the flags, --method=list the methods and what each one needs. Bad input is one
-line on stderr and exit code 2, and nothing is written.
+A model is a file (safetensors, npz) or the folder of a run; FOLDER@SEED selects another seed than
+the first. --help lists the flags, --method=list the methods and their needs. Invalid input gives
+one line on stderr and exit code 2, and nothing is written.
 """
 
 from collections.abc import Sequence
@@ -20,25 +20,26 @@ from hmm_jax.registry import REQUIRED, Operator, find, read_settings
 from hmm_jax.report.screen import Screen, fail
 from hmm_jax.types import Array, InputError
 
-METHOD = flags.DEFINE_string('method', None, 'Which operator; list shows them all.')
-MODELS = flags.DEFINE_list('models', [], 'What is merged: files, or folders of runs.')
-BASE = flags.DEFINE_string('base', None, 'What all were trained from, for methods that need it.')
-WEIGHTS = flags.DEFINE_list('weights', [], 'One number a model, for methods that take them.')
+METHOD = flags.DEFINE_string('method', None, 'Name of the merge operator; list shows all.')
+MODELS = flags.DEFINE_list('models', [], 'Models to merge: files, or folders of runs.')
+BASE = flags.DEFINE_string(
+    'base', None, 'Base model from which all models were trained, for methods that need it.')
+WEIGHTS = flags.DEFINE_list('weights', [], 'One weight per model, for methods that take weights.')
 SET = flags.DEFINE_multi_string('set', [], 'A setting of the method, key=value; may be repeated.')
 OUT = flags.DEFINE_string('out', None, 'Folder for merged.safetensors (or .npz) and merge.json.')
 SEED = flags.DEFINE_integer(
-    'seed', 0, 'Of what is drawn.', lower_bound=0, upper_bound=2**31 - 1)
-DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Merge and show, but write nothing.')
+    'seed', 0, 'Seed of random draws.', lower_bound=0, upper_bound=2**31 - 1)
+DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Merge and print, but write nothing.')
 EVALUATE = flags.DEFINE_string(
-    'evaluate', None, 'Config file or folder of a run, for the network and the data: scores all '
-    'models and the merged one, and serves methods that need data.')
+    'evaluate', None, 'Config file or folder of a run that defines network and data, to score all '
+    'models and the merged one, and for methods that need data.')
 
 BATCH = flags.DEFINE_integer(
-    'batch', 64, 'Examples at a time, for methods that learn from data.', lower_bound=1)
+    'batch', 64, 'Examples per minibatch, for methods that learn from data.', lower_bound=1)
 
 
 def main(argv: Sequence[str]):
-  """Does what the flags say; absl has parsed them."""
+  """Runs the command with the parsed flags."""
   if len(argv) > 1:
     raise InputError(f'got argument {argv[1]}; expected only --flags')
   screen = Screen()
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]):
                  [[name, ', '.join(operator.needs), _shown(operator.settings)]
                   for name, operator in OPERATORS.items()])
     return
-  logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that is not there.
+  logging.set_verbosity(logging.WARNING)  # JAX logs every backend that is absent.
   operator, settings = chosen()
   check_needs(operator)
   out = None if DRY_RUN.value else free_folder(OUT.value)
@@ -66,10 +67,10 @@ def main(argv: Sequence[str]):
 
 
 def chosen() -> tuple[Operator, dict]:
-  """Returns the operator of --method and the settings that were given.
+  """Returns the operator of --method and the given settings.
 
   Raises:
-    InputError: there is none, or a setting does not suit it.
+    InputError: an unknown operator, or an invalid or missing setting.
   """
   if not METHOD.value:
     raise InputError(f'got no --method; expected one of {", ".join(OPERATORS)}, or list')
@@ -79,8 +80,8 @@ def chosen() -> tuple[Operator, dict]:
     raise InputError(f'got --set weights={given["weights"]}; expected --weights=...')
   if WEIGHTS.value:
     if 'weights' not in operator.settings:
-      raise InputError(f'got --weights with --method={operator.name}; expected none, for it takes '
-                       'no weights')
+      raise InputError(f'got --weights with --method={operator.name}; expected no --weights, as '
+                       'the method does not take weights')
     given['weights'] = numbers('weights', WEIGHTS.value)
     check_weights(given['weights'], len(MODELS.value))
   for key, setting in operator.settings.items():
@@ -98,33 +99,37 @@ def numbers(name: str, values: Sequence[str]) -> list[float]:
 
 
 def free_folder(path: str | None) -> str:
-  """Raises InputError unless --out can be a new folder, or one without a merge."""
+  """Returns the absolute path of --out.
+
+  Raises:
+    InputError: --out is missing, not writable, or already has a merged model.
+  """
   if not path:
     raise InputError('got no --out; expected a folder, or --dry_run')
   taken = [name for name in ('merge.json', *(f'merged{s}' for s in files.SUFFIXES))
            if os.path.lexists(os.path.join(path, name))]
   if taken or os.path.isfile(path):
-    raise InputError(f'got --out={path}, where {taken[0] if taken else "a file"} is already; '
+    raise InputError(f'got --out={path}, where {taken[0] if taken else "a file"} exists; '
                      'expected a new folder')
   Workdir(path).check_writable('--out')
   return os.path.abspath(path)
 
 
 def check_needs(operator: Operator):
-  """Raises InputError unless the flags give what the operator needs."""
+  """Raises InputError unless the flags meet the needs of the operator."""
   name, count = operator.name, len(MODELS.value)
   if 'base' in operator.needs and not BASE.value:
-    raise InputError(f'got --method={name} without --base; expected the model that all were '
-                     'trained from')
+    raise InputError(f'got --method={name} without --base; expected --base=PATH of the model that '
+                     'all were trained from')
   if 'two models' in operator.needs and count != 2:
     raise InputError(f'got --method={name} with {count} models; expected two')
   if 'network' in operator.needs and not EVALUATE.value:
-    raise InputError(f'got --method={name} without --evaluate; expected a config file or the '
-                     'folder of a run, for its network and its data')
+    raise InputError(f'got --method={name} without --evaluate; expected --evaluate=PATH of a '
+                     'config file or the folder of a run, for its network and data')
 
 
 def describe(operator: Operator, name: str, x: Array, stacked: Array) -> list:
-  """Returns a row of the table."""
+  """Returns the table row of one tensor."""
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     return [name, x.dtype, x.shape, 'the first model\'s', '']
   how = operator.name
@@ -134,7 +139,7 @@ def describe(operator: Operator, name: str, x: Array, stacked: Array) -> list:
 
 
 def write(out: str, merged: dict):
-  """Writes what was merged, and how; InputError if that can't be."""
+  """Writes the merged model and merge.json; raises InputError if the folder is not writable."""
   suffix = '.npz' if MODELS.value[0].endswith('.npz') else '.safetensors'
   how = {'method': METHOD.value, 'models': MODELS.value, 'base': BASE.value,
          'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value}
@@ -142,16 +147,15 @@ def write(out: str, merged: dict):
     files.save(os.path.join(out, f'merged{suffix}'), merged)
     Workdir(out).write_json('merge.json', how)
   except OSError as error:
-    raise InputError(f'got --out={out}; expected a folder that can be written: '
-                     f'{error.strerror}') from error
+    raise InputError(f'got --out={out}; expected a writable folder: {error.strerror}') from error
 
 
 def _change(x, stacked):
-  """Returns the distance from the mean of the models, in lengths of that mean."""
-  with np.errstate(over='ignore', invalid='ignore'):  # A length may be beyond float32.
+  """Returns the distance from the mean of the models, relative to the norm of that mean."""
+  with np.errstate(over='ignore', invalid='ignore'):  # A norm may overflow float32.
     mean = np.asarray(stacked).mean(axis=0, dtype=np.float32)
-    length, gap = np.linalg.norm(mean), np.linalg.norm(np.asarray(x, np.float32) - mean)
-    return gap / (length or 1)
+    norm, distance = np.linalg.norm(mean), np.linalg.norm(np.asarray(x, np.float32) - mean)
+    return distance / (norm or 1)
 
 
 def _shown(settings) -> str:
@@ -160,7 +164,7 @@ def _shown(settings) -> str:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-  """Parses flags; a wrong one is an InputError like any other."""
+  """Parses flags; raises InputError if one is invalid."""
   try:
     return flags.FLAGS(['--dry_run' if argument == '--dry-run' else argument for argument in argv])
   except flags.Error as error:
@@ -168,7 +172,7 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def entry():
-  """Runs `main`; turns bad input into one line and an exit code."""
+  """Runs `main`; prints an InputError as one line and exits with code 2."""
   try:
     app.run(main, flags_parser=parse)
   except InputError as error:

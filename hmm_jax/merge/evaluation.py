@@ -1,4 +1,4 @@
-"""What models are judged on: a network, and rows to learn from and to test on."""
+"""Evaluation of merged models, with the network and data of a config."""
 
 import os
 from typing import NamedTuple
@@ -8,25 +8,25 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from hmm_jax.client import mappers
+from hmm_jax.client.scoring import score_rows
 from hmm_jax.experiment import build, federation
 from hmm_jax.experiment import config as configs
-from hmm_jax.experiment.evaluate import score_rows
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import landscape
 from hmm_jax.types import Array, Examples, InputError, Model, PyTree
 
 
 class Bench(NamedTuple):
-  """A network and the rows that its models learn from and are judged by."""
+  """A network, with validation examples for merging and test examples for evaluation."""
 
   model: Model
   examples: Examples
-  held_out: Array  # [T] validation rows, for merges that learn
-  test: Array  # [T']
+  held_out: Array  # [T] indices of validation examples, for merges that learn
+  test: Array  # [T'] indices of test examples
 
 
 class Score(NamedTuple):
-  """Accuracy and mean loss on test rows."""
+  """Accuracy and mean loss on test examples."""
 
   accuracy: float
   loss: float
@@ -36,7 +36,7 @@ def read_config(path: str) -> ConfigDict:
   """Reads a config file with get_config, FILE.py or FILE.py:ARGUMENTS, or the config of a run.
 
   Raises:
-    InputError: there is none, or it does not suit.
+    InputError: there is no config, or it is invalid.
   """
   saved = Workdir(path).read_json('config.json') if os.path.isdir(path) else None
   if saved is None and '.py' not in path:
@@ -47,10 +47,10 @@ def read_config(path: str) -> ConfigDict:
 
 
 def bench(path: str) -> Bench:
-  """Makes what a config's models are judged on.
+  """Builds the network and data of a config, to evaluate models.
 
   Raises:
-    InputError: as `read_config`, or of the data.
+    InputError: an invalid config or data set.
   """
   config = read_config(path)
   data = federation.dataset(config)
@@ -60,25 +60,25 @@ def bench(path: str) -> Bench:
 
 
 def score(bench: Bench, variables: PyTree) -> Score:
-  """Scores one model on the test rows."""
+  """Scores one model on the test examples."""
   of = lambda *given: score_rows(bench.model, mappers.one_by_one(), *given, 512)
   right, loss = jax.jit(of)(variables, bench.examples, bench.test)
   return Score(float(jnp.mean(right)), float(jnp.mean(loss)))
 
 
 def barrier(bench: Bench, a: PyTree, b: PyTree) -> float:
-  """Measures the rise of the test loss between two models."""
+  """Returns the barrier of the test loss between two models."""
   return landscape.interpolate(bench.model, a, b, bench.examples, bench.test,
                                mapper=mappers.one_by_one()).barrier
 
 
 def check_like(bench: Bench, variables: PyTree, path: str):
-  """Raises InputError unless a model is one of the bench's network."""
-  wanted = jax.eval_shape(bench.model.init, jax.random.key(0))
+  """Raises InputError unless a model has the parameters of the bench's network."""
+  wanted = bench.model.shapes
   shapes = lambda of: {jax.tree_util.keystr(path): leaf.shape
                        for path, leaf in jax.tree.leaves_with_path(of)}
   ours, theirs = shapes(wanted), shapes(variables)
   differ = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
   if differ:
-    raise InputError(f'got {path}, which is no model of the network to evaluate: {differ[0]} is '
-                     f'{theirs.get(differ[0], "absent")}, expected {ours.get(differ[0], "none")}')
+    raise InputError(f'got {path} with {differ[0]} of shape {theirs.get(differ[0], "none")}; '
+                     f'expected {ours.get(differ[0], "none")}, as in the network of --evaluate')

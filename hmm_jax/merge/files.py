@@ -1,6 +1,6 @@
-"""Files of named tensors: safetensors and npz. What can run code when it is read is refused."""
+"""Files of named tensors: safetensors and npz. Pickles are refused, as they can run code."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 import contextlib
 import os
 import zipfile
@@ -17,10 +17,10 @@ SUFFIXES = ('.safetensors', '.npz')
 
 
 class Tensors:
-  """One file's tensors, each read when it is asked for.
+  """The tensors of one file, read lazily.
 
   shapes: {name: shape}.
-  read:   (name) -> array; InputError if it is damaged, or holds no integers or floats.
+  read:   (name) -> array; raises InputError if it is damaged, or of neither integers nor floats.
   """
 
   def __init__(self, shapes: dict[str, tuple[int, ...]], read: Callable[[str], Array]):
@@ -28,15 +28,15 @@ class Tensors:
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[Tensors]:
+def opened(path: str) -> Generator[Tensors]:
   """Opens a file of tensors.
 
   Raises:
-    InputError: it is absent, damaged, a pickle, or of another kind.
+    InputError: it is absent, damaged, a pickle, or of an unsupported format.
   """
   expected = f'got {path}; expected a file {" or ".join(SUFFIXES)}, or the folder of a run'
   try:
-    pickled = _holds_a_pickle(path)
+    pickled = _is_pickle(path)
   except OSError as error:
     raise InputError(f'{expected}: {error.strerror}') from error
   if pickled:
@@ -48,19 +48,19 @@ def opened(path: str) -> Iterator[Tensors]:
     if path.endswith('.npz'):
       with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
         yield Tensors({name: np.shape(arrays[name]) for name in arrays.files},
-                      _numbers(path, arrays.__getitem__))
+                      _checked(path, arrays.__getitem__))
     else:
       with safe_open(path, framework='np') as file:
         yield Tensors({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()},  # noqa: SIM118
-                      _numbers(path, file.get_tensor))
+                      _checked(path, file.get_tensor))
   except (SafetensorError, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
     if isinstance(error, InputError):
       raise
-    raise InputError(f'got a damaged {path}: {error}') from error
+    raise InputError(f'got a damaged {path}; expected a valid file of tensors: {error}') from error
 
 
 def save(path: str, tensors: dict[str, Array]):
-  """Writes a file of the kind that its suffix names; it is there whole or not at all."""
+  """Writes tensors to a file atomically, in the format of its suffix."""
   path = os.path.abspath(path)
   os.makedirs(os.path.dirname(path), exist_ok=True)
   part = f'{path}.part'
@@ -75,13 +75,13 @@ def save(path: str, tensors: dict[str, Array]):
 
 
 def flatten(tree) -> dict[str, Array]:
-  """Names the leaves of a tree of dicts: {'params/head/bias': ...}."""
+  """Flattens a tree of dicts to {path: leaf}, such as {'params/head/bias': ...}."""
   return {'/'.join(step.key for step in path): leaf
           for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def unflatten(tensors: dict[str, Array]) -> dict:
-  """Returns the tree of dicts that `flatten` names the leaves of."""
+  """Returns the tree of dicts from the result of `flatten`."""
   tree = {}
   for name, leaf in tensors.items():
     *folders, last = name.split('/')
@@ -92,14 +92,15 @@ def unflatten(tensors: dict[str, Array]) -> dict:
   return tree
 
 
-def _numbers(path, read):
-  """Returns `read`, guarded: (name) -> array of integers or floats."""
+def _checked(path, read):
+  """Wraps `read` with a check that the array holds integers or floats."""
 
   def guarded(name):
     try:
       x = np.asarray(read(name))
     except (AttributeError, TypeError) as error:  # NumPy lacks the type.
-      raise InputError(f'got {path}, whose {name} is not to be read: {error}') from error
+      raise InputError(f'got {path} with {name} of an unknown type; expected integers or floats: '
+                       f'{error}') from error
     kinds = jnp.floating, jnp.integer, jnp.bool_
     if x.dtype.itemsize > 8 or not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
       raise InputError(f'got {path} with {name} in {x.dtype}; expected integers, or floats of at '
@@ -109,11 +110,11 @@ def _numbers(path, read):
   return guarded
 
 
-def _holds_a_pickle(path) -> bool:
-  """Says whether a file is a pickle, or PyTorch's zip of one."""
+def _is_pickle(path) -> bool:
+  """Returns whether a file is a pickle, or PyTorch's zip archive of one."""
   with open(path, 'rb') as file:
     start, size = file.read(9), os.fstat(file.fileno()).st_size
-  if start[:1] == b'\x80':  # The length of a safetensors file's header can begin so, too.
+  if start[:1] == b'\x80':  # Also a possible first byte of a safetensors header size.
     return start[8:] != b'{' or int.from_bytes(start[:8], 'little') > size
   try:
     with zipfile.ZipFile(path) as archive:

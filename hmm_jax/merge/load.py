@@ -1,6 +1,6 @@
-"""Saved models as one stack: files of tensors, and the runs of this library."""
+"""Loads saved models as one stack, from files of tensors or folders of runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 import contextlib
 import os
 
@@ -11,17 +11,17 @@ from hmm_jax.experiment.saved import Run
 from hmm_jax.merge import files
 from hmm_jax.types import Array, InputError, PyTree
 
-VIEWS = ('global', 'merged')  # Of a run's models, those that are one for all.
+VIEWS = ('global', 'merged')  # Views with a single model for all clients.
 
 
 def load(paths: Sequence[str]) -> dict[str, Array]:
-  """Loads models as one stack, {name: [K, ...]}, a tensor at a time.
+  """Loads models as one stack, {name: [K, ...]}, one tensor at a time.
 
   Args:
-    paths: of files, or of folders of runs, FOLDER@SEED for another seed than the first.
+    paths: files, or folders of runs; FOLDER@SEED selects another seed than the first.
 
   Raises:
-    InputError: they differ in names or shapes, or hold what is not a number.
+    InputError: the models differ in names, shapes or types, or hold NaN or infinity.
   """
   if not paths:
     raise InputError('got no --models; expected files of tensors, or folders of runs')
@@ -33,15 +33,15 @@ def load(paths: Sequence[str]) -> dict[str, Array]:
 
 
 def load_base(path: str, like: str, stacked: dict[str, Array]) -> dict[str, Array]:
-  """Loads what models were trained from, {name: [...]}.
+  """Loads the base model, {name: [...]}.
 
   Args:
-    path: as above.
-    like: names the first of the models.
-    stacked: these.
+    path: a file or folder, as in `load`.
+    like: path of the first model, for errors.
+    stacked: the models from `load`.
 
   Raises:
-    InputError: it is not of their names, shapes and types, or holds what is not a number.
+    InputError: it differs from them in names, shapes or types, or holds NaN or infinity.
   """
   with source(path) as file:
     check_same(path, file.shapes, like, {name: x.shape[1:] for name, x in stacked.items()})
@@ -49,8 +49,8 @@ def load_base(path: str, like: str, stacked: dict[str, Array]) -> dict[str, Arra
 
 
 @contextlib.contextmanager
-def source(path: str) -> Iterator[files.Tensors]:
-  """Opens a file, or a run's model as if it were one."""
+def source(path: str) -> Generator[files.Tensors]:
+  """Opens a file of tensors, or the model of a run in the same form."""
   folder, seed = path, ''
   if '@' in path and not os.path.exists(path):
     folder, seed = path.rsplit('@', 1)
@@ -63,7 +63,7 @@ def source(path: str) -> Iterator[files.Tensors]:
 
 
 def check_same(path: str, shapes: dict, other: str, wanted: dict):
-  """Raises InputError with the first name or shape in which two models differ."""
+  """Raises InputError if two models differ in the name or shape of a tensor."""
   for name in sorted(shapes.keys() ^ wanted.keys()):
     has, lacks = (path, other) if name in shapes else (other, path)
     raise InputError(f'got {lacks} without the tensor {name} of {has}; expected models of one '
@@ -75,7 +75,7 @@ def check_same(path: str, shapes: dict, other: str, wanted: dict):
 
 
 def stack(name: str, paths: Sequence[str], opened: Sequence[files.Tensors]) -> np.ndarray:
-  """Reads one tensor of every model, as `read` does: [K, ...]."""
+  """Reads one tensor of every model by `read`: [K, ...]."""
   first = read(name, paths[0], opened[0])
   stacked = np.empty((len(paths), *first.shape), first.dtype)
   stacked[0] = first
@@ -86,12 +86,12 @@ def stack(name: str, paths: Sequence[str], opened: Sequence[files.Tensors]) -> n
 
 def read(name: str, path: str, file: files.Tensors, like: str = '',
          dtype: np.dtype | None = None) -> np.ndarray:
-  """Reads one tensor; float64 becomes float32.
+  """Reads one tensor; float64 is converted to float32.
 
   Raises:
-    InputError: it holds NaN or infinity, or is not of the type that it has in `like`.
+    InputError: it holds NaN or infinity, or its type differs from that in `like`.
   """
-  x = file.read(name)
+  x = np.asarray(file.read(name))
   if x.dtype == np.float64:
     with np.errstate(over='ignore'):
       x = x.astype(np.float32)
@@ -104,19 +104,19 @@ def read(name: str, path: str, file: files.Tensors, like: str = '',
 
 
 def placed(x: np.ndarray) -> Array:
-  """Puts floats on the device; integers stay on the host."""
+  """Puts arrays of floats on the device; integers stay on the host."""
   return jnp.asarray(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
 
 def variables_of_run(folder: str, seed: str) -> PyTree:
-  """Loads the one model that a run has for all clients, from its newest checkpoint.
+  """Loads the model of a run that is common to all clients, from its newest checkpoint.
 
   Args:
-    folder: of the run.
+    folder: folder of the run.
     seed: a training seed; '' for the run's first.
 
   Raises:
-    InputError: no checkpoint, no such seed, or only models of the clients' own.
+    InputError: no checkpoint, an unknown seed, or no model for all clients.
   """
   run = Run.load(folder)
   if seed and seed not in map(str, run.seeds):

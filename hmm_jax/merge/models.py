@@ -1,4 +1,4 @@
-"""Saved models in, one model out: what the command and the library share."""
+"""Merges saved models: the functions behind `python -m hmm_jax.merge` and `hmm_jax.merge`."""
 
 from collections.abc import Mapping, Sequence
 import itertools
@@ -14,16 +14,16 @@ from hmm_jax.merging import OPERATORS
 from hmm_jax.registry import Operator, find
 from hmm_jax.types import InputError
 
-# Models of one base have weights with an angle in common; fewer of them say nothing.
-_UNRELATED, _ENOUGH = 0.1, 1000
+# The weights of a model and its base have a cosine well above 0; too few weights tell nothing.
+_MIN_COSINE, _MIN_WEIGHTS = 0.1, 1000
 
 
 class Merged(NamedTuple):
-  """A merged model, {name: tensor}, and what it was made from."""
+  """A merged model, {name: tensor}, with the models that it was merged from."""
 
   merged: dict
-  stacked: dict
-  on: evaluation.Bench | None  # network and data, if they were given
+  stacked: dict  # {name: [K, ...]}
+  on: evaluation.Bench | None  # network and data, if given
 
 
 def merge(method: str, models: Sequence[str], *, base: str | None = None,
@@ -32,28 +32,28 @@ def merge(method: str, models: Sequence[str], *, base: str | None = None,
   """Merges saved models by an operator.
 
   Args:
-    method: name of an operator, or a reference to one of somebody's own.
+    method: name of an operator, or a reference to the record of a user's operator.
     models: paths of safetensors or npz files, or folders of runs (FOLDER@SEED).
     base: the model that all were trained from, for operators that need it.
-    settings: of the operator; `weights` are one number for each model.
+    settings: settings of the operator; `weights` are one number per model.
     evaluate: config file or folder of a run, for operators that need a network and data.
-    seed: of what is drawn.
-    batch: examples at a time, for operators that need data.
-    out: path of a file to write, .safetensors or .npz.
+    seed: seed of random draws.
+    batch: examples per minibatch, for operators that need data.
+    out: path of the file to write, .safetensors or .npz.
 
   Returns:
     {name: tensor}.
 
   Raises:
-    InputError: an unknown operator, models that do not fit, or what the operator lacks.
+    InputError: an unknown operator, incompatible models, or a missing need of the operator.
   """
   operator = find('method', method, OPERATORS, Operator)
   if 'base' in operator.needs and base is None:
-    raise InputError(f'got method={method} without base; expected the model that all were trained '
-                     'from')
+    raise InputError(f'got method={method} without base; expected base=PATH of the model that all '
+                     'were trained from')
   if 'network' in operator.needs and evaluate is None:
-    raise InputError(f'got method={method} without evaluate; expected a config file or the folder '
-                     'of a run, for its network and its data')
+    raise InputError(f'got method={method} without evaluate; expected evaluate=PATH of a config '
+                     'file or the folder of a run, for its network and data')
   made = merge_files(operator, settings or {}, models, base=base, evaluate=evaluate, seed=seed,
                      batch=batch)
   if out:
@@ -63,7 +63,7 @@ def merge(method: str, models: Sequence[str], *, base: str | None = None,
 
 def merge_files(operator: Operator, settings: Mapping[str, Any], models: Sequence[str], *,
                 base: str | None, evaluate: str | None, seed: int, batch: int) -> Merged:
-  """Merges saved models; arguments as in `merge`, checked."""
+  """Merges saved models; arguments are those of `merge`, already checked."""
   how = operator.make(**settings)
   on = evaluation.bench(evaluate) if evaluate else None
   if on and 'network' in operator.needs and not len(on.held_out):
@@ -82,24 +82,26 @@ def merge_files(operator: Operator, settings: Mapping[str, Any], models: Sequenc
 
 
 def check_models(stacked: dict, base: dict | None, models: Sequence[str], path: str | None):
-  """Raises InputError unless there are parameters, and the base can be that of each model."""
+  """Raises InputError without parameters, or if the base is unrelated to a model."""
   names = [name for name, x in stacked.items() if state_dict.is_parameter(name, x)]
   if not names:
     raise InputError(f'got {models[0]} without parameters; expected tensors of floats')
-  weights = [name for name in names if base and base[name].ndim > 1]
-  if sum(base[name].size for name in weights) < _ENOUGH:
+  if not base:
+    return
+  weights = [name for name in names if base[name].ndim > 1]
+  if sum(base[name].size for name in weights) < _MIN_WEIGHTS:
     return
   for k, model in enumerate(models):
     products = [_products(base[name], stacked[name], k) for name in weights]
     cross, start, own = np.sum(products, axis=0)
     cosine = cross / np.sqrt(max(start * own, 1e-30))
-    if start and cosine < _UNRELATED:
+    if start and cosine < _MIN_COSINE:
       raise InputError(f'got --base={path}, whose weights have a cosine of {cosine:.3f} with '
                        f'those of {model}; expected the model that all were trained from')
 
 
 def check_finite(merged: dict):
-  """Raises InputError if there is a NaN or an infinity."""
+  """Raises InputError if the merged model has a NaN or an infinity."""
   for name, x in merged.items():
     if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(np.asarray(x)).all():
       raise InputError(f'got NaN or infinity in {name} of the merged model; expected settings and '
@@ -107,7 +109,8 @@ def check_finite(merged: dict):
 
 
 def scores(made: Merged, name: str, paths: Sequence[str]) -> list[list[str]]:
-  """Scores each model and the merged one; the barrier is between neighbors in the list."""
+  """Returns table rows: scores of each model and the merged one, barriers of consecutive models."""
+  assert made.on
   models = [files.unflatten(one) for one in tree.unstack(made.stacked)]
   shown = lambda score: [f'{value:.4f}' for value in score]
   rows = [[path, *shown(evaluation.score(made.on, model))]
@@ -120,7 +123,7 @@ def scores(made: Merged, name: str, paths: Sequence[str]) -> list[list[str]]:
 
 
 def _products(start, stacked, k):
-  """Returns the inner products of the start and the k-th model, and of each with itself."""
+  """Returns the inner products of base and k-th model, base and base, k-th model and itself."""
   flat = lambda x: np.asarray(x, np.float32).ravel()
   start, own = flat(start), flat(np.asarray(stacked)[k])
   return np.array([np.vdot(start, own), np.vdot(start, start), np.vdot(own, own)])

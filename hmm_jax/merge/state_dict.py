@@ -1,7 +1,7 @@
-"""Whole models merged: parameters by an operator, running statistics pooled or estimated anew.
+"""Merges state dicts: parameters by an operator, running statistics pooled or recalibrated.
 
-A model is a dict of named tensors, of this library or of PyTorch. What is no float, such as a
-counter of batches, is the first model's.
+A model is a dict of named tensors, of this library or of PyTorch. Tensors that are not floats,
+such as a counter of batches, are taken from the first model.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,15 +28,15 @@ def merge(operator: Operator, how: Callable, stacked: dict[str, Array],
   """Merges K models.
 
   Args:
-    operator: its record.
-    how: what it makes.
+    operator: record of the operator.
+    how: the merge function, made by `operator.make`.
     stacked: {name: [K, ...]}.
     base: {name: [...]}, for operators that need it.
-    key: of what is drawn.
-    on: the network and the held-out rows, for operators that need them; running statistics are
-      then estimated on these rows.
-    shares: [K], of the models in running statistics that are pooled.
-    batch: rows at a time, for operators that need data.
+    key: seeds random draws.
+    on: the network and held-out examples, for operators that need them; running statistics are
+      then recalibrated on these examples.
+    shares: [K], weights of the models in pooled running statistics.
+    batch: examples per minibatch, for operators that need data.
 
   Returns:
     {name: [...]}.
@@ -51,7 +51,7 @@ def merge(operator: Operator, how: Callable, stacked: dict[str, Array],
 
 
 def shares(settings: Mapping[str, Any], count: int) -> Array:
-  """Returns K models' shares in running statistics: their weights, equal if one is below 0."""
+  """Returns K models' weights in running statistics: those of the merge, or equal if any is < 0."""
   weights = settings.get('weights')
   if 't' in settings:
     weights = [1 - settings['t'], settings['t']]
@@ -61,13 +61,13 @@ def shares(settings: Mapping[str, Any], count: int) -> Array:
 
 
 def is_parameter(name: str, x: Array) -> bool:
-  """Tells parameters from running statistics and counters."""
+  """Returns whether a tensor is a parameter, not a running statistic or a counter."""
   running = name.startswith('batch_stats/') or name.split('.')[-1] in _RUNNING
   return jnp.issubdtype(x.dtype, jnp.inexact) and not running
 
 
 def _learned(how, stacked, base, key, on, batch):
-  """Merges by what the network does on held-out rows."""
+  """Merges by an operator that runs the network on held-out examples."""
   rows = minibatches(key, on.held_out, batch=batch, steps=-(-len(on.held_out) // batch))
 
   def work(stacked, start, examples, rows, key):
@@ -80,7 +80,7 @@ def _learned(how, stacked, base, key, on, batch):
 
 
 def _pooled(name, stacked, shares):
-  """Pools a running statistic; anything else is that of the first model."""
+  """Pools a running statistic; tensors that are not floats are taken from the first model."""
   x = stacked[name]
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     return x[0]

@@ -1,6 +1,6 @@
-"""Merge operators: one operator, one file, each with its record at the end.
+"""Merge operators: one file per operator, each with its record at the end.
 
-This is the registry: an operator is built in when its file is named here.
+This is the registry: an operator is built in if its file is listed here.
 """
 
 from hmm_jax.registry import Operator, records

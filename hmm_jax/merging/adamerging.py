@@ -1,4 +1,4 @@
-"""AdaMerging: factors of the task vectors that make predictions confident."""
+"""AdaMerging: coefficients of task vectors, learned by entropy minimization."""
 
 from collections.abc import Callable
 
@@ -26,16 +26,16 @@ from hmm_jax.types import Array, InputError, PyTree
 
 def learn_factors(stacked: PyTree, base: PyTree, loss: Callable, batches: PyTree, *, unit: PyTree,
                initial: float, lr: float) -> Soup:
-  """Learns theta_0 + sum_k lambda_ku delta_k, with lambda from 0 to 1, by Adam.
+  """Returns theta_0 + sum_k lambda_ku delta_k, with lambda in [0, 1] learned by Adam.
 
-  After each step what has left the interval is brought back (the authors clip what they merge,
-  where the gradient dies).
+  After each step lambda is clipped to the interval (the authors clip it inside the merge, where
+  the gradient vanishes).
 
   Args:
     stacked: leaves [K, ...].
     base: theta_0.
     loss: (params, batch) -> scalar: mean `entropy` of predictions without labels.
-    batches: [T, ...], one a step.
+    batches: [T, ...], one per step.
     unit: of each leaf.
     initial: lambda before the first step.
     lr: of Adam.
@@ -43,8 +43,8 @@ def learn_factors(stacked: PyTree, base: PyTree, loss: Callable, batches: PyTree
   Reference: Yang, Wang, Shen, Liu, Guo, Wang, Tao. AdaMerging: Adaptive Model Merging for
     Multi-Task Learning. ICLR 2024. arXiv:2310.02575.
   """
-  start, updates = jax.tree.map(wide, base), deltas(stacked, base)
-  mix = lambda c: cast(atlas.merge(start, c, unit, updates), base)
+  origin, updates = jax.tree.map(wide, base), deltas(stacked, base)
+  mix = lambda c: cast(atlas.merge(origin, c, unit, updates), base)
   c = jnp.full((tree.count(stacked), atlas.count(unit)), initial)
   c = adam(lambda c, batch: loss(mix(c), batch), c, batches, lr, lambda c: jnp.clip(c, 0, 1))
   return Soup(mix(c), c)
@@ -58,10 +58,10 @@ def entropy(logits: Array) -> Array:
 
 def adamerging(*, by: str = 'layer', initial: float = 0.3, lr: float = 1e-3,
                steps: int = 500) -> Callable:
-  """Returns AdaMerging by the entropy of predictions on the rows, whose labels are not read.
+  """Returns AdaMerging, by the entropy of predictions on examples whose labels are not read.
 
   Args:
-    by: what has a lambda of its own, one of `UNITS`.
+    by: which parameters share a lambda, one of `UNITS`.
     initial: lambda before the first step, from 0 to 1.
     lr: of Adam.
     steps: of one batch each.
@@ -83,7 +83,7 @@ def adamerging(*, by: str = 'layer', initial: float = 0.3, lr: float = 1e-3,
 OPERATOR = Operator(
     'adamerging', adamerging, ('base', 'network', 'data'),
     {'by': BY._replace(default='layer'),
-     'initial': Setting(0.3, 'factor before the first step', at_least=0, at_most=1),
+     'initial': Setting(0.3, 'initial coefficient', at_least=0, at_most=1),
      'lr': LR._replace(default=1e-3), 'steps': Setting(500, 'steps of one minibatch', at_least=1)},
-    summary="task arithmetic by each layer's own factors, learned for confident predictions",
+    summary='task arithmetic with a coefficient per layer, learned by entropy minimization',
     paper='Yang et al. ICLR 2024. arXiv:2310.02575')

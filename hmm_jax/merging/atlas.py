@@ -1,15 +1,15 @@
-"""A model atlas: a buffer of the clients' latest updates, and the models in its span.
+"""Model atlas: a buffer of the clients' latest updates, and the models in their span.
 
-An anchor a_k is an update: the parameters that a client came back with, less those that it
-was sent. With a unit u for each leaf, the atlas spans the models
+An anchor a_k is an update: the parameters that a client returned minus those that it was sent.
+With a unit u for each leaf, the atlas spans the models
 
   x[u] + sum_k w_ku a_k[u],   w_ku = c_ku s_u / |a_k|
 
-of which the c are searched for: coefficients of anchors that are all as long as their median
-s_u. Where lengths are measured a unit each, |a_k| is |a_k[u]|.
+in which the c are searched for: coefficients of anchors that are scaled to their median norm
+s_u. If norms are per unit, |a_k| is |a_k[u]|.
 
-A unit is what has a coefficient of its own, as in recombine.py: a tree of whole numbers from
-0 in the structure of the parameters.
+A unit is a set of leaves that share a coefficient, as in recombine.py: `unit` is a tree of
+integers from 0 in the structure of the parameters.
 """
 
 from collections.abc import Callable
@@ -26,17 +26,17 @@ EMPTY = -1
 
 
 class Atlas(NamedTuple):
-  """A slots; their number, and all shapes, never change."""
+  """A buffer of A slots; all shapes are fixed."""
 
   updates: PyTree  # [A, ...], of parameters
   owner: Array  # [A] int32, a client's id or EMPTY
-  came: Array  # [A] int32, in which round
+  came: Array  # [A] int32, round of the update
   score: Array  # [A] float32, a moving average of its coefficients
   strikes: Array  # [A] int32, rounds in a row with a score below 0
 
 
 def empty(params: PyTree, slots: int) -> Atlas:
-  """Returns an atlas of empty slots for updates of such parameters."""
+  """Returns an atlas of empty slots for updates of parameters like `params`."""
   zeros = jnp.zeros(slots, jnp.int32)
   return Atlas(tree.zeros(tree.repeat(params, slots)), zeros + EMPTY, zeros,
                jnp.zeros(slots, jnp.float32), zeros)
@@ -44,17 +44,17 @@ def empty(params: PyTree, slots: int) -> Atlas:
 
 def add(atlas: Atlas, updates: PyTree, ids: Array, now: Array, *,
         first_to_go: Callable) -> tuple[Atlas, Array]:
-  """Puts the updates of m <= A clients into the atlas.
+  """Adds the updates of m <= A clients to the atlas.
 
-  An update replaces its client's older one, whose score it inherits; else it takes an empty
-  slot, else that of another client.
+  An update replaces its client's older one, whose score it inherits; otherwise it takes an empty
+  slot, or else that of another client.
 
   Args:
-    atlas: as it was.
+    atlas: the atlas before.
     updates: [m, ...].
     ids: [m], all different.
     now: the round.
-    first_to_go: (atlas) -> [A], least for the anchor that makes room: `oldest` or `worst`.
+    first_to_go: (atlas) -> [A], lowest for the anchor to be evicted: `oldest` or `worst`.
 
   Returns:
     The atlas and the slots [m] of the updates.
@@ -66,22 +66,22 @@ def add(atlas: Atlas, updates: PyTree, ids: Array, now: Array, *,
   slots = jnp.where(known, same.argmax(axis=1), free[jnp.cumsum(~known) - 1])
   keep = lambda values: values.at[slots].set(jnp.where(known, values[slots], 0))
   return Atlas(
-      tree.put(atlas.updates, slots, updates), atlas.owner.at[slots].set(ids),
-      atlas.came.at[slots].set(now), keep(atlas.score), keep(atlas.strikes)), slots
+      tree.put(atlas.updates, slots, updates), jnp.asarray(atlas.owner).at[slots].set(ids),
+      jnp.asarray(atlas.came).at[slots].set(now), keep(atlas.score), keep(atlas.strikes)), slots
 
 
 def oldest(atlas: Atlas) -> Array:
-  """Lets the anchor go that came first."""
+  """Returns the rounds of the anchors: the oldest is evicted first."""
   return atlas.came.astype(jnp.float32)
 
 
 def worst(atlas: Atlas) -> Array:
-  """Lets the anchor of the lowest score go."""
+  """Returns the scores of the anchors: the lowest is evicted first."""
   return atlas.score
 
 
 def judge(atlas: Atlas, coefficients: Array, *, decay: float) -> Atlas:
-  """Averages the coefficients [A, U] into the scores, and counts strikes."""
+  """Updates the scores, moving averages of the coefficients [A, U], and the strikes."""
   filled = atlas.owner != EMPTY
   score = decay * atlas.score + (1 - decay) * coefficients.mean(axis=1)
   score = jnp.where(filled, score, 0)
@@ -89,7 +89,7 @@ def judge(atlas: Atlas, coefficients: Array, *, decay: float) -> Atlas:
 
 
 def drop(atlas: Atlas, strikes: int) -> Atlas:
-  """Empties the slot of the lowest score among those with so many strikes, if there is one."""
+  """Empties the slot of the lowest score among those with at least `strikes`, if any."""
   out = atlas.strikes >= strikes
   chosen = jnp.argmin(jnp.where(out, atlas.score, jnp.inf))
   gone = out & (jnp.arange(len(out)) == chosen)
@@ -99,53 +99,53 @@ def drop(atlas: Atlas, strikes: int) -> Atlas:
 
 
 def whole(model: Model, params: PyTree) -> PyTree:
-  """Makes one unit of all parameters."""
+  """Returns one unit of all parameters."""
   del model
   return jax.tree.map(lambda _: 0, params)
 
 
 def to_median(atlas: Atlas, unit: PyTree) -> Array:
-  """Scales whole anchors to their median length: s / |a_k|, [A, U], for all units the same."""
+  """Returns scales of whole anchors to their median norm: s / |a_k|, [A, U], equal in all U."""
   return _same(to_median_by_unit(atlas, jax.tree.map(lambda _: 0, unit)), unit)
 
 
 def to_median_by_unit(atlas: Atlas, unit: PyTree) -> Array:
-  """Scales each unit's anchors to their median length: s_u / |a_k[u]|, [A, U].
+  """Returns scales of each unit's anchors to their median norm: s_u / |a_k[u]|, [A, U].
 
-  The median is over the filled slots whose length is above 0; others get a scale of 0.
+  The median is over the filled slots of norm above 0; others get a scale of 0.
   """
-  lengths = jnp.sqrt(_squares(atlas.updates, unit))
-  usable = (atlas.owner != EMPTY)[:, None] & (lengths > 0)
-  median = jnp.nanmedian(jnp.where(usable, lengths, jnp.nan), axis=0, keepdims=True)
-  return jnp.where(usable, median / jnp.where(usable, lengths, 1), 0)
+  norms = jnp.sqrt(_squares(atlas.updates, unit))
+  usable = (atlas.owner != EMPTY)[:, None] & (norms > 0)
+  median = jnp.nanmedian(jnp.where(usable, norms, jnp.nan), axis=0, keepdims=True)
+  return jnp.where(usable, median / jnp.where(usable, norms, 1), 0)
 
 
 def as_they_are(atlas: Atlas, unit: PyTree) -> Array:
-  """Leaves the anchors' lengths: a scale of 1 for each filled slot, [A, U]."""
+  """Returns a scale of 1 for each filled slot, which keeps the anchors' norms: [A, U]."""
   return _same((atlas.owner != EMPTY)[:, None].astype(jnp.float32), unit)
 
 
 def any_weights(weights: Array, usable: Array) -> Array:
-  """Lets the weights [A, U] be any numbers."""
+  """Returns the weights [A, U] without a constraint."""
   del usable
   return weights
 
 
 def convex(weights: Array, usable: Array) -> Array:
-  """Projects each unit's weights, of usable anchors, to the simplex: [A, U]."""
-  # Two below the least: no more than 0 in the end, whoever is usable; large numbers overflow.
+  """Projects each unit's weights of usable anchors onto the simplex: [A, U]."""
+  # Two below the minimum, unusable anchors are projected to 0; larger offsets could overflow.
   low = jnp.min(weights, axis=0, keepdims=True, where=usable, initial=0) - 2
-  apart = jnp.where(usable, weights, low)
-  return jax.vmap(optax.projections.projection_simplex, 1, 1)(apart)
+  padded = jnp.where(usable, weights, low)
+  return jax.vmap(optax.projections.projection_simplex, 1, 1)(padded)
 
 
 def boxed(bound: float) -> Callable:
-  """Returns the projection to weights from 0 to `bound`."""
+  """Returns the projection onto weights from 0 to `bound`."""
   return lambda weights, usable: jnp.where(usable, jnp.clip(weights, 0, bound), 0)
 
 
 def count(unit: PyTree) -> int:
-  """Counts the units."""
+  """Returns the number of units."""
   return 1 + max(jax.tree.leaves(unit))
 
 
@@ -160,7 +160,7 @@ def _same(scale, unit):
 
 
 def _squares(updates, unit):
-  """Returns the squared lengths of each unit of each anchor: [A, U]."""
+  """Returns the squared norms of each unit of each anchor: [A, U]."""
   sums = [0.0] * count(unit)
   for u, x in zip(jax.tree.leaves(unit), jax.tree.leaves(updates), strict=True):
     sums[u] += jnp.square(x).sum(axis=range(1, x.ndim))

@@ -1,7 +1,7 @@
-"""Averages of models, with equal or given weights.
+"""Averages of models, uniform or weighted.
 
-What the factories return takes (stacked, base, key) and gives params. Leaves are computed in
-float32 at least and come back in their own dtype.
+The factories return (stacked, base, key) -> params. Leaves are computed in at least float32 and
+returned in their own dtype.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def weighted(*, weights: Sequence[float]) -> Merge:
   """Returns sum_k w_k theta_k.
 
   Args:
-    weights: [K], as they are to count: nothing makes them sum to 1, but see `normalized`.
+    weights: [K]; they must sum to 1, see `normalized`.
 
   Raises:
     InputError: they don't sum to 1, or they are not one finite number for each model.
@@ -53,11 +53,11 @@ def normalized(weights: Sequence[float]) -> list[float]:
   Raises:
     InputError: the sum is 0 or not finite.
   """
-  whole = sum(weights)
-  if not math.isfinite(whole) or not whole:
-    raise InputError(f'got weights={list(weights)}, which sum to {whole:g}; expected a finite sum '
+  total = sum(weights)
+  if not math.isfinite(total) or not total:
+    raise InputError(f'got weights={list(weights)}, which sum to {total:g}; expected a finite sum '
                      'other than 0')
-  return [w / whole for w in weights]
+  return [w / total for w in weights]
 
 
 UNIFORM = Operator(
@@ -66,4 +66,4 @@ UNIFORM = Operator(
 WEIGHTED = Operator(
     'weighted', weighted, ('shared init',),
     {'weights': Setting(REQUIRED, 'one number for each model; they sum to 1')},
-    summary='a mean by weights that sum to 1')
+    summary='the weighted mean, by weights that sum to 1')

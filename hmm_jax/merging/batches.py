@@ -1,4 +1,4 @@
-"""What merges learn from data, a batch at a time."""
+"""Means of measurements over batches."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ from hmm_jax.types import Array, Examples, PyTree
 
 
 def mean_over_batches(measure: Callable, examples: Examples, rows: Array) -> PyTree:
-  """Averages measure(x) over batches; every batch counts the same.
+  """Averages measure(x) over batches of equal weight.
 
   Args:
     measure: (x of a batch) -> a tree.
     examples: flat data.
-    rows: [S, B], the rows of each batch.
+    rows: [S, B], indices of each batch.
   """
 
   of = lambda batch: measure(jax.tree.map(lambda x: jnp.take(x, batch, axis=0), examples.x))

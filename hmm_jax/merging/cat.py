@@ -1,7 +1,7 @@
-"""Conflict-aware merging: what a task vector does to the other tasks' features is cut off.
+"""Conflict-aware merging (CAT): task vectors are trimmed where they disturb other tasks' features.
 
-Task k has features X_k, what enters a layer when its model sees its exemplars. In a linear layer
-T_i, the task vector of another, changes their outputs by X_k T_i.
+Task k has features X_k, the inputs of a layer when its model runs on its exemplars. In a linear
+layer the task vector T_i of another task changes their outputs by X_k T_i.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from hmm_jax.merging.delta import deltas, wide
 from hmm_jax.registry import Operator, Setting
 from hmm_jax.types import Array, InputError, PyTree
 
-_LEAST = 1e-5  # Of the largest eigenvalue: below, rounding decides which directions these are.
+_LEAST = 1e-5  # Times the largest eigenvalue: directions of less are rounding errors.
 _APART = 1e-2  # Directions of two tasks that differ by less, in radians, count as one.
 
 
@@ -23,13 +23,13 @@ def cat(*, directions: int = 3, scale: float = 1.0, trade_off: float = 1.0) -> C
   """Returns CAT merging, as (model, stacked, base, examples, rows, key) -> params.
 
   Args:
-    directions: c, how many each task forbids the others, in each tensor.
-    scale: alpha, of the sum of what is left.
-    trade_off: lambda, how much the harm that a cut does to a task vector on its own task weighs
-      against what it spares another (our default: as much).
+    directions: c, number of directions per tensor that each task forbids the others.
+    scale: alpha, factor of the sum of the trimmed task vectors.
+    trade_off: lambda, weight of the harm that trimming does to a task vector on its own task,
+      relative to the conflict that it removes from another (our default: 1).
 
   Raises:
-    InputError: a setting that cannot be.
+    InputError: a setting is out of range.
 
   Reference: Sun, Li, Geng, Li. CAT Merging: A Training-Free Approach for Resolving Conflicts in
     Model Merging. ICML 2025. arXiv:2505.06977.
@@ -49,7 +49,7 @@ def cat(*, directions: int = 3, scale: float = 1.0, trade_off: float = 1.0) -> C
 
 def merge(stacked: PyTree, base: PyTree, grams: dict, *, directions: int, scale: float,
           trade_off: float) -> PyTree:
-  """Adds the trimmed task vectors to the start.
+  """Adds the trimmed task vectors to the base.
 
   Args:
     stacked: parameters [K, ...].
@@ -58,32 +58,32 @@ def merge(stacked: PyTree, base: PyTree, grams: dict, *, directions: int, scale:
     directions, scale, trade_off: as above.
   """
 
-  def leaf(path, delta, start):
+  def leaf(path, delta, origin):
     gram = regmean.gram_of(grams, path)
     if gram is None:
       trimmed = mask(delta, directions)
     else:
       trimmed = project(delta.reshape(len(delta), -1, delta.shape[-1]), gram, directions, trade_off)
-    change = trimmed.sum(axis=0).reshape(start.shape)
-    return (wide(start) + scale * change).astype(start.dtype)
+    change = trimmed.sum(axis=0).reshape(origin.shape)
+    return (wide(origin) + scale * change).astype(origin.dtype)
 
   return jax.tree.map_with_path(leaf, deltas(stacked, base), base)
 
 
 def project(delta: Array, grams: Array, directions: int, trade_off: float) -> Array:
-  """Projects the directions out of kernels' task vectors that the other tasks forbid.
+  """Projects out of kernels' task vectors the directions that other tasks forbid.
 
-  Task k forbids the top eigenvectors, those of eigenvalues above 0, of
+  Task k forbids the top eigenvectors, of positive eigenvalues, of
 
     sum_{i != k} T_i^T (X_k^T X_k - lambda X_i^T X_i) T_i
 
-  All that is forbidden to T_i goes at once, whatever the tasks' order; the authors project out
-  one task after the other, which for two tasks is the same.
+  All directions forbidden to T_i are removed at once, independently of the tasks' order; the
+  authors project for one task after the other, which is the same for two tasks.
 
   Args:
     delta: T, [K, F, G].
     grams: X_k^T X_k, [K, F, F].
-    directions: how many at most.
+    directions: maximal number per task.
     trade_off: lambda.
   """
   tasks = jnp.arange(len(delta))
@@ -99,8 +99,8 @@ def project(delta: Array, grams: Array, directions: int, trade_off: float) -> Ar
 
   def trim(i):
     spanning = jnp.concatenate(_others(tasks, i, forbidden), axis=1)
-    basis, lengths, _ = jnp.linalg.svd(spanning, full_matrices=False)
-    basis = jnp.where(lengths[None] > _APART, basis, 0)
+    basis, singular, _ = jnp.linalg.svd(spanning, full_matrices=False)
+    basis = jnp.where(singular[None] > _APART, basis, 0)
     along = jnp.matmul(delta[i], basis, precision='highest')
     return delta[i] - jnp.matmul(along, basis.T, precision='highest')
 
@@ -108,11 +108,11 @@ def project(delta: Array, grams: Array, directions: int, trade_off: float) -> Ar
 
 
 def mask(delta: Array, directions: int) -> Array:
-  """Sets the entries of task vectors to 0 that the other tasks forbid: [K, ...].
+  """Sets the entries of task vectors that other tasks forbid to 0: [K, ...].
 
-  Task k forbids those in which the others' squares sum to most. So it is in the paper for what
-  is added to features. A scale multiplies features that are normalized, whose squares are 1 on
-  average, and is treated alike (our choice), as is all that is no linear layer's kernel.
+  Task k forbids the entries with the largest sum of the others' squares, as in the paper for
+  parameters that are added to features. A scale multiplies normalized features, whose squares
+  are 1 on average, and is treated alike (our choice), as is all but kernels of linear layers.
   """
   tasks = jnp.arange(len(delta))
   flat = delta.reshape(len(delta), -1)
@@ -134,14 +134,15 @@ def _energy(delta, grams):
 
 
 def _others(tasks, k, values):
-  """Sets the k-th of the values [K, ...] to 0."""
+  """Returns the values [K, ...] with the k-th set to 0."""
   return jnp.where((tasks != k).reshape(-1, *[1] * (values.ndim - 1)), values, 0)
 
 
 OPERATOR = Operator(
     'cat', cat, ('base', 'network', 'data'),
-    {'directions': Setting(3, 'directions that each task forbids the others, in each tensor', at_least=1),
-     'scale': Setting(1.0, 'of the sum of the trimmed task vectors'),
-     'trade_off': Setting(1.0, 'weight of what a cut costs the own task')},
-    summary="task vectors less what would disturb the other tasks' features",
+    {'directions': Setting(
+         3, 'directions per tensor that each task forbids the others', at_least=1),
+     'scale': Setting(1.0, 'factor of the sum of the trimmed task vectors'),
+     'trade_off': Setting(1.0, 'weight of the harm that trimming does to the own task')},
+    summary="task vectors, trimmed where they disturb other tasks' features",
     paper='Sun et al. ICML 2025. arXiv:2505.06977')

@@ -1,6 +1,6 @@
-"""Models that have learned alike: clusters by the angles between their task vectors.
+"""Clustering of models by the cosine similarity of their task vectors.
 
-A task vector is a model less the start that all K models share.
+A task vector is a model minus the base that all K models share.
 """
 
 from jax import lax
@@ -15,30 +15,29 @@ _ROUNDING = 1e-5  # Cosines that differ by less are equal.
 def similarities(deltas: PyTree) -> Array:
   """Returns the cosine of each pair of task vectors [K, ...]: [K, K].
 
-  One that is 0 has no direction: its cosine is 0, and 1 with itself.
+  A task vector of 0 has cosine 0 with others, and 1 with itself.
   """
   gram = tree.gram(deltas)
-  length = jnp.sqrt(jnp.diag(gram))
-  unit = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
-  cosines = (gram + gram.T) / 2 * (unit[:, None] * unit[None])
+  norm = jnp.sqrt(jnp.diag(gram))
+  inverse = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
+  cosines = (gram + gram.T) / 2 * (inverse[:, None] * inverse[None])
   return jnp.where(jnp.eye(len(gram), dtype=bool), 1, cosines)
 
 
 def mean_similarity(similarity: Array) -> Array:
-  """Returns the mean over all pairs of different models; 0 where there is none."""
+  """Returns the mean over all pairs of different models; 0 for a single model."""
   count = len(similarity)
   return jnp.triu(similarity, 1).sum() / max(count * (count - 1) / 2, 1)
 
 
-def largest_cluster(similarity: Array, threshold: Array | None = None) -> Array:
-  """Says which models are in the largest cluster; all are where no pair reaches the threshold.
+def largest_cluster(similarity: Array, threshold: Array | float | None = None) -> Array:
+  """Returns which models are in the largest cluster; all, if no pair reaches the threshold.
 
-  Of equally large ones it is that whose pairs are more alike on average, then that with the
-  first model.
+  Ties are broken by the mean similarity within the clusters, then by the first model.
 
   Args:
     similarity: [K, K], symmetric.
-    threshold: what all pairs of a cluster reach; their mean over all pairs if None.
+    threshold: least similarity of the pairs of a cluster; the mean over all pairs if None.
 
   Returns:
     [K] bool.
@@ -54,23 +53,24 @@ def largest_cluster(similarity: Array, threshold: Array | None = None) -> Array:
   return (same[chosen] > 0) | (size.max() == 1)
 
 
-def complete_linkage(similarity: Array, threshold: Array) -> Array:
-  """Clusters K models: the two clusters whose least similar pair is most similar are joined.
+def complete_linkage(similarity: Array, threshold: Array | float) -> Array:
+  """Clusters K models by complete linkage.
 
-  That goes on until no two are left whose pairs all reach the threshold, but for rounding.
+  The two clusters whose least similar pair is most similar are joined, until no two are left
+  whose pairs all reach the threshold, up to rounding.
 
   Args:
     similarity: [K, K], symmetric.
     threshold: a scalar.
 
   Returns:
-    [K] int32, the first model of each one's cluster.
+    [K] int32, the first model of each model's cluster.
   """
   count = len(similarity)
   index = jnp.arange(count, dtype=jnp.int32)
 
   def join(_, state):
-    label, links = state  # A cluster's links stand at its first model.
+    label, links = state  # A cluster's links are stored at its first model.
     i, j = jnp.unravel_index(jnp.argmax(links), links.shape)
     joined = jnp.minimum(links[i], links[j])
     after = links.at[i].set(joined).at[:, i].set(joined).at[j].set(-jnp.inf).at[:, j].set(-jnp.inf)

@@ -1,4 +1,4 @@
-"""DARE: random entries of the task vectors, rescaled, are added to the base or put to TIES."""
+"""DARE: task arithmetic or TIES with random entries of the task vectors, rescaled."""
 
 from collections.abc import Sequence
 
@@ -18,11 +18,11 @@ from hmm_jax.types import Merge
 
 def dare(*, density: float = 0.1, scale: float = 0.3,
          weights: Sequence[float] | None = None) -> Merge:
-  """Returns DARE: task arithmetic with random shares of the task vectors, rescaled.
+  """Returns DARE: task arithmetic with random entries of the task vectors, rescaled.
 
   Args:
-    density: chance of an entry to be kept: 1 less the drop rate.
-    scale: of the whole change.
+    density: probability that an entry is kept: 1 minus the drop rate.
+    scale: factor of the merged task vector.
     weights: one finite number for each model; 1 each if None.
 
   Reference: Yu, Yu, Yu, Huang, Li. Language Models are Super Mario: Absorbing Abilities from
@@ -33,7 +33,7 @@ def dare(*, density: float = 0.1, scale: float = 0.3,
 
 def dare_ties(*, density: float = 0.1, scale: float = 1.0,
               weights: Sequence[float] | None = None) -> Merge:
-  """Returns TIES with `dare`'s random entries in place of the largest."""
+  """Returns TIES with the random entries of `dare` instead of the largest."""
   return merge_by(random_share(density), majority_sign, mean_of_elected,
                 scale / (density or 1), weights)
 
@@ -46,5 +46,5 @@ DARE = Operator(
     paper='Yu et al. ICML 2024. arXiv:2311.03099')
 DARE_TIES = Operator(
     'dare_ties', dare_ties, ('base',), {'density': DENSITY, 'scale': SCALE, 'weights': WEIGHTS},
-    summary='random entries, rescaled, that agree in sign',
+    summary='TIES with random entries, rescaled',
     paper='Yu et al. ICML 2024. arXiv:2311.03099')

@@ -1,4 +1,4 @@
-"""What a model learned since its start, in float32 at least."""
+"""Task vectors: models minus their base, in at least float32."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,14 @@ def delta(params: PyTree, base: PyTree) -> PyTree:
   """Returns theta - theta_0.
 
   Raises:
-    InputError: a tensor of the start has another shape than the model's.
+    InputError: a tensor of the base has another shape than the model's.
   """
 
-  def leaf(path, x, start):
-    if x.shape != start.shape:
-      raise InputError(f'got base{jax.tree_util.keystr(path)} of shape {start.shape}; expected '
+  def leaf(path, x, origin):
+    if x.shape != origin.shape:
+      raise InputError(f'got base{jax.tree_util.keystr(path)} of shape {origin.shape}; expected '
                        f'{x.shape}, as in the models')
-    return wide(x) - wide(start)
+    return wide(x) - wide(origin)
 
   return jax.tree.map_with_path(leaf, params, base)
 

@@ -1,4 +1,4 @@
-"""Fisher merging: each parameter is averaged by its Fisher information in the models."""
+"""Fisher merging: parameters averaged by weights of their Fisher information."""
 
 from collections.abc import Callable
 import math
@@ -17,12 +17,12 @@ def fisher(*, floor: float = 1e-6, labels: str = 'given', chunk: int = 8) -> Cal
   """Returns Fisher merging, as (model, stacked, base, examples, rows, key) -> params.
 
   Args:
-    floor: of a diagonal entry.
+    floor: lower bound of a diagonal entry.
     labels: one of `LABELS`.
-    chunk: rows whose gradients are held at a time.
+    chunk: examples whose gradients are held at a time.
 
   Raises:
-    InputError: a setting that cannot be.
+    InputError: a setting is out of range.
 
   Reference: Matena, Raffel. Merging Models with Fisher-Weighted Averaging. NeurIPS 2022.
     arXiv:2111.09832.
@@ -52,8 +52,8 @@ def merge(stacked: PyTree, diagonals: PyTree, *, floor: float) -> PyTree:
   Args:
     stacked: parameters [K, ...].
     diagonals: F, [K, ...].
-    floor: what an entry of F is at least, in every model (the authors' code lifts the first
-      model's only, and its result depends on the order).
+    floor: lower bound of the entries of F, in every model (the authors' code applies it to the
+      first model only, so that its result depends on the order).
   """
 
   def leaf(x, diagonal):
@@ -67,16 +67,16 @@ def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, k
              labels: Callable, chunk: int) -> PyTree:
   """Estimates the diagonal of a model's Fisher information, shaped as its parameters.
 
-  That is the mean over rows of the squared gradient of log p(label | x), each row's own.
+  That is the mean over examples of the squared gradient of log p(label | x).
 
   Args:
     model: the network.
     variables: of one model, whose running statistics normalize.
     examples: flat data.
-    rows: [T].
+    rows: [T], indices.
     key: of labels that are drawn.
     labels: (logits [C], y, key) -> label: `given` or `drawn`.
-    chunk: rows that are differentiated at a time.
+    chunk: examples that are differentiated at a time.
   """
   params = variables['params']
   statistics = tree.statistics(variables)
@@ -103,13 +103,13 @@ def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, k
 
 
 def given(logits: Array, y: Array, key: Key) -> Array:
-  """Takes the example's label: the empirical Fisher."""
+  """Returns the example's label: the empirical Fisher."""
   del logits, key
   return y
 
 
 def drawn(logits: Array, y: Array, key: Key) -> Array:
-  """Draws a label from the model's own prediction: the Fisher itself; none is read."""
+  """Returns a label drawn from the model's prediction: the true Fisher; `y` is not read."""
   del y
   return jax.random.categorical(key, logits)
 
@@ -119,8 +119,9 @@ LABELS = {'given': given, 'drawn': drawn}
 
 OPERATOR = Operator(
     'fisher', fisher, ('shared init', 'network', 'data', 'labels'),
-    {'floor': Setting(1e-6, 'least entry of the Fisher information', above=0),
-     'labels': Setting('given', 'of the examples, or drawn from predictions', choices=LABELS),
+    {'floor': Setting(1e-6, 'lower bound of the entries of the Fisher information', above=0),
+     'labels': Setting(
+         'given', 'given: those of the examples; drawn: from predictions', choices=LABELS),
      'chunk': Setting(8, 'examples whose gradients are held at a time', at_least=1)},
-    summary='a mean of each parameter by its Fisher information',
+    summary='the mean of each parameter, weighted by its Fisher information',
     paper='Matena, Raffel. NeurIPS 2022. arXiv:2111.09832')

@@ -1,6 +1,6 @@
-"""What operators that learn weights on a network's predictions have in common.
+"""Common parts of operators that learn merge weights on a network's predictions.
 
-A mixture has no running statistics yet: each batch is normalized by its own (our choice).
+A merged model has no running statistics yet: each batch is normalized by its own (our choice).
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from hmm_jax.merging import atlas, recombine, search
 from hmm_jax.registry import Setting
 from hmm_jax.types import Array, Examples, InputError, Key, Model, PyTree
 
-# What has weights of its own.
+# Sets of parameters that share a weight.
 UNITS = {'model': atlas.whole, 'layer': recombine.layers, 'tensor': recombine.tensors}
-BY = Setting('model', 'what has weights of its own', choices=UNITS)
+BY = Setting('model', 'which parameters share a weight', choices=UNITS)
 LR = Setting(0.05, 'learning rate of Adam', above=0)
 
 
 def check(by: str, lr: float, name: str, count: int):
-  """Raises InputError unless the settings of a search for weights are possible."""
+  """Raises InputError unless the settings of a search for weights are in range."""
   if by not in UNITS:
     raise InputError(f'got by={by}; expected one of {", ".join(UNITS)}')
   if not 0 < lr < math.inf:
@@ -32,7 +32,7 @@ def check(by: str, lr: float, name: str, count: int):
 
 
 def adam(loss: Callable, start: Array, batches: PyTree, lr: float, project: Callable) -> Array:
-  """Returns the coefficients at which Adam ends, from `start`: a step for each batch."""
+  """Returns the coefficients that Adam reaches from `start`, with one step per batch."""
   run = search.gradient_search(optax.adam(lr)).run
   return run(loss, lambda c: jnp.float32(0), start, batches, None, project).c[-1]
 
@@ -44,17 +44,17 @@ def logits_of(model: Model, stacked: PyTree) -> Callable:
 
 
 def take(examples: Examples, own: Array) -> tuple:
-  """Returns (x, y) at indices."""
+  """Returns (x, y) at the indices `own`."""
   return jax.tree.map(lambda leaf: leaf[own], tuple(examples))
 
 
 def pooled(indices: Array) -> Array:
-  """Puts the batches of all models together: [S, B]."""
+  """Returns the batches of all models together: [S, B]."""
   return indices.reshape(-1, indices.shape[-1])
 
 
 def minibatches(key: Key, indices: Array, steps: int) -> Array:
-  """Reshuffles batches into so many new ones of their size."""
+  """Returns `steps` reshuffled minibatches of the size of the given ones."""
   return search.minibatches(key, indices.ravel(), batch=indices.shape[-1], steps=steps)
 
 
@@ -64,5 +64,5 @@ def unit_of(by: str, model: Model, stacked: PyTree) -> PyTree:
 
 
 def cast(params: PyTree, like: PyTree) -> PyTree:
-  """Gives parameters the dtypes of others."""
+  """Casts parameters to the dtypes of others."""
   return jax.tree.map(lambda x, y: x.astype(y.dtype), params, like)

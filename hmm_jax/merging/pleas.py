@@ -1,4 +1,4 @@
-"""PLeaS: matched models are merged layer by layer, by least squares on what they compute."""
+"""PLeaS: matched models are merged layer by layer, by least squares on their activations."""
 
 from collections.abc import Callable
 import functools
@@ -20,24 +20,24 @@ from hmm_jax.types import Array, Examples, InputError, Model, PyTree
 def fit_layers(
     model: Model, stacked: PyTree, examples: Examples, rows: Array, *, ridge: float = 1e-3
 ) -> PyTree:
-  """Fits each dense layer and convolution to the mean of what the models' own put out.
+  """Fits each dense layer and convolution to the mean outputs of the models' layers.
 
   With X the mean of the models' inputs of a layer and Y that of its outputs, the layer becomes
-  the W with the least |X W - Y|^2. All layers are fitted by themselves, on what the given
-  models see. What has no such layer, statistics included, is averaged: estimate those anew by
-  `calibrate.recalibrate`.
+  the W with the least |X W - Y|^2. Layers are fitted independently, on the activations of the
+  given models. Other leaves, statistics included, are averaged: recalibrate statistics by
+  `recalibrate.recalibrate`.
 
   This is the paper's method at the width of the models. Its budget, by which some units stay
-  apart and the merged network grows, is left out: a network has one shape here. The solution is
-  in closed form, which the authors approach by Adam. A ridge draws it to the mean of the models,
-  for rows are few and inputs alike (our choice).
+  unmerged and the merged network grows, is left out: a network has one shape here. The solution
+  is in closed form, which the authors approximate by Adam. A ridge pulls it to the mean of the
+  models, as examples are few and inputs correlated (our choice).
 
   Args:
     model: the network.
-    stacked: variables [K, ...] in one order of units: see `matching` and `activations`; two in
-      the paper.
+    stacked: variables [K, ...] with matched units, see hmm_jax/merging/alignment; two in the
+      paper.
     examples: flat data, without labels.
-    rows: [S, B], a batch at a time. Of a convolution every place of every image is a row.
+    rows: [S, B], indices of each batch. In a convolution X has a row per position and image.
     ridge: in units of the mean square of the inputs.
 
   Reference: Nasery, Hayase, Koh, Oh. PLeaS: Merging Models with Permutations and Least Squares.
@@ -76,8 +76,8 @@ def _matrix(layer):
 
 
 def _fit(start, gram, error, ridge):
-  """Returns a layer's kernel, and its bias if it has one, by the way to them from `start`."""
-  # Inputs that are 0 throughout leave the mean as it is.
+  """Returns a layer's kernel and, if it has one, bias, solved as a correction of `start`."""
+  # With inputs of 0 throughout, the mean stays.
   ridge = ridge * jnp.diag(gram).mean() + jnp.finfo(gram.dtype).tiny
   damped = gram + ridge * jnp.eye(len(gram))
   weights = _matrix(start) + jax.scipy.linalg.solve(damped, error, assume_a='pos')
@@ -95,14 +95,14 @@ MATCHES = {
 
 
 def pleas(*, match: str = 'activations', ridge: float = 1e-3) -> Callable:
-  """Returns PLeaS: matched models, merged by least squares on what their layers compute.
+  """Returns PLeaS: matched models, merged by least squares on their activations.
 
   Args:
-    match: by what, one of `MATCHES`.
+    match: how hidden units are matched, one of `MATCHES`.
     ridge: towards the mean of the models.
 
   Raises:
-    InputError: a setting that cannot be.
+    InputError: a setting is out of range.
 
   Reference: as `fit_layers`.
   """
@@ -114,8 +114,8 @@ def pleas(*, match: str = 'activations', ridge: float = 1e-3) -> Callable:
   def apply(model, stacked, base, examples, indices, key):
     del base
     indices = indices.reshape(-1, indices.shape[-1])
-    ordered = MATCHES[match](model, stacked, examples, indices, key)
-    return fit_layers(model, ordered, examples, indices, ridge=ridge)['params']
+    aligned = MATCHES[match](model, stacked, examples, indices, key)
+    return fit_layers(model, aligned, examples, indices, ridge=ridge)['params']
 
   return apply
 
@@ -123,6 +123,6 @@ def pleas(*, match: str = 'activations', ridge: float = 1e-3) -> Callable:
 OPERATOR = Operator(
     'pleas', pleas, ('any init', 'network', 'data'),
     {'match': Setting('activations', 'what hidden units are matched by', choices=MATCHES),
-     'ridge': Setting(1e-3, 'towards the mean of the models', above=0)},
-    summary='matched models, merged by least squares on what their layers compute',
+     'ridge': Setting(1e-3, 'ridge regularization towards the mean of the models', above=0)},
+    summary='matched models, merged by least squares on their activations',
     paper='Nasery et al. CVPR 2025. arXiv:2407.02447')

@@ -1,7 +1,7 @@
-"""Recombination: the parts of several models change places among them.
+"""Recombination: tensors, layers or segments are shuffled among several models.
 
-A unit is what moves as one. Here it is a tree of whole numbers from 0 in the structure of
-`variables`: the unit of each leaf.
+A unit is a set of leaves that are shuffled as one: `unit` is a tree of integers from 0 in the
+structure of `variables`, the unit of each leaf.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from hmm_jax.types import Array, InputError, Key, Model, PyTree
 
 
 def recombine(key: Key, pool: PyTree, unit: PyTree, *, returned: Array, chance: Array) -> PyTree:
-  """Shuffles each unit over the slots of a pool, or averages it; the pool's mean stays.
+  """Shuffles or averages each unit over the slots of a pool; the pool's mean stays.
 
   Args:
     key: of all draws.
     pool: [m, ...].
     unit: of each leaf.
     returned: [m] bool, the slots that take part; the others stay as they are.
-    chance: [units], that a unit is shuffled by a uniform permutation of its own.
+    chance: [units], probability of a shuffle by a uniform permutation; else it is averaged.
   """
   order_key, coin_key = jax.random.split(key)
   keys = jax.random.split(order_key, len(chance))
@@ -38,7 +38,7 @@ def recombine(key: Key, pool: PyTree, unit: PyTree, *, returned: Array, chance: 
 
 
 def permutation(key: Key, returned: Array) -> Array:
-  """Permutes the slots that returned, uniformly: [m], from which slot each one takes."""
+  """Returns a uniform permutation of the slots that returned: [m], each one's source."""
   slots = jnp.arange(len(returned))
   draws = jax.random.uniform(key, slots.shape)
   in_order = jnp.argsort(jnp.where(returned, slots, len(slots) + slots))
@@ -47,20 +47,20 @@ def permutation(key: Key, returned: Array) -> Array:
 
 
 def tensors(model: Model, variables: PyTree) -> PyTree:
-  """Makes a unit of every tensor."""
+  """Returns one unit per tensor."""
   return segments(len(jax.tree.leaves(variables)))(model, variables)
 
 
 def layers(model: Model, variables: PyTree) -> PyTree:
-  """Makes a unit of every module: its weight, bias and statistics."""
+  """Returns one unit per module: its weight, bias and statistics."""
   return jax.tree.map(model.modules().index, model.groups(variables))
 
 
 def segments(count: int) -> Callable:
-  """Cuts the tensors, in the network's order, into so many units of consecutive ones.
+  """Returns (model, variables) -> `count` units of consecutive tensors, in the network's order.
 
-  One segment is the whole model, which changes slots. The tensors of a module stand
-  together, its statistics first (our choice: JAX keeps them by name).
+  One segment is the whole model. The tensors of a module are consecutive, its statistics
+  first (our choice: JAX orders them by name).
 
   Raises:
     InputError: fewer than 1, or more than there are tensors.

@@ -12,17 +12,17 @@ from hmm_jax.merging.delta import wide
 from hmm_jax.registry import Operator, Setting
 from hmm_jax.types import Array, Examples, InputError, Model, PyTree
 
-_RIDGE = 1e-6  # Of the trace, ten times its rounding: with less, Cholesky meets negative pivots.
+_RIDGE = 1e-6  # Times the trace, ten times its rounding error: with less, Cholesky fails.
 
 
 def regmean(*, factor: float = 0.9) -> Callable:
   """Returns RegMean, as (model, stacked, base, examples, rows, key) -> params.
 
   Args:
-    factor: of the entries off the diagonal of a Gram matrix, from 0 to 1.
+    factor: of the off-diagonal entries of a Gram matrix, from 0 to 1.
 
   Raises:
-    InputError: a factor outside.
+    InputError: the factor is out of range.
 
   Reference: Jin, Ren, Preotiuc-Pietro, Cheng. Dataless Knowledge Fusion by Merging Weights of
     Language Models. ICLR 2023. arXiv:2212.09849.
@@ -38,7 +38,7 @@ def regmean(*, factor: float = 0.9) -> Callable:
 
 
 def merge(stacked: PyTree, grams: dict, *, factor: float) -> PyTree:
-  """Merges the kernels of linear layers by their Gram matrices; all else becomes the mean.
+  """Merges the kernels of linear layers by their Gram matrices, and averages the rest.
 
   Args:
     stacked: parameters [K, ...].
@@ -59,34 +59,34 @@ def merge(stacked: PyTree, grams: dict, *, factor: float) -> PyTree:
 def kernel(kernels: Array, grams: Array, factor: float) -> Array:
   """Returns (sum_k G_k)^-1 sum_k G_k W_k: [F, G].
 
-  For factor 1 it is the least squares of sum_k |X_k (W - W_k)|^2. It is found as a step from the
-  mean, by Cholesky and with a ridge as small as rounding allows: in directions that no input has,
-  where G is singular, the mean stays (our choice; the paper's inverse does not exist).
+  For factor 1 it minimizes sum_k |X_k (W - W_k)|^2. It is computed as a correction of the mean, by
+  Cholesky with a ridge as small as rounding allows: in directions without inputs, where G is
+  singular, the mean stays (our choice; the paper's inverse does not exist there).
 
   Args:
     kernels: W_k, [K, F, G].
     grams: G_k, [K, F, F].
-    factor: of the entries off the diagonals.
+    factor: of the off-diagonal entries.
   """
   own = jnp.eye(grams.shape[-1])
   grams = grams * (factor + (1 - factor) * own)[None]
   mean = kernels.mean(axis=0)
-  pull = jnp.matmul(grams, kernels - mean[None], precision='highest').sum(axis=0)
+  change = jnp.matmul(grams, kernels - mean[None], precision='highest').sum(axis=0)
   gram = grams.sum(axis=0)
   ridge = _RIDGE * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
-  return mean + jax.scipy.linalg.solve(gram + ridge * own, pull, assume_a='pos')
+  return mean + jax.scipy.linalg.solve(gram + ridge * own, change, assume_a='pos')
 
 
 def grams(model: Model, stacked: PyTree, examples: Examples, rows: Array) -> dict:
-  """Returns X^T X of what enters each linear layer, a batch: {module path: [K, F, F]}.
+  """Returns X^T X of each linear layer's inputs X, per batch: {module path: [K, F, F]}.
 
-  Of each model X are its own inputs; over batches it is the mean.
+  Each model has its own inputs; the result is the mean over batches.
 
   Args:
     model: the network.
     stacked: variables [K, ...], whose running statistics normalize.
     examples: flat data.
-    rows: [S, B] for all models, a batch at a time, or each model's own, [K, S, B].
+    rows: indices of each batch, [S, B] for all models or each model's own, [K, S, B].
   """
 
   def of_model(one):
@@ -103,14 +103,14 @@ def grams(model: Model, stacked: PyTree, examples: Examples, rows: Array) -> dic
 
 
 def gram_of(grams: dict, path: tuple) -> Array | None:
-  """Returns the Gram matrices of a parameter's inputs: None if it is no linear layer's kernel."""
+  """Returns the Gram matrices of a kernel's inputs; None for other parameters."""
   *module, name = (step.key for step in path)
   return grams.get('/'.join(module)) if name == 'kernel' else None
 
 
 OPERATOR = Operator(
     'regmean', regmean, ('shared init', 'network', 'data'),
-    {'factor': Setting(0.9, 'of the entries off the diagonal of a Gram matrix',
+    {'factor': Setting(0.9, 'factor of the off-diagonal entries of a Gram matrix',
                        at_least=0, at_most=1)},
     summary="linear layers that fit every model's outputs on its own inputs",
     paper='Jin et al. ICLR 2023. arXiv:2212.09849')

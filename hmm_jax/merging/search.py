@@ -1,10 +1,9 @@
 """Searches for the coefficients of a merge, on data.
 
 From `start`, any array c, a search lowers `loss`: (c, batch) -> scalar over the T members of
-`batches`, and reports `judge`: (c) -> scalar along the way; `project`: (c) -> c brings back what
-has left the space of allowed coefficients. It is one scan.
+`batches`, and evaluates candidates by `judge`: (c) -> scalar along the way; `project`: (c) -> c
+maps coefficients back to the allowed ones. It is one scan.
 """
-
 
 import jax
 from jax import lax
@@ -16,12 +15,12 @@ from hmm_jax.types import Array, Key, Search, Trace
 
 def gradient_search(optimizer: optax.GradientTransformation, *, pull: float = 0.0,
                     marks: int = 5) -> Search:
-  """Searches by the gradient on one minibatch a step.
+  """Returns a search by gradients, on one minibatch per step.
 
   Args:
-    optimizer: any optax transformation; Adam in the reconstruction.
+    optimizer: any optax transformation; Adam in our reconstruction of Feddle.
     pull: weight of pull/2 |c - start|^2.
-    marks: how often, at most, candidates along the search are evaluated by `judge`.
+    marks: maximal number of candidates along the search that `judge` evaluates.
   """
 
   def search(loss, judge, start, batches, key, project):
@@ -37,21 +36,21 @@ def gradient_search(optimizer: optax.GradientTransformation, *, pull: float = 0.
       change, state = optimizer.update(gradient, state, c)
       return (project(optax.apply_updates(c, change)), state), value
 
-    return _marked(step, judge, (start, optimizer.init(start)), batches, marks)
+    return _scan_with_checkpoints(step, judge, (start, optimizer.init(start)), batches, marks)
 
   return Search(search, gradients=1, forwards=0)
 
 
 def evolution_search(*, sigma: float, population: int = 16, pull: float = 0.0,
                      marks: int = 5) -> Search:
-  """Searches by a (mu, lambda) evolution strategy, without gradients.
+  """Returns a search by a (mu, lambda) evolution strategy, without gradients.
 
-  A step draws lambda candidates around the mean, each with a step length of its own, and
-  recombines the best quarter, mu, of them: the mean of their coefficients, the geometric mean
-  of their lengths. All are scored on the step's one minibatch.
+  A step draws lambda candidates around the mean, each with its own step size, and recombines
+  the best quarter, mu, of them: the mean of their coefficients, the geometric mean of their
+  step sizes. All are evaluated on the minibatch of the step.
 
   Args:
-    sigma: the first step length.
+    sigma: initial step size.
     population: lambda.
     pull, marks: as in `gradient_search`.
 
@@ -68,27 +67,27 @@ def evolution_search(*, sigma: float, population: int = 16, pull: float = 0.0,
       key, draw_key = jax.random.split(key)
 
       def candidate(key):
-        length_key, place_key = jax.random.split(key)
-        length = log_sigma + rate * jax.random.normal(length_key)
-        return project(mean + jnp.exp(length) * jax.random.normal(place_key, mean.shape)), length
+        size_key, place_key = jax.random.split(key)
+        size = log_sigma + rate * jax.random.normal(size_key)
+        return project(mean + jnp.exp(size) * jax.random.normal(place_key, mean.shape)), size
 
-      candidates, lengths = jax.vmap(candidate)(jax.random.split(draw_key, population))
+      candidates, sizes = jax.vmap(candidate)(jax.random.split(draw_key, population))
       values = lax.map(lambda c: loss(c, batch), candidates)
       pulls = jax.vmap(lambda c: _pull(pull, c, start))(candidates)
       best = jnp.argsort(values + pulls)[:parents]
-      # Where too few have a loss, the mean stands in for the others.
+      # Candidates whose loss is NaN are replaced by the mean.
       chosen = jax.vmap(jnp.where, (0, None, 0))(jnp.isnan(values[best]), mean, candidates[best])
-      return (chosen.mean(axis=0), lengths[best].mean(), key), jnp.nanmean(values[best])
+      return (chosen.mean(axis=0), sizes[best].mean(), key), jnp.nanmean(values[best])
 
-    return _marked(step, judge, (start, jnp.log(sigma), key), batches, marks)
+    return _scan_with_checkpoints(step, judge, (start, jnp.log(sigma), key), batches, marks)
 
   return Search(search, gradients=0, forwards=population)
 
 
 def minibatches(key: Key, rows: Array, *, batch: int, steps: int) -> Array:
-  """Cuts a stream of reshuffled epochs of `rows` [N] into minibatches: [T, B].
+  """Returns minibatches [T, B] of a stream of reshuffled epochs of indices `rows` [N].
 
-  B is `batch`, or N where there are fewer rows.
+  B is `batch`, or N if that is smaller.
   """
   width = min(batch, len(rows))
   epochs = -(-steps * width // len(rows))
@@ -100,8 +99,8 @@ def _pull(strength, c, start):
   return strength / 2 * jnp.square(c - start).sum()
 
 
-def _marked(step, judge, carry, batches, most):
-  """Scans all batches; `carry` begins with c, which is judged at marks that part them evenly."""
+def _scan_with_checkpoints(step, judge, carry, batches, most):
+  """Scans all batches; evaluates c, the first entry of `carry`, at evenly spaced checkpoints."""
   steps = jax.tree.leaves(batches)[0].shape[0]
   marks = max(m for m in range(1, most + 1) if steps % m == 0)
   parts = jax.tree.map(lambda x: x.reshape(marks, -1, *x.shape[1:]), batches)

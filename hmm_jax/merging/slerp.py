@@ -1,4 +1,4 @@
-"""Slerp: two models are interpolated along an arc, tensor by tensor."""
+"""Slerp: spherical interpolation of two models, tensor by tensor."""
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +9,18 @@ from hmm_jax.types import InputError, Merge
 
 
 def slerp(*, t: float = 0.5, parallel: float = 0.9995) -> Merge:
-  """Returns the interpolation of two models, tensor by tensor, along an arc.
+  """Returns the spherical interpolation of two models, tensor by tensor.
 
-  As in the popular tools, each tensor is one vector, and its arc is a straight line where the
-  two are nearly parallel (or opposite) or one of them is 0.
+  As in the popular tools, each tensor is one vector, and interpolation is linear if the two are
+  nearly parallel (or opposite) or one of them is 0.
 
   Args:
     t: from 0, the first model, to 1, the second.
-    parallel: cosine, in magnitude, from which the arc is a straight line; at the default, that of
-      the popular tools, it is nowhere more than 1/8000 inside the arc.
+    parallel: cosine, in magnitude, from which interpolation is linear; at the default, that of
+      the popular tools, it is at most 1/8000 inside the arc.
 
   Raises:
-    InputError: a t or a cosine outside, or other than 2 models.
+    InputError: t or the cosine is out of range, or the models are not two.
 
   Reference: Shoemake. Animating Rotation with Quaternion Curves. SIGGRAPH 1985.
   """
@@ -34,22 +34,24 @@ def slerp(*, t: float = 0.5, parallel: float = 0.9995) -> Merge:
     del base, key
     if (count := tree.count(stacked)) != 2:
       raise InputError(f'got {count} models; expected 2 to interpolate between')
-    return jax.tree.map(jax.jit(lambda x: tree.mix(_arc(tree.gram(x), shares, parallel), x)), stacked)
+    along = lambda x: tree.mix(_arc(tree.gram(x), shares, parallel), x)
+    return jax.tree.map(jax.jit(along), stacked)
 
   return merge
 
 
 def _arc(gram, shares, parallel):
   """Returns the weights of two tensors at these shares of the arc between them: [2]."""
-  lengths = jnp.sqrt(gram[0, 0]) * jnp.sqrt(gram[1, 1])
-  straight = jnp.abs(gram[0, 1]) >= parallel * lengths
-  angle = jnp.arccos(gram[0, 1] / jnp.where(straight, jnp.inf, lengths))
+  norms = jnp.sqrt(gram[0, 0]) * jnp.sqrt(gram[1, 1])
+  straight = jnp.abs(gram[0, 1]) >= parallel * norms
+  angle = jnp.arccos(gram[0, 1] / jnp.where(straight, jnp.inf, norms))
   return jnp.where(straight, shares, jnp.sin(shares * angle) / jnp.sin(angle))
 
 
 OPERATOR = Operator(
     'slerp', slerp, ('shared init', 'two models'),
     {'t': Setting(0.5, 'from 0, the first model, to 1, the second', at_least=0, at_most=1),
-     'parallel': Setting(0.9995, 'cosine from which the arc is a straight line',
+     'parallel': Setting(0.9995, 'cosine from which interpolation is linear',
                          at_least=0, at_most=1)},
-    summary='an arc between two models, tensor by tensor', paper='Shoemake. SIGGRAPH 1985')
+    summary='spherical interpolation of two models, tensor by tensor',
+    paper='Shoemake. SIGGRAPH 1985')

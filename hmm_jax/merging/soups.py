@@ -1,7 +1,7 @@
-"""Soups: means of models that held-out data choose.
+"""Model soups: means of models, chosen on held-out data.
 
-What is scored is a tree of parameters, in the dtype of the models; what they are computed in is
-float32 at least. A unit is what has weights of its own, as in atlas.py.
+Parameters are evaluated in the dtype of the models, and averaged in at least float32. A unit is a
+set of leaves that share weights, as in atlas.py.
 """
 
 from collections.abc import Callable
@@ -32,16 +32,16 @@ from hmm_jax.types import Array, PyTree
 
 
 class Soup(NamedTuple):
-  """A merged model and what each of K models had to do with it."""
+  """A merged model and the weight of each of K models in it."""
 
   params: PyTree
   weights: Array  # [K, U], of each model in each unit
 
 
 def greedy(stacked: PyTree, score: Callable) -> Soup:
-  """Adds models to a mean, the best first, for as long as its score strictly rises.
+  """Adds models to a mean, the best first, if that strictly raises its score.
 
-  Every model gets its turn. Of models of equal scores the first comes first (our choice).
+  Every model is tried once. Models of equal scores are tried in their order (our choice).
 
   Args:
     stacked: leaves [K, ...].
@@ -73,15 +73,15 @@ def greedy(stacked: PyTree, score: Callable) -> Soup:
 
 def learned(stacked: PyTree, loss: Callable, batches: PyTree, *, unit: PyTree,
                  lr: float) -> Soup:
-  """Learns softmax weights of the models, from equal ones, by Adam.
+  """Learns softmax weights of the models, initially equal, by Adam.
 
-  That is the authors' AdamW, whose decay they set to 0. The temperature that they learn along
-  with the weights is left out: it changes no prediction (our choice).
+  That is the authors' AdamW, whose decay they set to 0. The temperature that they learn with the
+  weights is left out, as it changes no prediction (our choice).
 
   Args:
     stacked: leaves [K, ...].
     loss: (params, batch) -> scalar.
-    batches: [T, ...], one a step.
+    batches: [T, ...], one per step.
     unit: of each leaf.
     lr: of Adam.
 
@@ -96,7 +96,7 @@ def learned(stacked: PyTree, loss: Callable, batches: PyTree, *, unit: PyTree,
 
 
 def greedy_soup() -> Callable:
-  """Returns the greedy soup by accuracy on the rows."""
+  """Returns the greedy soup, by accuracy on the examples."""
 
   def apply(model, stacked, base, examples, rows, key):
     del base, key
@@ -113,12 +113,12 @@ def greedy_soup() -> Callable:
 
 
 def learned_soup(*, by: str = 'model', lr: float = 0.05, epochs: int = 5) -> Callable:
-  """Returns the learned soup by cross-entropy on the rows.
+  """Returns the learned soup, by cross-entropy on the examples.
 
   Args:
-    by: what has weights of its own, one of `UNITS`.
+    by: which parameters share weights, one of `UNITS`.
     lr: of Adam.
-    epochs: times that the rows are seen.
+    epochs: passes over the examples.
   """
   check(by, lr, 'epochs', epochs)
 
@@ -139,10 +139,10 @@ def learned_soup(*, by: str = 'model', lr: float = 0.05, epochs: int = 5) -> Cal
 
 GREEDY_SOUP = Operator(
     'greedy_soup', greedy_soup, ('shared init', 'network', 'data', 'labels'),
-    summary='the mean of the models that raise held-out accuracy, the best first',
+    summary='the mean of models that raise held-out accuracy, added best first',
     paper='Wortsman et al. ICML 2022. arXiv:2203.05482')
 LEARNED_SOUP = Operator(
     'learned_soup', learned_soup, ('shared init', 'network', 'data', 'labels'),
     {'by': BY, 'lr': LR, 'epochs': Setting(5, 'passes over the examples', at_least=1)},
-    summary='a mean by weights that are learned on held-out data',
+    summary='the weighted mean, by weights learned on held-out data',
     paper='Wortsman et al. ICML 2022. arXiv:2203.05482')

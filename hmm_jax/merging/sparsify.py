@@ -1,7 +1,7 @@
-"""What is kept of a task vector, by limits that are found first for one model as a whole.
+"""Sparsification of task vectors, by limits that are first found for one model as a whole.
 
 Magnitudes are compared in float32. Of equal ones either all are kept or none (our choice: which
-of them go would hang on their order).
+ones are dropped would depend on their order).
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from hmm_jax import tree
 from hmm_jax.types import Array, InputError, PyTree
 
-# What is thinned out by itself: all of a model at once, or each tensor.
+# Entries that are ranked together: all of a model, or those of each tensor.
 SCOPES = {'model': lambda keep, delta: keep(delta), 'tensor': jax.tree.map}
 
 
 class Sparsifier(NamedTuple):
-  """A rule in two steps, so that what is kept of all models need never be held at once.
+  """A rule in two steps, so that the masks of all models are never in memory at once.
 
-  limits: (delta) -> a tree of delta's, with what `keep` must know at each leaf.
+  limits: (delta) -> a tree like delta, with the limits of each leaf for `keep`.
   keep:   (leaf, its limits, key) -> bools of its shape.
   """
 
@@ -39,10 +39,10 @@ def largest(density: float, scope: str) -> Sparsifier:
 
   Args:
     density: from 0, which keeps nothing, to 1.
-    scope: whose n entries, one of `SCOPES`.
+    scope: which n entries are ranked together, one of `SCOPES`.
 
   Raises:
-    InputError: a density or a scope that cannot be.
+    InputError: an unknown scope, or a density out of range.
   """
   _check_share('density', density)
   if scope not in SCOPES:
@@ -59,11 +59,11 @@ def largest(density: float, scope: str) -> Sparsifier:
 def middle(smallest: float, largest: float) -> Sparsifier:
   """Returns the sparsifier that drops a share of the smallest and of the largest entries.
 
-  Of each tensor's n they are round(smallest n) and round(largest n), less those that are as large
-  as one that stays.
+  Of each tensor's n entries, round(smallest n) and round(largest n) are dropped, except for those
+  as large as one that is kept.
 
   Raises:
-    InputError: shares that cannot be, or more than 1 together.
+    InputError: shares out of range, or more than 1 together.
   """
   _check_share('smallest', smallest)
   _check_share('largest', largest)
@@ -83,7 +83,7 @@ def middle(smallest: float, largest: float) -> Sparsifier:
 
 
 def random_share(density: float) -> Sparsifier:
-  """Returns the sparsifier that keeps each entry by a chance of `density`.
+  """Returns the sparsifier that keeps each entry with probability `density`.
 
   Raises:
     InputError: a density that is not from 0 to 1.
@@ -94,12 +94,12 @@ def random_share(density: float) -> Sparsifier:
 
 
 def rank(delta: PyTree, place: int) -> Array:
-  """Finds the place-th largest magnitude of all leaves: the bits of its float32, an int32.
+  """Returns the place-th largest magnitude of all leaves: the bits of its float32, an int32.
 
-  Place 0 is above all, and those beyond the last are 0. Magnitudes are in the order of their
-  bits, which are settled from the highest to the lowest by counting: nothing is sorted.
+  Place 0 is above all magnitudes, and places beyond the last are 0. Magnitudes are ordered as
+  their bits, which are found from the highest to the lowest by counting: nothing is sorted.
   """
-  # As one vector: counting in every leaf takes XLA long to compile.
+  # As one vector: counting in every leaf is slow to compile.
   magnitudes = jnp.concatenate([_magnitude(x).reshape(-1) for x in jax.tree.leaves(delta)])
 
   def settle(i, bits):

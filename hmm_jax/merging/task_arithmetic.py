@@ -24,5 +24,5 @@ def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = Non
 OPERATOR = Operator(
     'task_arithmetic', task_arithmetic, ('base',),
     {'scale': SCALE._replace(default=0.3), 'weights': WEIGHTS},
-    summary='the base and a scaled sum of task vectors',
+    summary='the base plus a scaled sum of task vectors',
     paper='Ilharco et al. ICLR 2023. arXiv:2212.04089')

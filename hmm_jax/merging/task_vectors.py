@@ -1,18 +1,18 @@
-"""Task vectors: what models learned since a shared start, thinned out, put to a vote, added up.
+"""Merging of task vectors: sparsified, elected by sign, and added to their shared base.
 
 With delta_k = theta_k - theta_0, every merge here is
 
   theta_0 + scale reduce_k(w_k kept_k delta_k), over the entries that are elected
 
-and differs from the others in three functions:
+and is defined by three functions:
 
-  sparsify: a `Sparsifier`, which says what is kept of a task vector.
+  sparsify: a `Sparsifier`, which selects the entries kept of a task vector.
   elect:    (votes [K, ...]) -> [K, ...] bool, of each leaf: `any_sign` or `majority_sign`.
   reduce:   (votes [K, ...], elected [K, ...], weights [K, 1, ...]) -> [...]: `total`, `mean` or
             `mean_of_elected`.
 
-Leaves are computed in float32 at least and come back in the dtype of the start. A factory's
-`weights` are [K] finite numbers, 1 each if None, and nothing makes them sum to 1.
+Leaves are computed in at least float32 and returned in the dtype of the base. A factory's
+`weights` are [K] finite numbers, 1 each if None; they are not normalized.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,60 +30,60 @@ from hmm_jax.types import Array, InputError, Key, Merge, PyTree
 _LARGEST = float(jnp.finfo(jnp.float32).max)
 
 
-def merge(stacked: PyTree, base: PyTree, key: Key, *, weights: Array, sparsify: Callable,
+def merge(stacked: PyTree, base: PyTree, key: Key, *, weights: Array, sparsify: kept.Sparsifier,
           elect: Callable, reduce: Callable, scale: float) -> PyTree:
-  """Adds to the start what is left of K task vectors.
+  """Adds the merged task vectors of K models to the base.
 
   Args:
     stacked: leaves [K, ...].
     base: theta_0, leaves [...].
-    key: of what is kept by chance; each model has its own.
-    weights: [K]; where they are negative, votes change their sign.
+    key: of random sparsification; each model has its own.
+    weights: [K]; a negative one changes the sign of its votes.
     sparsify, elect, reduce: as above.
-    scale: of the whole change.
+    scale: factor of the merged task vector.
   """
-  # One model after the other: finding limits takes memory.
+  # One model at a time: finding limits takes memory.
   limits = lax.map(lambda one: sparsify.limits(delta(one, base)), stacked)
   leaves, structure = jax.tree.flatten(base)
 
-  @jax.jit  # By itself: a shape is compiled once, and faster than all leaves together.
-  def leaf(start, x, limits, number):
+  @jax.jit  # Per leaf: a shape is compiled once, and faster than all leaves together.
+  def leaf(origin, x, limits, number):
     keys = jax.random.split(jax.random.fold_in(key, number), len(x))
-    shares = weights.reshape(-1, *[1] * start.ndim)
-    learned = wide(x) - wide(start)[None]
+    shares = weights.reshape(-1, *[1] * origin.ndim)
+    learned = wide(x) - wide(origin)[None]
     votes = shares * jnp.where(jax.vmap(sparsify.keep)(learned, limits, keys), learned, 0)
     change = reduce(votes, elect(votes), jnp.abs(shares))
-    return (wide(start) + scale * change).astype(start.dtype)
+    return (wide(origin) + scale * change).astype(origin.dtype)
 
   return jax.tree.map(leaf, base, stacked, limits, structure.unflatten(range(len(leaves))))
 
 
 def any_sign(votes: Array) -> Array:
-  """Elects every entry."""
+  """Returns True for every entry."""
   return jnp.full(votes.shape, True)
 
 
 def majority_sign(votes: Array) -> Array:
-  """Elects the entries that have the sign of their sum over the models.
+  """Returns which entries have the sign of their sum over the models.
 
-  Where the sum is 0 nobody is elected (our choice: no model's sign comes before another's).
+  If the sum is 0 no entry is elected (our choice: no model's sign has priority).
   """
   return votes * jnp.sign(_add(votes))[None] > 0
 
 
 def total(votes: Array, elected: Array, weights: Array) -> Array:
-  """Adds up the entries that are elected."""
+  """Returns the sum of the elected entries."""
   del weights
   return _add(jnp.where(elected, votes, 0))
 
 
 def mean(votes: Array, elected: Array, weights: Array) -> Array:
-  """Divides their sum by the weight of all models."""
+  """Returns the sum of the elected entries over the weight of all models."""
   return total(votes, elected, weights) / weights.sum(axis=0)
 
 
 def mean_of_elected(votes: Array, elected: Array, weights: Array) -> Array:
-  """Divides their sum by the weight of the models whose entry is elected; 0 if none is."""
+  """Returns the sum of the elected entries over the weight of their models; 0 if none is."""
   weight = _add(jnp.where(elected, weights, 0))
   return total(votes, elected, weights) / jnp.where(weight > 0, weight, 1)
 
@@ -103,7 +103,7 @@ def model_weights(weights: Sequence[float] | None, stacked: PyTree) -> Array:
 def check_weights(weights: Sequence[float], count: int) -> None:
   """Raises InputError unless there is one finite number for each model."""
   if len(weights) != count or not all(abs(w) <= _LARGEST for w in weights):
-    raise InputError(f'got weights={list(weights)}; expected {count} finite numbers, one a model')
+    raise InputError(f'got weights={list(weights)}; expected {count} finite numbers, one per model')
 
 
 def check_finite(name: str, value: float) -> None:
@@ -133,9 +133,9 @@ def merge_by(sparsify: kept.Sparsifier, elect: Callable, reduce: Callable, scale
 
 
 def _add(stacked):
-  """Sums over the models one by one: what goes into a reduction, XLA writes to memory first."""
+  """Sums over the models one by one: XLA would write the operand of a reduction to memory."""
   return sum(stacked[1:], stacked[0])
 
 
 WEIGHTS = Setting(None, 'one finite number for each model; 1 each by default')
-SCALE = Setting(1.0, 'of the whole change')
+SCALE = Setting(1.0, 'factor of the merged task vector')

@@ -1,4 +1,4 @@
-"""TIES: trim task vectors, elect the sign of their sum, average those that agree."""
+"""TIES: task vectors are trimmed, signs elected, and the entries that agree averaged."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ from hmm_jax.types import Array, Key, Merge, PyTree
 
 def ties(*, density: float = 0.2, scope: str = 'model', scale: float = 1.0,
          weights: Sequence[float] | None = None) -> Merge:
-  """Returns TIES: keep the largest entries, elect the sign of their sum, average who agrees.
+  """Returns TIES: the mean of the largest entries that have the sign of their sum.
 
   Args:
-    density: share of the entries that are 
-    scope: 'model' to rank all of them at once, as in the paper; 'tensor' as in some tools.
-    scale: of the whole change.
+    density: share of the entries that are kept.
+    scope: 'model' to rank all entries together, as in the paper; 'tensor' as in some tools.
+    scale: factor of the merged task vector.
     weights: one finite number for each model; 1 each if None.
 
   Reference: Yadav, Tam, Choshen, Raffel, Bansal. TIES-Merging: Resolving Interference When
@@ -41,7 +41,7 @@ def merge(stacked: PyTree, base: PyTree, key: Key, *, weights: Array, density: f
 OPERATOR = Operator(
     'ties', ties, ('base',),
     {'density': Setting(0.2, 'share of the entries that are kept', at_least=0, at_most=1),
-     'scope': Setting('model', 'what entries are ranked in', choices=SCOPES),
+     'scope': Setting('model', 'entries that are ranked together', choices=SCOPES),
      'scale': SCALE, 'weights': WEIGHTS},
     summary='the largest entries of task vectors that agree in sign',
     paper='Yadav et al. NeurIPS 2023. arXiv:2306.01708')

@@ -1,7 +1,7 @@
 """Networks behind the `Model` contract, each with its record at the end of its file.
 
-This is the registry: a network is built in when its file is named here. flax is used in this
-room only.
+This is the registry: a network is built in if its file is listed here. flax is used in this
+package only.
 """
 
 from hmm_jax.registry import Network, records

@@ -1,4 +1,4 @@
-"""From a flax trunk to a `Model`."""
+"""Classifiers: a `Model` from a flax trunk and a linear head."""
 
 from collections.abc import Callable, Collection
 
@@ -26,7 +26,7 @@ class Classifier(nn.Module):
     return layers.dense(features, self.classes, name='head')
 
   def features(self, x: PyTree, *, train: bool, mask: Array | None) -> Array:
-    # Float32 from here on: logits in bfloat16 would have three digits.
+    # Float32 from here on: bfloat16 logits would have three digits only.
     return self.trunk(x, train=train, mask=mask).astype(jnp.float32)
 
 
@@ -41,14 +41,14 @@ def classifier(
   """Returns the `Model` of a trunk with a linear head.
 
   The trunk is called as trunk(x, train=..., mask=...). Parameters and statistics
-  stay float32. A batch with every row masked changes no statistic; its outputs are
-  finite and mean nothing.
+  stay float32. A batch in which every example is masked changes no statistic; its outputs
+  are finite and meaningless.
 
   Args:
     input_shape: the shape of one example, or a pytree of jax.ShapeDtypeStruct.
     dtype: what the trunk computes in, float32 or bfloat16. Inputs are cast to it,
       but for leaves whose jax.ShapeDtypeStruct is not floating.
-    wiring: of the layers, as models/symmetry.py has it; None: the network's symmetry is unknown.
+    wiring: how the layers are connected, see models/symmetry.py; None if unknown.
   """
   network = Classifier(trunk, classes)
   example = _example(input_shape, dtype)
@@ -66,7 +66,7 @@ def classifier(
     x = cast(x)
     if mask is not None:
       counts = mask.any()
-      mask = mask | ~counts  # A mean over no rows is NaN.
+      mask = mask | ~counts  # A mean over no examples is NaN.
     out, updated = network.apply(
         variables, x, train=train, mask=mask, rngs={} if key is None else {'dropout': key},
         mutable=['batch_stats'], method=method)
@@ -84,40 +84,40 @@ def classifier(
     return network.apply(variables, features, method=Classifier.logits)
 
   def statistics(variables, x):
-    # One training step of running statistics that began at zero holds a known share
-    # of the batch's own.
-    running = {name: value for name, value in variables.items() if name != 'params'}
+    # After one training step from zero, running statistics are a known multiple of the
+    # batch's own.
+    running = tree.statistics(variables)
     _, updated = apply({**variables, **tree.zeros(running)}, x, train=True)
     return {name: tree.scale(1 / (1 - layers.MOMENTUM), updated[name]) for name in running}
 
-  def layers_at_work(variables, x):
+  def record_layers(variables, x):
     return layer_io.record(network, variables, cast(x))
 
-  def meet():
-    met, shapes = {}, jax.eval_shape(init, jax.random.key(0))
+  def trace():
+    called, shapes = {}, jax.eval_shape(init, jax.random.key(0))
 
     def record(call, args, kwargs, context):
-      met.setdefault('/'.join(context.module.path), context.module)
+      called.setdefault('/'.join(context.module.path), context.module)
       return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
       jax.eval_shape(lambda v, x: network.apply(v, x, train=False, mask=None), shapes, example)
     owners = groups(shapes)
     names = set(jax.tree.leaves(owners))
-    return {path: module for path, module in met.items() if path in names}, owners, shapes
+    return {path: module for path, module in called.items() if path in names}, owners, shapes
 
   def modules():
-    return tuple(meet()[0])
+    return tuple(trace()[0])
 
   def symmetry():
     if wiring is None:
       raise InputError(f'got trunk={type(trunk).__name__}, whose wiring is unknown; expected mlp, '
                        'cnn, vgg16, resnet, lstm, or fusion with one branch; or a merge that '
-                       'matches no units')
-    return symmetries.symmetry(*meet(), wiring)
+                       'permutes no hidden units')
+    return symmetries.symmetry(*trace(), wiring)
 
   return Model(
-      init, apply, features, head, statistics, groups, modules, linear=layers_at_work,
+      init, apply, features, head, statistics, groups, modules, linear=record_layers,
       symmetry=symmetry)
 
 
@@ -134,7 +134,7 @@ def _example(input_shape, dtype):
 
 
 def groups(variables: PyTree) -> PyTree:
-  """Names each leaf by the path of its module, such as 'trunk/Conv_0'."""
+  """Returns the module path of each leaf, such as 'trunk/Conv_0'."""
   return jax.tree.map_with_path(
       lambda path, _: '/'.join(step.key for step in path[1:-1]), variables)
 
@@ -145,9 +145,9 @@ def preprocessed(
   """Returns a `Model` that takes raw inputs, such as uint8 images.
 
   Args:
-    model: takes what `normalize` returns.
+    model: on inputs that `normalize` returns.
     normalize: (x) -> x, raw inputs to floats.
-    augment: (key, x) -> x on raw inputs, applied in training when a key is there.
+    augment: (key, x) -> x on raw inputs, applied in training if there is a key.
   """
 
   def prepare(x, train, key):
@@ -172,7 +172,7 @@ def preprocessed(
 
 
 def check_choice(key: str, value: str, choices: Collection[str]) -> None:
-  """Raises InputError unless the config key `key` has one of the choices."""
+  """Raises InputError unless the value of config key `key` is one of the choices."""
   if value not in choices:
     raise InputError(f'got {key}={value}; expected one of {", ".join(choices)}')
 

@@ -1,4 +1,4 @@
-"""The small convolutional networks of the federated-learning papers."""
+"""Small convolutional networks of federated-learning papers."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class Size(NamedTuple):
   window: int
   padding: int
   hidden: tuple[int, ...]
-  least: int  # the smallest image, in pixels a side
+  least: int  # pixels per side of the smallest image
   dropout: tuple[float, float] = (0, 0)  # before and after the hidden layers
 
 
@@ -74,5 +74,5 @@ def build_cnn(inputs: Inputs, settings) -> Model:
 
 NETWORK = Network(
     'cnn', build_cnn,
-    {'size': Setting('lenet', 'which network', choices=SIZES)},
-    summary='small convolutional networks of the federated-learning papers')
+    {'size': Setting('lenet', 'architecture', choices=SIZES)},
+    summary='small convolutional networks of federated-learning papers')

@@ -1,4 +1,4 @@
-"""A network with a branch for images and one for text, all of it under BatchNorm."""
+"""Fusion network: image and text branches with BatchNorm after every hidden layer."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ _AXES = {'image': 3, 'text': 1}  # of one example
 
 
 class Images(nn.Module):
-  """3x3 convolutions, each with BatchNorm, ReLU and a 2x2 max-pool; then the image's mean."""
+  """3x3 convolutions, each with BatchNorm, ReLU and a 2x2 max-pool; then the mean over pixels."""
 
   channels: tuple[int, ...]
 
@@ -29,7 +29,7 @@ class Images(nn.Module):
 
 
 class Dense(nn.Module):
-  """An affine map, which what is Embedded has had, BatchNorm and ReLU: [B, F] -> [B, features]."""
+  """A dense layer (skipped for Embedded inputs), BatchNorm and ReLU: [B, F] -> [B, features]."""
 
   features: int
 
@@ -40,7 +40,7 @@ class Dense(nn.Module):
 
 
 class Trunk(nn.Module):
-  """The branches side by side and a layer after both; an absent branch has no parameters."""
+  """Parallel branches and a joint layer; an absent branch has no parameters."""
 
   channels: tuple[int, ...]
   embedding: int
@@ -65,19 +65,18 @@ def fusion(
     input_shape: PyTree,
     dtype: jnp.dtype = jnp.float32,
 ) -> Model:
-  """Returns a network of images, of text, or of both, concatenated before a dense layer.
+  """Returns a network for images, text, or both, concatenated before a dense layer.
 
   The text branch begins with a dense embedding and BatchNorm ('trunk/text/Dense_0' and
-  'trunk/text/BatchNorm_0'), so that the statistics of its inputs in the embedding space are
-  part of the model: there text can be inverted (`Model.embed`), images where their pixels are.
-  Sizes and layers are our choice. The units of two branches meet in one layer: only the symmetry
-  of a branch alone is known.
+  'trunk/text/BatchNorm_0'), so that the model holds the statistics of texts in the embedding
+  space: text is inverted there (`Model.embed`), images in pixel space. Sizes and layers are our
+  choice. The permutation symmetry is known for one branch only, as two share the joint layer.
 
   Args:
     channels: of the convolutions of the image branch, each of which halves the image.
     embedding: width of the text branch.
-    hidden: width of the layer after both.
-    input_shape: {'image': (H, W, C), 'text': (F,)}, or the shape of the only one.
+    hidden: width of the joint layer.
+    input_shape: {'image': (H, W, C), 'text': (F,)}, or the shape of the only input.
 
   Raises:
     InputError: a width below 1, no convolution, images too small for them, or other inputs.
@@ -109,7 +108,7 @@ def embed(variables: PyTree, x: PyTree) -> PyTree:
 
 
 def _modality(shape: tuple[int, ...]) -> str:
-  """Tells what inputs of one array are."""
+  """Returns the modality of inputs that are one array."""
   return 'image' if len(shape) == _AXES['image'] else 'text'
 
 
@@ -120,8 +119,8 @@ def build_fusion(inputs: Inputs, settings) -> Model:
 
 NETWORK = Network(
     'fusion', build_fusion,
-    {'channels': Setting((16, 32, 64), 'of the convolutions of the image branch'),
+    {'channels': Setting((16, 32, 64), "channels of the image branch's convolutions"),
      'embedding': Setting(128, 'width of the text branch', at_least=1),
-     'hidden': Setting(128, 'width of the layer after both', at_least=1)},
+     'hidden': Setting(128, 'width of the joint layer', at_least=1)},
     takes=('arrays', 'modalities'),
-    summary='a branch for images, one for text, or both side by side')
+    summary='an image branch, a text branch, or both in parallel')

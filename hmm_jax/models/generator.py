@@ -1,4 +1,4 @@
-"""A generator of features: what a classifier head would be given for a label."""
+"""Generator of features: synthesizes inputs of a classifier head for given labels."""
 
 import flax.linen as nn
 import jax
@@ -21,18 +21,18 @@ class Network(nn.Module):
 
 def generator(*, classes: int, features: int, hidden: int = 256,
               noise: int = 32) -> Generator:
-  """Returns a generator whose input is noise and a one-hot label.
+  """Returns a generator of features from noise and a one-hot label.
 
   The published sizes, (hidden, noise), are (256, 32) for MNIST and EMNIST, (128, 32) for
   CelebA and (512, 64) for CIFAR-10. The published code normalizes the hidden layer by
   BatchNorm and draws uniform noise; here the generator is a function of its parameters
-  alone (our choice: no statistics to send or to keep), and noise is normal, as in the paper.
+  alone (our choice: no statistics to send or keep), and noise is normal, as in the paper.
 
   Args:
     classes: C.
     features: F, the width of a head's input.
     hidden: units of the hidden layer.
-    noise: Z, numbers drawn for each label.
+    noise: Z, dimension of the noise.
 
   Raises:
     InputError: a setting is out of range.

@@ -1,7 +1,8 @@
-"""What goes into and comes out of a network's linear layers, each read as a matrix."""
+"""Inputs and outputs of a network's linear layers, as matrices."""
 
 from collections.abc import Callable
 import math
+from typing import cast
 
 import flax.linen as nn
 from jax import lax
@@ -11,7 +12,7 @@ from hmm_jax.types import Array, Linear, PyTree
 
 
 def record(network: nn.Module, variables: PyTree, x: PyTree) -> dict[str, Linear]:
-  """Runs a network in evaluation mode: {module path: Linear}, in the order it meets them."""
+  """Runs a network in evaluation mode: {module path: Linear}, in the order of execution."""
   seen = {}
 
   def watch(call: Callable, args, kwargs, context):
@@ -28,14 +29,16 @@ def record(network: nn.Module, variables: PyTree, x: PyTree) -> dict[str, Linear
 
 
 def _patches(conv: nn.Conv, x: Array) -> Array:
-  """Returns what each place of a convolution's output is a product of: [B, H', W', F].
+  """Returns the input patch of each output position of a convolution: [B, H', W', F].
 
   F is in the order of the kernel's axes, window first and channels last.
   """
-  window, channels = conv.kernel_size, x.shape[-1]
-  pairs = [(pad, pad) for pad in (conv.padding,) * 2]
+  # `layers.conv` passes a window of two sides, and one number for strides and padding.
+  window, channels = cast(tuple[int, int], conv.kernel_size), x.shape[-1]
+  strides, padding = cast(int, conv.strides), cast(int, conv.padding)
   patches = lax.conv_general_dilated_patches(
-      x, window, (conv.strides,) * 2, pairs, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+      x, window, (strides, strides), [(padding, padding)] * 2,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
   apart = patches.reshape(*patches.shape[:-1], channels, math.prod(window))
   return jnp.swapaxes(apart, -1, -2).reshape(patches.shape)
 

@@ -1,7 +1,7 @@
 """Layers as functions for compact modules; each computes in the dtype of x.
 
-Parameters are float32 and, unless said otherwise, drawn as PyTorch draws them by
-default, for the papers' codes are PyTorch.
+Parameters are float32 and, unless stated otherwise, initialized as in PyTorch by default,
+which the papers' code uses.
 """
 
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ MOMENTUM = 0.9  # of the running statistics of BatchNorm
 
 
 def kaiming(key: Key, shape: Sequence[int], dtype: jnp.dtype) -> Array:
-  """Draws a kernel from He's normal distribution with fan-out, as is usual in ResNet and VGG."""
+  """Draws a kernel from He's normal distribution with fan-out, as usual in ResNet and VGG."""
   fan_out = math.prod(shape) // shape[-2]
   return math.sqrt(2 / fan_out) * _draw(jax.random.normal, key, shape, dtype)
 
 
 def uniform(fan_in: int) -> Initializer:
-  """Returns PyTorch's initialization of the kernel and the bias of a layer."""
+  """Returns PyTorch's default initializer of the kernel and the bias of a layer."""
   bound = fan_in**-0.5
   sample = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
   return functools.partial(_draw, sample)
 
 
 def _draw(sample, key, shape, dtype):
-  # XLA:CPU compiles a draw in one dimension ten times faster than one in four.
+  # XLA:CPU compiles a one-dimensional draw ten times faster than a four-dimensional one.
   return sample(key, (math.prod(shape),), dtype).reshape(shape)
 
 
@@ -71,9 +71,9 @@ def conv(
 def normalize(x: Array, norm: str, *, train: bool, mask: Array | None) -> Array:
   """Normalizes [B, ..., C] by one of `NORMS`.
 
-  batch: masked rows count in no statistic. group: min(32, C / 2) groups, our choice:
-  two channels a group in narrow networks, for one alone is constant on a 1x1 image.
-  layer: one group, the whole image, with a scale and a bias for each channel.
+  batch: masked examples count in no statistic. group: min(32, C / 2) groups, our choice:
+  two channels per group in narrow networks, as a single one is constant on a 1x1 image.
+  layer: one group, the whole image, with a scale and a bias per channel.
 
   Args:
     mask: [B] bool, not all False, or None.
@@ -81,7 +81,7 @@ def normalize(x: Array, norm: str, *, train: bool, mask: Array | None) -> Array:
   match norm:
     case 'batch':
       if mask is not None:
-        mask = mask.reshape(-1, *[1] * (x.ndim - 1))
+        mask = jnp.reshape(mask, (-1, *[1] * (x.ndim - 1)))
       layer = nn.BatchNorm(
           use_running_average=not train, momentum=MOMENTUM, epsilon=1e-5, dtype=x.dtype)
       return layer(x, mask=mask)
@@ -89,12 +89,12 @@ def normalize(x: Array, norm: str, *, train: bool, mask: Array | None) -> Array:
       return nn.GroupNorm(math.gcd(32, x.shape[-1] // 2), epsilon=1e-5, dtype=x.dtype)(x)
     case 'layer':
       return nn.GroupNorm(1, epsilon=1e-5, dtype=x.dtype)(x)
-    case 'none':
+    case _:
       return x
 
 
 class Dropout(nn.Module):
-  """Drops entries at random in training, given a key; else returns x."""
+  """Dropout in training, if there is a key; otherwise the identity."""
 
   rate: float
 

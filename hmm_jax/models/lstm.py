@@ -13,7 +13,7 @@ from hmm_jax.types import Array, InputError, Model
 
 
 class LSTM(nn.Module):
-  """One layer over time from a state of zeros: [T, B, F] -> [T, B, features]."""
+  """One LSTM layer with initial state zero: [T, B, F] -> [T, B, features]."""
 
   features: int
 
@@ -28,18 +28,18 @@ class LSTM(nn.Module):
     def step(state, now):
       cell, hidden = state
       gate = jnp.split(now @ kernel + hidden @ recurrent + bias[None], 4, axis=-1)
-      admit, keep, show = (jax.nn.sigmoid(gate[n]) for n in (0, 1, 3))
-      cell = keep * cell + admit * jnp.tanh(gate[2])
-      hidden = (show * jnp.tanh(cell)).astype(x.dtype)
+      input_gate, forget_gate, output_gate = (jax.nn.sigmoid(gate[n]) for n in (0, 1, 3))
+      cell = forget_gate * cell + input_gate * jnp.tanh(gate[2])
+      hidden = (output_gate * jnp.tanh(cell)).astype(x.dtype)
       return (cell, hidden), hidden
 
-    cell = jnp.zeros((x.shape[1], self.features), jnp.float32)  # a sum over time, whatever x is
+    cell = jnp.zeros((x.shape[1], self.features), jnp.float32)  # in any case, as a sum over time
     _, hidden = lax.scan(step, (cell, cell.astype(x.dtype)), x)
     return hidden
 
 
 class Trunk(nn.Module):
-  """Embedded tokens [B, T] through LSTM layers; the last state of the last one."""
+  """Token embedding and LSTM layers: [B, T] -> the last state of the last layer."""
 
   vocabulary: int
   embedding: int
@@ -64,29 +64,29 @@ def lstm(
     input_shape: tuple[int, ...],
     dtype: jnp.dtype = jnp.float32,
 ) -> Model:
-  """Returns stacked LSTM layers that read a row of tokens and classify it at its end.
+  """Returns stacked LSTM layers that classify a sequence of tokens by the last state.
 
-  Kernels are drawn as PyTorch draws them; one bias a gate instead of its two, and no
-  larger one to keep the state, are our choice.
+  Kernels are initialized as in PyTorch. Our choice: one bias per gate instead of two, and no
+  larger bias of the forget gate.
 
   Args:
     embedding: width of a token.
     hidden: width of each layer.
-    vocabulary: number of tokens: they go from 0 to below it.
-    input_shape: (T,), the tokens of a row.
+    vocabulary: number of different tokens, which are numbered from 0.
+    input_shape: (T,), tokens per example.
 
   Raises:
-    InputError: a width below 1, no layer, or rows that are not of tokens.
+    InputError: a width below 1, no layer, or inputs that are not tokens.
 
   Reference: the character model of B. McMahan et al. "Communication-Efficient Learning of
-  Deep Networks from Decentralized Data". AISTATS 2017. arXiv:1602.05629. Its task of the
-  next character after a row is that of S. Caldas et al. "LEAF: A Benchmark for Federated
+  Deep Networks from Decentralized Data". AISTATS 2017. arXiv:1602.05629. The task, the
+  character that follows, is that of S. Caldas et al. "LEAF: A Benchmark for Federated
   Settings". arXiv:1812.01097.
   """
   if embedding < 1:
     raise InputError(f'got embedding={embedding}; expected a width of at least 1')
   if not hidden or any(features < 1 for features in hidden):
-    raise InputError(f'got hidden={tuple(hidden)}; expected widths of at least 1, one a layer')
+    raise InputError(f'got hidden={tuple(hidden)}; expected widths of at least 1, one per layer')
   if len(input_shape) != 1:
     raise InputError(f'got model=lstm with inputs of shape {input_shape}; expected tokens [T]')
   trunk = Trunk(vocabulary, embedding, tuple(hidden), dtype)

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons, softmax regression included."""
+"""Multilayer perceptrons, including softmax regression."""
 
 import flax.linen as nn
 import jax.numpy as jnp

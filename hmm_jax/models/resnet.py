@@ -14,7 +14,7 @@ from hmm_jax.types import Array, Model, PyTree
 
 
 class Size(NamedTuple):
-  """The stages of a network; every stage but the first halves the image."""
+  """Widths and block counts of the stages; every stage but the first halves the image."""
 
   widths: tuple[int, ...]
   blocks: tuple[int, ...]
@@ -74,7 +74,7 @@ class Trunk(nn.Module):
 
 
 def wiring(paths: Sequence[str]) -> dict[str, tuple]:
-  """Wires the blocks: what Conv_1 writes and the shortcut, Conv_2 or none, are summed."""
+  """Returns the wiring of blocks: Conv_1 is added to the shortcut, Conv_2 or the identity."""
   stem, head = 'trunk/Conv_0', 'head'
   wires, stream = {stem: (None, stem)}, stem
   for block in dict.fromkeys(path.rpartition('/')[0] for path in paths if 'Block' in path):
@@ -113,7 +113,7 @@ def build_resnet(inputs: Inputs, settings) -> Model:
 
 NETWORK = Network(
     'resnet', build_resnet,
-    {'size': Setting('9-narrow', 'which network', choices=SIZES),
+    {'size': Setting('9-narrow', 'architecture', choices=SIZES),
      'norm': Setting('batch', 'normalization', choices=layers.NORMS)},
     summary='residual networks for small images',
     paper='He et al. CVPR 2016. arXiv:1512.03385')

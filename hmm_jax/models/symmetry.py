@@ -1,8 +1,8 @@
 """Permutation symmetries: which axes of which parameters belong to the same hidden units.
 
-A network says how its layers are wired: a wiring is a function (paths of the layers, in the
-order in which an input meets them) -> {path: (the group it reads, the group it writes)}, None
-for the inputs. Groups have any names. A normalization has the units of the layer before it.
+A wiring describes how a network's layers are connected: (paths of the layers, in the order of
+execution) -> {path: (the group of units it reads, the group it writes)}, with None for the
+inputs. Group names are arbitrary. A normalization has the units of the layer before it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,34 +12,34 @@ import jax
 
 from hmm_jax.types import PyTree, Symmetry
 
-_NORMALISATIONS = nn.BatchNorm | nn.GroupNorm
+_NORMALIZATIONS = nn.BatchNorm | nn.GroupNorm
 
 
 def chain(layers: Sequence[str]) -> dict[str, tuple]:
-  """Wires layers one after another: each reads what the last one wrote."""
+  """Returns the wiring of consecutive layers: each reads what the previous one wrote."""
   return dict(zip(layers, zip((None, *layers), layers)))
 
 
 def symmetry(
     modules: Mapping[str, nn.Module], owners: PyTree, shapes: PyTree, wiring: Callable
 ) -> Symmetry:
-  """Returns the symmetry of a network.
+  """Returns the permutation symmetry of a network.
 
   Channels that GroupNorm normalizes together stay together: see `Symmetry.runs`. The other
   normalizations, over one channel or over all, permit any permutation.
 
   Args:
-    modules: by their paths, in the order in which an input meets them.
+    modules: by their paths, in the order of execution.
     owners: the module path of each leaf.
     shapes: of the leaves.
     wiring: the network's.
   """
   wires = wiring([path for path, module in modules.items()
-                  if not isinstance(module, _NORMALISATIONS)])
+                  if not isinstance(module, _NORMALIZATIONS)])
   wires['head'] = wires['head'][0], None  # Classes keep their order.
   runs, last = {}, None
   for path, module in modules.items():
-    if isinstance(module, _NORMALISATIONS):
+    if isinstance(module, _NORMALIZATIONS):
       wires[path] = last, last
     if isinstance(module, nn.GroupNorm):
       runs[last] = module.num_groups
@@ -48,7 +48,7 @@ def symmetry(
       lambda where, owner, leaf: _axes(where[-1].key, leaf.ndim, *wires[owner]), owners, shapes)
   lengths = _lengths(shapes, axes)
   groups = [group for group in dict.fromkeys(wires[path][1] for path in modules) if group]
-  # The shortest of its axes holds a group once.
+  # On the shortest axis of a group, each unit occurs once.
   return Symmetry(axes, {group: min(lengths[group]) for group in groups},
                   {group: runs.get(group, 1) for group in groups})
 
@@ -62,7 +62,7 @@ def _axes(name, rank, reads, writes):
       return writes, writes
     case 'embedding':
       return None, writes
-    case _:  # A bias, or what a normalization has.
+    case _:  # A bias, or a leaf of a normalization.
       return (writes,)
 
 

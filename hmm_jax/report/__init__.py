@@ -1,1 +1,1 @@
-"""Tables, plots and landscapes of runs."""
+"""Tables, plots and loss landscapes of runs."""

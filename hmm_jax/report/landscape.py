@@ -1,7 +1,7 @@
-"""Loss landscapes between the models of a stack: along a line, and over a polygon.
+"""Loss landscapes between models: along a line, and over a polygon.
 
-Every point is a convex mixture of whole models. One program maps over the points, so
-that mapped one by one no more than one mixture exists at a time.
+Every point is a convex combination of models. One program maps over the points, so that
+with a sequential mapper only one of these models is in memory at a time.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ import numpy as np
 
 from hmm_jax import tree
 from hmm_jax.client import mappers
-from hmm_jax.experiment.evaluate import score_rows
+from hmm_jax.client.scoring import score_rows
 from hmm_jax.types import Array, Examples, InputError, Mapper, Model, PyTree
 
 
 class Interpolation(NamedTuple):
-  """The straight line between two models, at P points."""
+  """Scores on the straight line between two models, at P points."""
 
   position: np.ndarray  # [P], 0 at the first model and 1 at the second
   loss: np.ndarray  # [P]
@@ -28,7 +28,7 @@ class Interpolation(NamedTuple):
 
 
 class Surface(NamedTuple):
-  """K models at the corners of a regular polygon, and their mixtures at P points in it."""
+  """Scores over a regular polygon with K models at its corners, at P points."""
 
   vertices: np.ndarray  # [K, 2]
   points: np.ndarray  # [P, 2]: the center first, the boundary last
@@ -40,21 +40,22 @@ class Surface(NamedTuple):
 def interpolate(model: Model, a: PyTree, b: PyTree, examples: Examples, rows: Array, *,
                 mapper: Mapper, points: int = 25, batch: int = 512,
                 calibrate: Callable | None = None) -> Interpolation:
-  """Scores the models (1 - t) a + t b on rows [T], t from 0 to 1.
+  """Scores the models (1 - t) a + t b on the examples at `rows` [T], t from 0 to 1.
 
-  The barrier is the largest rise of the loss over its chord: the maximum over the points
-  of L((1 - t) a + t b) - ((1 - t) L(a) + t L(b)). It is 0 at both ends, so never negative.
+  The barrier is the largest increase of the loss over linear interpolation: the maximum over
+  the points of L((1 - t) a + t b) - ((1 - t) L(a) + t L(b)). It is 0 at both ends, so never
+  negative.
 
   Args:
     mapper: how points are mapped.
     points: P, both ends included.
-    batch: rows scored at a time.
-    calibrate: (variables, examples) -> variables, applied to every mixture and to both
-      ends alike, such as partial(recalibrate, model, rows=...). A function seen before
-      is not compiled again.
+    batch: examples scored at a time.
+    calibrate: (variables, examples) -> variables, applied to every point, both ends
+      included, such as partial(recalibrate, model, rows=...). A function seen before is not
+      compiled again.
 
   Raises:
-    InputError: fewer than 2 points, or no rows.
+    InputError: fewer than 2 points, or no examples.
 
   Reference: Frankle, Dziugaite, Roy, Carbin. Linear Mode Connectivity and the Lottery
     Ticket Hypothesis. ICML 2020. arXiv:1912.05671. The barrier: Entezari, Sedghi, Saukh,
@@ -62,7 +63,7 @@ def interpolate(model: Model, a: PyTree, b: PyTree, examples: Examples, rows: Ar
     Networks. ICLR 2022. arXiv:2110.06296.
   """
   if points < 2:
-    raise InputError(f'got points={points}; expected at least 2, the ends of the line')
+    raise InputError(f'got points={points}; expected at least 2, the two models')
   position = np.linspace(0, 1, points)
   weights = np.stack([1 - position, position], axis=1)
   loss, accuracy = _score(model, tree.stack([a, b]), weights, examples, rows, mapper, batch,
@@ -73,24 +74,24 @@ def interpolate(model: Model, a: PyTree, b: PyTree, examples: Examples, rows: Ar
 def surface(model: Model, stacked: PyTree, examples: Examples, rows: Array, *,
             mapper: Mapper, resolution: int = 8, batch: int = 512,
             calibrate: Callable | None = None) -> Surface:
-  """Scores mixtures of K models on rows [T] all over a polygon with a model at each corner.
+  """Scores combinations of K models on the examples at `rows` [T], over a polygon of the models.
 
   A point's mixing weights are its `barycentric` coordinates: an edge is the line between
-  two models, the center the mean of all. Of the K - 1 dimensions between K models it
-  shows two, and who is whose neighbor (counter-clockwise from the top) is the caller's.
+  two models, the center the mean of all. The polygon shows two of the K - 1 dimensions
+  between K models; the order of the models (counter-clockwise from the top) determines which.
 
   Args:
     mapper: how points are mapped.
-    resolution: R, rings about the center, with 1 + K R (R + 1) / 2 points in all.
-    batch: rows scored at a time.
+    resolution: R, number of rings around the center, with 1 + K R (R + 1) / 2 points in all.
+    batch: examples scored at a time.
     calibrate: as in `interpolate`, applied to the corners as well.
 
   Raises:
-    InputError: fewer than 3 models or 1 ring, or no rows.
+    InputError: fewer than 3 models or 1 ring, or no examples.
   """
   if resolution < 1:
     raise InputError(f'got resolution={resolution}; expected at least 1')
-  vertices = polygon(len(jax.tree.leaves(stacked)[0]))
+  vertices = polygon(tree.count(stacked))
   points = _rings(vertices, resolution)
   weights = barycentric(points, vertices)
   loss, accuracy = _score(model, stacked, weights, examples, rows, mapper, batch, calibrate)
@@ -110,12 +111,12 @@ def polygon(count: int) -> np.ndarray:
 
 
 def barycentric(points: np.ndarray, vertices: np.ndarray) -> np.ndarray:
-  """Returns Wachspress's coordinates of points in a convex polygon: [P, K].
+  """Returns the Wachspress coordinates of points in a convex polygon: [P, K].
 
-  They are not negative, sum to 1 and give the point back as a mean of the corners. This is
-  their polynomial form, which holds on the boundary too: up to normalization a corner gets
-  the area of the triangle with its neighbors times those of the triangles between the
-  point and each edge that does not touch it.
+  They are nonnegative, sum to 1 and give the point as a weighted mean of the corners. This is
+  their polynomial form, which is also defined on the boundary: up to normalization, the
+  coordinate of a corner is the area of the triangle with its neighbors times the areas of the
+  triangles between the point and each edge that does not touch the corner.
 
   Args:
     points: [P, 2], inside or on the boundary.
@@ -133,7 +134,7 @@ def barycentric(points: np.ndarray, vertices: np.ndarray) -> np.ndarray:
   edges = _cross(vertices - points[:, None], after - points[:, None])  # [P, K]
   if (outside := (edges < -1e-9 * corners.max()).any(axis=1)).any():
     raise InputError(f'got point {points[outside][0].tolist()}; expected one inside the polygon')
-  # By rounding, a point on an edge may seem to be outside.
+  # Rounding may put a point on an edge slightly outside.
   edges = np.maximum(edges, 0)
   count = np.arange(len(vertices))
   touches = (count == count[:, None]) | (count == (count[:, None] - 1) % len(vertices))
@@ -142,12 +143,12 @@ def barycentric(points: np.ndarray, vertices: np.ndarray) -> np.ndarray:
 
 
 def _rings(vertices, resolution):
-  """Returns the center and ever larger copies of the polygon, r points an edge on the r-th."""
+  """Returns the center and scaled copies of the polygon, with r points per edge on the r-th."""
   after = np.roll(vertices, -1, axis=0)
   points = [np.zeros((1, 2))]
   for r in range(1, resolution + 1):
     step = np.arange(r)[:, None, None]
-    # The shares are divided before they scale a corner, so that 1 leaves it as it is.
+    # Divided before the product, so that a share of 1 gives the corner exactly.
     ring = (r - step) / resolution * vertices + step / resolution * after
     points.append(ring.swapaxes(0, 1).reshape(-1, 2))
   return np.concatenate(points)
@@ -158,16 +159,16 @@ def _cross(a, b):
 
 
 def _score(model, stacked, weights, examples, rows, mapper, batch, calibrate):
-  """Returns mean loss and accuracy of each mixture, weights [P, K]: float64 [P] both."""
+  """Returns mean loss and accuracy for each of the weights [P, K]: float64 [P] both."""
   if not len(rows):
-    raise InputError('got no rows; expected at least 1 to score models on')
+    raise InputError('got no rows; expected at least 1 example to score models on')
   scores = _score_mixtures(model, mapper, batch, calibrate, stacked, weights.astype(np.float32),
                            examples, rows)
   accuracy, loss = (np.asarray(x, np.float64) for x in scores)
   return loss, accuracy
 
 
-# Compiled once for all lines between models of one kind, of which there are many.
+# A module-level function, so that it is compiled once for all pairs of models.
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _score_mixtures(model, mapper, batch, calibrate, stacked, weights, examples, rows):
   def work(shared, weights):

@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves, clients and their weights, partition, landscapes."""
+"""Plots of a run: learning curves, clients and their weights, partition, landscapes."""
 
 from collections.abc import Collection, Mapping, Sequence
 import os
@@ -9,31 +9,37 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
-from hmm_jax.experiment.workdir import BOOKKEEPING, Workdir
 from hmm_jax.report.landscape import Interpolation, Surface
 
+# Columns of metrics.csv that are not measurements.
+BOOKKEEPING = ('round', 'seed', 'seconds', 'bytes_up', 'bytes_down')
 
-def of_run(workdir: Workdir):
-  """Draws all that the tables of a run show."""
-  folder = workdir.file('plots')
-  learning_curves(workdir.read_metrics(), folder)
-  clients_ = workdir.read_table('clients')
-  client_tables(clients_, folder)
-  if anchors := workdir.read_table('anchors'):
-    corrupted = {row['client'] for row in clients_ if row.get('corrupted')}
+
+def of_run(metrics: Sequence[dict], tables: Mapping[str, Sequence[dict]], folder: str):
+  """Draws all plots of a run's tables.
+
+  Args:
+    metrics: rows of metrics.csv.
+    tables: rows of clients.csv, anchors.csv and search.csv by name; empty if there are none.
+    folder: folder of the plots.
+  """
+  learning_curves(metrics, folder)
+  client_tables(tables['clients'], folder)
+  if anchors := tables['anchors']:
+    corrupted = {row['client'] for row in tables['clients'] if row.get('corrupted')}
     coefficients(anchors, os.path.join(folder, 'coefficients.png'), corrupted)
     staleness(anchors, os.path.join(folder, 'staleness.png'))
-  if rows := workdir.read_table('search'):
-    searches(rows, os.path.join(folder, 'search.png'))
+  if tables['search']:
+    searches(tables['search'], os.path.join(folder, 'search.png'))
 
 
 def partition(counts: np.ndarray, path: str):
-  """Draws the training rows of each client by class, counts [K, C], as a heat map."""
+  """Draws the training examples of each client by class, counts [K, C], as a heat map."""
   height = float(np.clip(0.2 * len(counts), 3, 12))
   figure = Figure(figsize=(2 + 0.4 * counts.shape[1], height), layout='constrained')
   axes = figure.subplots()
   image = axes.imshow(counts, aspect='auto', cmap='viridis', interpolation='nearest')
-  figure.colorbar(image, label='training rows')
+  figure.colorbar(image, label='training examples')
   axes.set(xlabel='class', ylabel='client', title=f'{len(counts)} clients')
   for axis in (axes.xaxis, axes.yaxis):
     axis.set_major_locator(_whole_numbers())
@@ -41,11 +47,11 @@ def partition(counts: np.ndarray, path: str):
 
 
 def learning_curves(rows: Sequence[dict], folder: str):
-  """Draws each kind of metric over rounds, a line a view: mean and ± std over seeds.
+  """Draws each kind of metric over rounds, one line per view: mean and ± std over seeds.
 
   Args:
-    rows: of metrics.csv; the last part of a name, such as accuracy, is its kind.
-    folder: gets a picture KIND.png for every kind.
+    rows: rows of metrics.csv; the last part of a name, such as accuracy, is its kind.
+    folder: folder of the plots, one KIND.png for every kind.
   """
   names = [name for name in rows[0] if name not in BOOKKEEPING and all(name in r for r in rows)]
   kind_of = lambda name: name.rsplit('/', 1)[-1]
@@ -62,11 +68,11 @@ def learning_curves(rows: Sequence[dict], folder: str):
 
 
 def clients(runs: Mapping[str, Sequence[dict]], path: str):
-  """Draws the test accuracies of each run's clients in rising order: mean and ± std over seeds.
+  """Draws the sorted test accuracies of each run's clients: mean and ± std over seeds.
 
   Args:
-    runs: by name, the rows of clients.csv; what counts is each seed's last evaluation.
-    path: of the picture.
+    runs: rows of clients.csv by name of the run; each seed's last evaluation is drawn.
+    path: path of the plot.
   """
   figure = Figure(figsize=(6, 4), layout='constrained')
   axes = figure.subplots()
@@ -79,8 +85,8 @@ def clients(runs: Mapping[str, Sequence[dict]], path: str):
     _band(axes, np.arange(1, len(mean) + 1), mean, _std(sorted_),
           label=f'{name}: mean {mean.mean():.3f}')
   low, high = axes.get_ylim()
-  axes.set_ylim(max(low, -0.02), min(high, 1.02))  # A band may leave what an accuracy can be.
-  axes.set(xlabel='clients, the worst first', ylabel='accuracy on their own test rows')
+  axes.set_ylim(max(low, -0.02), min(high, 1.02))  # A band may leave [0, 1].
+  axes.set(xlabel='clients, the worst first', ylabel='accuracy on their own test examples')
   axes.xaxis.set_major_locator(_whole_numbers())
   axes.grid(alpha=0.3)
   axes.legend(fontsize='small')
@@ -88,9 +94,9 @@ def clients(runs: Mapping[str, Sequence[dict]], path: str):
 
 
 def images(kinds: Mapping[str, np.ndarray], path: str, columns: int = 16):
-  """Draws images [N, H, W, C] of each kind under its name, each from its darkest to its lightest.
+  """Draws images [N, H, W, C] of each kind under its name, with each image's contrast stretched.
 
-  Of other than one or three channels, the first is drawn.
+  If there are neither one nor three channels, the first channel is drawn.
   """
   heights = [-(-len(x) // columns) for x in kinds.values()]
   figure = Figure(figsize=(columns / 2, (sum(heights) + len(kinds)) / 2), layout='constrained')
@@ -110,12 +116,12 @@ def images(kinds: Mapping[str, np.ndarray], path: str, columns: int = 16):
 
 
 def client_tables(rows: Sequence[dict], folder: str, panels: int = 6):
-  """Draws what clients.csv has in columns NAME/0, NAME/1, ... as heat maps over rounds.
+  """Draws columns NAME/0, NAME/1, ... of clients.csv as heat maps, one panel per evaluation.
 
   Args:
-    rows: of clients.csv; the first seed is drawn, one in its last row a round.
-    folder: gets a picture NAME.png for every name.
-    panels: evaluations drawn, at most, evenly spread.
+    rows: rows of clients.csv; the first seed is drawn, with the last row of each round.
+    folder: folder of the plots, one NAME.png for every name.
+    panels: largest number of evaluations drawn, evenly spaced.
   """
   own = [row for row in rows if row['seed'] == rows[0]['seed']]
   tables = {}
@@ -123,7 +129,7 @@ def client_tables(rows: Sequence[dict], folder: str, panels: int = 6):
     if found := re.fullmatch(r'(.+)/\d+', column):
       tables.setdefault(found[1], []).append(column)
   for name, columns in tables.items():
-    values = {}  # of each round, {client: [M]}; a run may be older than the columns
+    values = {}  # {round: {client: [M]}}; rows of older runs may lack the columns
     for row in own:
       if columns[0] in row:
         values.setdefault(row['round'], {})[row['client']] = [row[c] for c in columns]
@@ -135,12 +141,12 @@ def client_tables(rows: Sequence[dict], folder: str, panels: int = 6):
 
 
 def coefficients(anchors: Sequence[dict], path: str, corrupted: Collection[int] = ()):
-  """Draws each client's coefficient over the rounds of the first seed.
+  """Draws each client's coefficient over the rounds, for the first seed.
 
   Args:
-    anchors: rows of anchors.csv; a client that has no update in the atlas stays white.
-    path: of the picture.
-    corrupted: clients that come first, in red.
+    anchors: rows of anchors.csv; a client without an update in the atlas is white.
+    path: path of the plot.
+    corrupted: corrupted clients, drawn first and with red labels.
   """
   own = [row for row in anchors if row['seed'] == anchors[0]['seed']]
   ids = sorted({row['client'] for row in own}, key=lambda i: (i not in corrupted, i))
@@ -163,7 +169,7 @@ def coefficients(anchors: Sequence[dict], path: str, corrupted: Collection[int] 
 
 
 def staleness(anchors: Sequence[dict], path: str):
-  """Draws how many updates had traveled for how many rounds when they came, all seeds."""
+  """Draws a histogram of the delays of updates, in rounds, over all seeds."""
   delays = [int(row['delay']) for row in anchors if 'delay' in row]
   figure = Figure(figsize=(5, 3), layout='constrained')
   axes = figure.subplots()
@@ -175,11 +181,11 @@ def staleness(anchors: Sequence[dict], path: str):
 
 
 def searches(rows: Sequence[dict], path: str):
-  """Draws the losses along a search, each the mean over a third of the rounds and all seeds.
+  """Draws the losses along a search, averaged over each third of the rounds and all seeds.
 
   Args:
-    rows: of search.csv: the loss of the search's minibatches and that of rows held out.
-    path: of the picture.
+    rows: rows of search.csv, with the loss on minibatches and on held-out examples.
+    path: path of the plot.
   """
   figure = Figure(figsize=(7, 4), layout='constrained')
   axes = figure.subplots()
@@ -188,20 +194,20 @@ def searches(rows: Sequence[dict], path: str):
     first, last = rounds * third // 3 + 1, rounds * (third + 1) // 3
     some = [row for row in rows if first <= row['round'] <= last]
     if not some:
-      continue  # A run shorter than that.
+      continue  # Fewer than three rounds.
     for name, style, what in (('loss', ':', 'minibatches'), ('held_out_loss', '-', 'held out')):
       steps = sorted({row['step'] for row in some if name in row})
       means = [np.mean([row[name] for row in some if row['step'] == step and name in row])
-               for step in steps]  # What is not a number is not in the table.
+               for step in steps]  # NaN is stored as a missing value.
       axes.plot(steps, means, style, color=color, label=f'{what}, rounds {first} to {last}')
-  axes.set(xlabel='step of the search', ylabel="loss of the server's rows", yscale='log')
+  axes.set(xlabel='step of the search', ylabel="loss on the server's examples", yscale='log')
   axes.grid(alpha=0.3)
   figure.legend(loc='outside right upper', fontsize='small')
   _save(figure, path)
 
 
 def _heat_maps(pictures, titles, label, path):
-  """Draws tables [K, M] of one range of colors side by side."""
+  """Draws tables [K, M] side by side, with a common color scale."""
   clients, models = pictures[0].shape
   width, height = np.clip([0.25 * models, 0.2 * clients], [1.6, 3], [4, 8])
   figure = Figure(figsize=(1.4 + width * len(pictures), height), layout='constrained')
@@ -213,7 +219,7 @@ def _heat_maps(pictures, titles, label, path):
     for ticks in (axis.xaxis, axis.yaxis):
       ticks.set_major_locator(_whole_numbers())
   axes[0].set(ylabel='client')
-  bar = 0.2  # inches wide, and as high as the tables
+  bar = 0.2  # width of the color bar in inches; it is as high as the tables
   share = bar / (width * len(pictures))
   figure.colorbar(image, ax=axes, label=label, aspect=height / bar, fraction=share, pad=share / 2)
   _save(figure, path)
@@ -224,7 +230,7 @@ def _whole_numbers():
 
 
 def _band(axes, place, mean, std, label):
-  """Draws a line with ± std around it; a point with a bar where there is only one place."""
+  """Draws a line with a band of ± std; a point with an error bar if there is only one."""
   if len(mean) == 1:
     axes.errorbar(place, mean, std, fmt='o', capsize=3, label=label)
     return
@@ -238,7 +244,7 @@ def _last_evaluation(rows):
 
 
 def interpolation(lines: Mapping[str, Interpolation], path: str):
-  """Draws loss and accuracy along lines between two models; the legend has the barriers."""
+  """Draws loss and accuracy along lines between two models, with the barriers in the legend."""
   columns = -(-len(lines) // 18)
   figure = Figure(figsize=(9 + 1.8 * columns, 4), layout='constrained')
   left, right = figure.subplots(1, 2)
@@ -254,12 +260,12 @@ def interpolation(lines: Mapping[str, Interpolation], path: str):
 
 
 def landscape(surface: Surface, path: str, names: Sequence[str] | None = None):
-  """Draws the loss over a polygon of models as filled contours; the cross is their mean.
+  """Draws the loss over a polygon of models as filled contours, with a cross at their mean.
 
   Args:
-    surface: of K models.
-    path: of the picture.
-    names: of the models; their positions if None.
+    surface: the scores for K models.
+    path: path of the plot.
+    names: names of the models; None for their positions.
   """
   figure = Figure(figsize=(6, 5), layout='constrained')
   axes = figure.subplots()
@@ -276,14 +282,14 @@ def landscape(surface: Surface, path: str, names: Sequence[str] | None = None):
 
 
 def _over_seeds(rows, name):
-  """Returns rounds, mean and std over seeds of each evaluation; a round may have two."""
+  """Returns rounds, means and stds over seeds, one per evaluation; a round may have two."""
   by_seed = [[row for row in rows if row['seed'] == seed] for seed in {r['seed'] for r in rows}]
   values = np.array([[row[name] for row in own] for own in by_seed])
   return [row['round'] for row in by_seed[0]], values.mean(axis=0), _std(values)
 
 
 def _std(values):
-  """Returns the sample's standard deviation over seeds, [S, N] -> [N]; 0 for one seed."""
+  """Returns the sample standard deviation over seeds, [S, N] -> [N]; 0 for one seed."""
   return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
 
 

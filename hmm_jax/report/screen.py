@@ -1,5 +1,6 @@
-"""What a command prints: tables, progress and errors."""
+"""Console output of commands: tables, progress and errors."""
 
+from collections.abc import Iterable, Sequence
 import contextlib
 import sys
 
@@ -10,7 +11,7 @@ from rich.text import Text
 
 
 class Screen:
-  """Progress and tables: a live bar on a terminal, a line an evaluation elsewhere."""
+  """Console for tables and progress: a live bar on a terminal, else one line per evaluation."""
 
   def __init__(self, *, silent: bool = False):
     self._console = Console(quiet=silent, width=None if sys.stdout.isatty() else 160)
@@ -19,8 +20,8 @@ class Screen:
   def say(self, text: str):
     self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-  def table(self, title: str, header: list[str], rows: list[list]):
-    # As texts, where brackets are brackets. What is too long is a name: the first column folds.
+  def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence]):
+    # Text objects, so that brackets are not markup. Only names in the first column may be long.
     table = Table(title=Text(title), title_justify='left')
     for number, name in enumerate(header):
       table.add_column(Text(name), no_wrap=number > 0, overflow='fold')
@@ -42,8 +43,8 @@ class Screen:
 
 
 def fail(error: Exception, code: int) -> int:
-  """Says what is wrong in one line on stderr; returns the code to exit with."""
-  # After a damaged file, reads still under way would complain to a loop that is closed.
+  """Prints an error as one line on stderr; returns the exit code."""
+  # After a damaged file, pending reads would report errors to a closed event loop.
   sys.unraisablehook = lambda unraisable: None
   print(f'hmm_jax: {" ".join(str(error).split())}', file=sys.stderr)
   return code

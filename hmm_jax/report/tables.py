@@ -1,11 +1,11 @@
-"""What is said of a run and of those beside it, once all have finished."""
+"""Result tables of a run and its comparison runs."""
 
 from collections.abc import Iterable
 
 import jax
 
-from hmm_jax.experiment.workdir import BOOKKEEPING, Workdir
 from hmm_jax.report import plots
+from hmm_jax.report.plots import BOOKKEEPING
 from hmm_jax.report.screen import Screen
 
 
@@ -22,8 +22,8 @@ def show(summaries: dict[str, dict], screen: Screen):
   seeds = [f'seed {seed}' for seed in summary['seeds']]
   for title, header, rows in (
       ('accuracy on the global test split', ['model', now], global_accuracies(summaries)),
-      ("accuracy of each client's model on its own test rows",
-       ['model', 'mean', 'selected', 'weighted by rows', 'worst tenth'],
+      ("accuracy of each client's model on its own test examples",
+       ['model', 'mean', 'selected', 'weighted by examples', 'worst tenth'],
        own_accuracies(summaries))):
     if rows:
       screen.table(title, ['run', *header, *seeds], rows)
@@ -33,15 +33,15 @@ def show(summaries: dict[str, dict], screen: Screen):
 
 
 def show_arms(name: str, arms: dict[str, dict], seeds: Iterable[int], screen: Screen):
-  """Prints the test accuracies of a run's models, merged in several ways."""
+  """Prints the test accuracies of a run's models, merged by several variants."""
   scores = {arm: values['global/test/accuracy'] for arm, values in arms.items()}
   screen.table(f'{name}: accuracy of the merged model on the global test split',
-               ['arm', 'mean ± std', *(f'seed {seed}' for seed in seeds)],
+               ['variant', 'mean ± std', *(f'seed {seed}' for seed in seeds)],
                [[arm, spread(score), *seed_by_seed(score)] for arm, score in scores.items()])
 
 
 def global_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
-  """Returns a row for every run and model with a test accuracy, before the finish as well."""
+  """Returns one row per run and model with a test accuracy, and one before the final merge."""
   rows = []
   for name, summary in summaries.items():
     before = summary.get('before_finish') or {}
@@ -53,14 +53,14 @@ def global_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
 
 
 def own_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
-  """Returns a row for every run whose clients have test rows, before the finish as well."""
+  """Returns one row per run whose clients have test examples, and one before the final merge."""
   rows = []
   for name, summary in summaries.items():
     selected = summary['selected_on_validation'] or {}
     before = summary.get('before_finish') or {}
-    # Before or after, what is selected is one round of the run: it is shown once.
+    # A run has one selected round, so it is shown only in the row of the last evaluation.
     for when, values, chosen in (('', summary['last'], selected), (', before', before, {})):
-      means = [values.get(f'{view}/test/accuracy')
+      means = [values.get(f'{view}/test/accuracy', {})
                for view in ('clients', 'clients_weighted', 'clients_worst')]
       if all(means):
         best = chosen.get('clients/test/accuracy')
@@ -70,11 +70,11 @@ def own_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
   return rows
 
 
-def compare_clients(runs: dict[str, list[dict]], workdir: Workdir):
+def compare_clients(runs: dict[str, list[dict]], path: str):
   """Draws the clients' own test accuracies, those of all runs in one picture."""
   runs = {name: rows for name, rows in runs.items() if any('test/accuracy' in r for r in rows)}
   if runs and jax.process_index() == 0:
-    plots.clients(runs, workdir.file('plots', 'clients.png'))
+    plots.clients(runs, path)
 
 
 def seed_by_seed(value: dict) -> list[str]:

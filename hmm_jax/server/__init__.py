@@ -1,1 +1,1 @@
-"""Work of a server on data of its own: searches, training and pseudo-data."""
+"""Server-side computation: searches, training and pseudo-data."""

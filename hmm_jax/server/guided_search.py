@@ -1,4 +1,4 @@
-"""What a server does with its rows: it searches for a merge's coefficients, or trains."""
+"""Searches for the coefficients of a merge on the server's examples."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from hmm_jax.types import Array, Examples, Key, Mapper, Objective, PyTree, Searc
 
 
 class Fallback(NamedTuple):
-  """What is taken of a search.
+  """Rule for selecting the result of a search, or falling back to the plain average.
 
-  rows:   (server) -> the rows that it may read.
-  choose: (judged [P]) -> which of its marks, by the losses on held-out rows.
-  accept: (found, average) -> bool, by these losses too.
+  rows:   (server) -> indices of the examples that the search may read.
+  choose: (judged [P]) -> the position of the selected candidate, by its held-out loss.
+  accept: (found, average) -> bool, from the held-out losses of the two.
   """
 
   rows: Callable
@@ -26,15 +26,15 @@ class Fallback(NamedTuple):
 
 
 class Guide(NamedTuple):
-  """How the server's rows find the coefficients of a merge.
+  """Settings of a search for merge coefficients on the server's examples.
 
-  objective: on the server's examples.
-  search:    how they are searched.
-  project:   (weights [A, U], usable) -> weights, back to those that are allowed.
+  objective: loss on the server's examples.
+  search:    the search algorithm.
+  project:   (weights [A, U], usable) -> weights, projected onto the allowed ones.
   fallback:  `HELD_OUT` or `NEVER`.
-  mapper:    of the rows of a minibatch over devices.
-  steps:     minibatches of a search.
-  batch:     rows in each.
+  mapper:    how a minibatch is split over devices.
+  steps:     minibatches per search.
+  batch:     examples per minibatch.
   """
 
   objective: Objective
@@ -48,26 +48,26 @@ class Guide(NamedTuple):
 
 def follow(guide: Guide, merge: Callable, statistics: PyTree, average: Array, scale: Array,
            models: PyTree, server: Server, key: Key) -> tuple[Array, dict, dict]:
-  """Searches from the average; falls back to it where what was found is not accepted.
+  """Searches from the plain average; falls back to it if the result is not accepted.
 
   Args:
-    guide: how.
+    guide: settings of the search.
     merge: (c) -> the parameters of a merge.
-    statistics: of every merge.
-    average: c [A, U] of the plain average.
-    scale: [A, U], of weights over coefficients; 0 for what can't be used.
-    models: [m, ...] of the clients, for surrogates that learn from them.
-    server: its rows.
-    key: of all draws.
+    statistics: BatchNorm statistics of all merges.
+    average: coefficients c [A, U] of the plain average.
+    scale: [A, U], ratio of weights to coefficients; 0 for unusable entries.
+    models: clients' models [m, ...], for objectives whose targets are their predictions.
+    server: the server's data.
+    key: seeds random draws.
 
   Returns:
-    c [A, U], metrics, and records of the search.
+    Coefficients c [A, U], metrics, and records of the search.
   """
   batch_key, search_key = jax.random.split(key)
   examples = guide.objective.targets(models, server.examples)
   rows, usable = guide.fallback.rows(server), scale > 0
   context = guide.objective.context(
-      {**statistics, 'params': merge(average)}, _rows(examples, rows))
+      {**statistics, 'params': merge(average)}, _take(examples, rows))
 
   def values(params, shared, batch):
     statistics, context = shared
@@ -76,7 +76,7 @@ def follow(guide: Guide, merge: Callable, statistics: PyTree, average: Array, sc
   mean = mappers.batch_mean(values, guide.mapper)
 
   def loss(c, some):
-    return mean(merge(c), (statistics, context), _rows(examples, some))
+    return mean(merge(c), (statistics, context), _take(examples, some))
 
   def judge(c):
     return loss(c, server.held_out)
@@ -87,8 +87,8 @@ def follow(guide: Guide, merge: Callable, statistics: PyTree, average: Array, sc
 
   batches = minibatches(batch_key, rows, batch=guide.batch, steps=guide.steps)
   trace = guide.search.run(loss, judge, average, batches, search_key, project)
-  mark = guide.fallback.choose(trace.judged)
-  found, first, last = trace.c[mark], judge(average), trace.judged[mark]
+  chosen = guide.fallback.choose(trace.judged)
+  found, first, last = trace.c[chosen], judge(average), trace.judged[chosen]
   accepted = guide.fallback.accept(last, first)
   judged = (len(trace.step) + 1) * len(server.held_out)
   metrics = {
@@ -101,15 +101,15 @@ def follow(guide: Guide, merge: Callable, statistics: PyTree, average: Array, sc
       'held_out_loss': jnp.append(first, trace.judged)}}
 
 
-# Rows that no search has read decide; a loss that is not a number is not lower.
+# Selects on examples that the search has not read; NaN counts as the largest loss.
 HELD_OUT = Fallback(lambda server: server.search,
                     lambda judged: jnp.argmin(jnp.where(jnp.isnan(judged), jnp.inf, judged)),
                     lambda found, average: found < average)
-# All rows may be read, and where the search ends is taken.
+# Searches on all examples and takes the last candidate.
 NEVER = Fallback(lambda server: jnp.arange(len(server.examples.y)),
                  lambda judged: len(judged) - 1,
                  lambda found, average: jnp.bool_(True))
 
 
-def _rows(examples: Examples, rows: Array) -> Examples:
+def _take(examples: Examples, rows: Array) -> Examples:
   return jax.tree.map(lambda x: x[rows], examples)

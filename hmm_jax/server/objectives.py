@@ -1,6 +1,6 @@
 """Objectives on the server's examples: the loss of the clients' task, or a surrogate for it.
 
-The server's data may be of another domain, with other labels or with none.
+The server's data may come from another domain, and have other labels or none.
 """
 
 
@@ -16,18 +16,18 @@ from hmm_jax.types import Examples, Loss, Model, Objective, PyTree
 
 
 def labels(model: Model) -> Objective:
-  """Compares predictions with the labels of the clients' task: cross-entropy."""
+  """Returns the cross-entropy with the labels of the clients' task."""
 
   def rows(variables, x, y, context, **mode):
     del context
     logits, variables = model.apply(variables, x, **mode)
     return optax.softmax_cross_entropy_with_integer_labels(logits, y), variables
 
-  return Objective(_as_they_are, _nothing, rows)
+  return Objective(_own_labels, _no_context, rows)
 
 
 def entropy(model: Model) -> Objective:
-  """Asks for confident predictions, whatever they are; no labels are read.
+  """Returns the entropy of predictions, which needs no labels.
 
   Reference: Yang, Wang, Shen, Liu, Guo, Wang, Tao. AdaMerging: Adaptive Model Merging for
     Multi-Task Learning. ICLR 2024. arXiv:2310.02575.
@@ -38,11 +38,11 @@ def entropy(model: Model) -> Objective:
     logits, variables = model.apply(variables, x, **mode)
     return entropy_of(logits), variables
 
-  return Objective(_as_they_are, _nothing, rows)
+  return Objective(_own_labels, _no_context, rows)
 
 
 def distill(model: Model) -> Objective:
-  """Compares predictions with the softmax of the models' mean logits: KL divergence.
+  """Returns the KL divergence from the softmax of the models' mean logits.
 
   Reference: Lin, Kong, Stich, Jaggi. Ensemble Distillation for Robust Model Fusion in
     Federated Learning. NeurIPS 2020. arXiv:2006.07242.
@@ -57,21 +57,21 @@ def distill(model: Model) -> Objective:
     logits, variables = model.apply(variables, x, **mode)
     return optax.losses.kl_divergence(jax.nn.log_softmax(logits), y), variables
 
-  return Objective(targets, _nothing, rows)
+  return Objective(targets, _no_context, rows)
 
 
 def fresh_head(model: Model, classes: int, *, ridge: float = 1e-3, steps: int = 50) -> Objective:
-  """Compares predictions of a new head on the shared trunk with labels of another task.
+  """Returns the cross-entropy with labels of another task, of a new head on the shared trunk.
 
-  The head is fitted anew at each round's first model, by L-BFGS on its features with a small
-  ridge, and stays (our choice: all merges of a round are judged by one head, and that suits
-  the plain average best).
+  The head is fitted once per round, on the features of the round's first model, by L-BFGS
+  with a small ridge penalty (our choice: all merges of a round are evaluated with one head,
+  which favors the plain average).
 
   Args:
     model: the network.
-    classes: of the server's labels.
-    ridge: weight of |kernel|^2 / 2: features may tell the classes apart without error.
-    steps: of L-BFGS.
+    classes: number of classes of the server's labels.
+    ridge: weight of |kernel|^2 / 2, needed where the features separate the classes perfectly.
+    steps: steps of L-BFGS.
   """
 
   def context(variables, examples):
@@ -97,11 +97,11 @@ def fresh_head(model: Model, classes: int, *, ridge: float = 1e-3, steps: int = 
     features = model.features(variables, x, **mode)
     return optax.softmax_cross_entropy_with_integer_labels(_linear(context, features), y), variables
 
-  return Objective(_as_they_are, context, rows)
+  return Objective(_own_labels, context, rows)
 
 
 def training_loss(objective: Objective) -> Loss:
-  """Makes a loss of it to train on, whose `extra` is the objective's context."""
+  """Returns the objective as a training loss, whose `extra` is the objective's context."""
 
   def loss(params, statistics, batch, start, extra, key):
     del start
@@ -113,12 +113,12 @@ def training_loss(objective: Objective) -> Loss:
   return loss
 
 
-def _as_they_are(models: PyTree, examples: Examples) -> Examples:
+def _own_labels(models: PyTree, examples: Examples) -> Examples:
   del models
   return examples
 
 
-def _nothing(variables: PyTree, examples: Examples) -> tuple:
+def _no_context(variables: PyTree, examples: Examples) -> tuple:
   del variables, examples
   return ()
 
@@ -129,9 +129,10 @@ def _linear(head, features):
 
 SETTINGS = {
     'surrogate': Setting(
-        'labels', "the objective on the server's examples: labels of the clients' task; another "
-        "task under a head of its own; the clients' predictions; confidence",
+        'labels', "the objective on the server's examples: labels of the clients' task, labels of "
+        "another task with a head of its own, distillation of the clients' models, or entropy of "
+        'the predictions',
         choices=('labels', 'head', 'distil', 'entropy')),
-    'head_ridge': Setting(1e-3, 'weight decay of that head (head)', above=0),
-    'head_steps': Setting(50, 'steps of L-BFGS that fit it (head)', at_least=1),
+    'head_ridge': Setting(1e-3, 'ridge penalty of the new head (head)', above=0),
+    'head_steps': Setting(50, 'steps of L-BFGS to fit the new head (head)', at_least=1),
 }

@@ -1,7 +1,7 @@
-"""What models are distilled on where there is no data: inverted inputs, or what they stand for.
+"""Inputs for data-free distillation: inverted inputs, or noise and real examples as baselines.
 
-Each factory returns (merged, stacked, federation, key) -> (x [N, ...], facts): inputs of
-`Model.bare`, for the merged model and the K models that it came from.
+Each factory returns (merged, stacked, federation, key) -> (x [N, ...], diagnostics): inputs of
+`Model.bare`, for the merged model and the K models that it was merged from.
 """
 
 from collections.abc import Callable
@@ -17,18 +17,20 @@ from hmm_jax.types import Model
 
 def inverted(model: Model, inversion: Callable, *, whose: Callable, each: Callable, batch: int,
              batches: int) -> Callable:
-  """Inverts normalization statistics, a batch at a time.
+  """Synthesizes inputs by inverting normalization statistics, one batch at a time.
 
-  The facts are L_inv of the noise that it begins with, of what it found, and of a batch of the
-  clients' rows as long, which is read for this report alone: below it, statistics are overfitted.
+  The diagnostics are L_inv of the initial noise, of the synthesized inputs, and of a batch of
+  the clients' examples of the same size, which is read for this report only: a lower L_inv than
+  that of real examples means that the statistics are overfitted.
 
   Args:
     model: the network.
-    inversion: of `invert.inversion`, on `model.bare`.
-    whose: (merged, stacked) -> models [M, ...] with the statistics: `of_merged` or `of_each`.
+    inversion: a function made by `invert.inversion` for `model.bare`.
+    whose: (merged, stacked) -> models [M, ...] whose statistics are inverted: `of_merged` or
+      `of_each`.
     each: `Mapper.each`: how batches are mapped.
-    batch: B, inputs whose statistics are met together.
-    batches: of each of those models.
+    batch: B, inputs that are optimized jointly.
+    batches: number of batches for each of the M models.
   """
 
   bare = _bare(model)
@@ -50,7 +52,7 @@ def inverted(model: Model, inversion: Callable, *, whose: Callable, each: Callab
       return x, (*losses, invert.statistics_loss(model, variables, real))
 
     shared = key, _draw(federation, batch, real_key)
-    count = len(jax.tree.leaves(models)[0])
+    count = tree.count(models)
     x, losses = each(one, shared, (models, jnp.arange(count)))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x), {
         f'inversion/{name}_loss': values.mean()
@@ -60,7 +62,7 @@ def inverted(model: Model, inversion: Callable, *, whose: Callable, each: Callab
 
 
 def noise(model: Model, *, count: int) -> Callable:
-  """Draws from N(0, 1): the control, without which nobody knows what the statistics do."""
+  """Draws inputs from N(0, 1): the baseline that isolates the effect of the statistics."""
 
   def make(merged, stacked, federation, key):
     del stacked
@@ -70,7 +72,7 @@ def noise(model: Model, *, count: int) -> Callable:
 
 
 def real_examples(model: Model, *, count: int) -> Callable:
-  """Draws training rows of all clients, with replacement: the ceiling, which needs their data."""
+  """Draws training examples of all clients, with replacement: the upper bound, not data-free."""
 
   def make(merged, stacked, federation, key):
     del merged, stacked
@@ -80,19 +82,19 @@ def real_examples(model: Model, *, count: int) -> Callable:
 
 
 def of_merged(merged, stacked):
-  """Takes the merged model's statistics."""
+  """Returns the merged model, as a stack of one."""
   del stacked
   return tree.repeat(merged, 1)
 
 
 def of_each(merged, stacked):
-  """Takes those of each model: a merge's say little of the divergent ones."""
+  """Returns all K models: merged statistics carry little information on divergent ones."""
   del merged
   return stacked
 
 
 def _draw(federation, count, key):
-  """Draws training rows of all clients, with replacement."""
+  """Draws training examples of all clients, with replacement."""
   everybody = sampling.pool(federation.clients)
   rows = everybody.index[0][jax.random.randint(key, (count,), 0, everybody.size[0])]
   return jax.tree.map(lambda leaf: leaf[rows], federation.examples.x)
@@ -103,7 +105,7 @@ def _bare(model):
 
 
 def _like(model, variables, federation):
-  """Returns the shapes of what is made up: images as they are fed, texts embedded."""
+  """Returns the shapes of synthesized inputs: normalized images, embedded texts."""
   row = lambda x: model.normalize(jax.tree.map(lambda leaf: leaf[:1], x))
   return jax.eval_shape(lambda variables, x: _bare(model).embed(variables, row(x)),
                         variables, federation.examples.x)

@@ -1,4 +1,4 @@
-"""Training on the server's examples, and their gradient."""
+"""Training and gradients on the server's examples."""
 
 from collections.abc import Callable
 
@@ -13,15 +13,15 @@ from hmm_jax.types import Array, Local, Objective
 
 
 def server_training(objective: Objective, local: Local) -> Callable:
-  """Trains a model on all of the server's rows.
+  """Returns a function that trains a model on all of the server's examples.
 
   Args:
-    objective: what the rows teach.
+    objective: loss on the server's examples.
     local: one client's training on `objectives.training_loss`.
 
   Returns:
     (variables, models, server, key) -> (variables, Cohort of one, metrics); `models` [m, ...] are
-    the clients', for a objective that learns from them.
+    the clients', for objectives whose targets are their predictions.
   """
 
   def train(variables, models, server, key):
@@ -35,7 +35,7 @@ def server_training(objective: Objective, local: Local) -> Callable:
 
 
 def server_gradient(objective: Objective, *, batch: int) -> Callable:
-  """Returns (variables, server, key) -> (the gradient over all its rows, minibatches it took)."""
+  """Returns (variables, server, key) -> (the gradient over all examples, minibatches used)."""
   whole = full_gradient(training_loss(objective), batch=batch)
 
   def gradient(variables, server, key):
@@ -47,13 +47,13 @@ def server_gradient(objective: Objective, *, batch: int) -> Callable:
   return gradient
 
 
-def spent(*, gradients: Array, forwards: int = 0) -> dict:
-  """Reports a round's work on server rows: minibatches differentiated, rows evaluated besides."""
+def spent(*, gradients: Array | int, forwards: Array | int = 0) -> dict:
+  """Returns cost metrics: minibatch gradients, and further examples evaluated, at the server."""
   return {'server/gradients': jnp.float32(gradients), 'server/forwards': jnp.float32(forwards)}
 
 
 SETTINGS = {
-    'steps': Setting(100, 'minibatches in a round, of a search or of training', at_least=1),
-    'batch': Setting(50, 'examples in a minibatch', at_least=1),
+    'steps': Setting(100, 'minibatches per round, of a search or of training', at_least=1),
+    'batch': Setting(50, 'examples per minibatch', at_least=1),
     'lr': Setting(0.05, 'learning rate of SGD at the server', above=0),
 }

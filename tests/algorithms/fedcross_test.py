@@ -1,5 +1,6 @@
 """Tests of FedCross against its pseudo-code, and of its choice of partners."""
 
+from functools import cache, partial
 from unittest import mock
 
 from absl.testing import absltest, parameterized
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 from reference import fedavg as averaging
 from reference import fedcross as reference
-from reference import toys, two_layer
+from reference import rounds, toys, two_layer
 
 from hmm_jax import tree
 from hmm_jax.algorithms import fedcross
@@ -17,18 +18,12 @@ from hmm_jax.client import losses, mappers
 from hmm_jax.client.local import local_training
 from hmm_jax.types import Cohort
 
-LR = 0.3
+LR = rounds.LR
 STEPS = 2
-SIZES = (6, 3, 0, 8, 1)
 COLLABORATORS = {'in_order': fedcross.in_order, 'highest': fedcross.most_similar,
                  'lowest': fedcross.least_similar}
 TWINS = {'in_order': reference.in_order, 'highest': reference.most_similar,
          'lowest': reference.least_similar}
-
-
-def local():
-  return local_training(
-      losses.cross_entropy(toys.perceptron()), optax.sgd(LR), batch=99, epochs=STEPS)
 
 
 def adding(start, examples, client, extra, key):
@@ -37,70 +32,73 @@ def adding(start, examples, client, extra, key):
   return trained, extra, Cohort(client.id, 0.0, True, client.size, 1)
 
 
-def make(collaborator='in_order', train=None, **settings):
-  return fedcross.fedcross(
-      toys.perceptron(), train or local(), mapper=mappers.one_by_one(),
-      collaborator=COLLABORATORS[collaborator], **settings)
+def make(network=toys.perceptron, train=None, collaborator=fedcross.in_order, **settings):
+  train = train or local_training(
+      losses.cross_entropy(network()), optax.sgd(LR), batch=99, epochs=STEPS)
+  return fedcross.fedcross(network(), train, mapper=mappers.one_by_one(),
+                           collaborator=collaborator, **settings)
 
 
-def play(algorithm, federation, rounds):
+@cache
+def program(participation):
+  """Returns a compiled round, whose first arguments say who collaborates, and alpha."""
+  def round(which, alpha, *given):
+    collaborator = lambda *told: jax.lax.switch(which, [*COLLABORATORS.values()], *told)
+    return make(collaborator=collaborator, alpha=alpha, participation=participation).round(*given)
+
+  return toys.jit(round)
+
+
+def play(collaborator, count, *, alpha=0.6, participation=3):
   """Returns the states from the start on, and the clients in the slots of each round."""
-  states, slots = [toys.jit(algorithm.init)(toys.key(0), federation)], []
-  program = toys.jit(algorithm.round)
-  for r in range(rounds):
-    state, metrics = program(states[-1], federation, toys.key(r))
-    states.append(state)
-    slots.append([toys.IDS.index(i) for i in metrics['cohort'].id.tolist()])
-  return states, slots
+  which = [*COLLABORATORS].index(collaborator)
+  states, metrics = rounds.play(make(participation=participation), count,
+                                program=partial(program(participation), which, alpha))
+  return states, rounds.positions(metrics)
+
+
+@cache
+def added():
+  """Plays many rounds without training."""
+  return rounds.play(make(train=adding, participation=3), 30)
 
 
 class FedCrossTest(parameterized.TestCase):
 
-  @parameterized.parameters(('in_order', 0), ('in_order', 3), ('highest', 0), ('lowest', 3))
-  def test_equals_the_pseudo_code(self, collaborator, cohort, alpha=0.6):
-    federation = toys.federation(SIZES)
-    algorithm = make(collaborator=collaborator, participation=cohort, alpha=alpha)
-    states, slots = play(algorithm, federation, 6)
+  @parameterized.named_parameters(*((name, name) for name in COLLABORATORS))
+  def test_equals_the_pseudo_code(self, collaborator):
+    states, slots = play(collaborator, 6)
     self.assertEqual(states[-1].round, 6)
     history = reference.fedcross(
-        toys.twin(toys.start(toys.perceptron)), toys.tables(federation), cohorts=slots,
-        collaborator=TWINS[collaborator], alpha=alpha, epochs=STEPS, lr=LR)
+        toys.twin(toys.start(toys.perceptron)), toys.tables(rounds.FEDERATION), cohorts=slots,
+        collaborator=TWINS[collaborator], alpha=0.6, epochs=STEPS, lr=LR)
     self.assertGreater(len({tuple(partners) for *_, partners in history}), 1)
     for state, (glob, pool, _) in zip(states[1:], history, strict=True):
-      toys.assert_close(toys.twin(algorithm.views(state, federation)['global']), glob,
+      toys.assert_close(toys.twin(make().views(state, rounds.FEDERATION)['global']), glob,
                         rtol=1e-4, atol=1e-5)
       for model, other in zip(tree.unstack(state.pool), pool, strict=True):
         toys.assert_close(toys.twin(model), other, rtol=1e-4, atol=1e-5)
 
   def test_all_slots_begin_as_one_model(self):
-    algorithm = make(participation=3, train=adding)
-    state = algorithm.init(toys.key(0), toys.federation(SIZES))
+    state = make(participation=3).init(toys.key(0), rounds.FEDERATION)
     self.assertEqual(state.round, 0)
     self.assertLen(tree.unstack(state.pool), 3)
     for model in tree.unstack(state.pool):
       toys.assert_close(model, toys.start(toys.perceptron))
 
-  @parameterized.parameters(
-      ('lowest', {'alpha': 1.0}), ('lowest', {'alpha': 0.6, 'participation': 1}),
-      ('in_order', {'alpha': 0.6, 'participation': 1}))
-  def test_slots_that_keep_or_are_alone_train_in_sequence(self, collaborator, settings):
-    federation = toys.federation(SIZES)
-    states, slots = play(make(collaborator, **settings), federation, 3)
-    tables = toys.tables(federation)
-    for s in range(len(slots[0])):
+  @parameterized.named_parameters(
+      ('that_keep', 'lowest', 1.0, 3), ('alone', 'lowest', 0.6, 1),
+      ('alone_in_order', 'in_order', 0.6, 1))
+  def test_slots_train_in_sequence(self, collaborator, alpha, participation):
+    states, slots = play(collaborator, 3, alpha=alpha, participation=participation)
+    tables = toys.tables(rounds.FEDERATION)
+    for s in range(participation):
       params = toys.twin(toys.start(toys.perceptron))
       for state, cohort in zip(states[1:], slots, strict=True):
         x, y = tables[cohort[s]]
         params = averaging.client_update(
             params, x, y, averaging.full_batches(y, STEPS), lr=LR, gradient=two_layer.gradient)
         toys.assert_close(toys.twin(tree.take(state.pool, s)), params, rtol=1e-4, atol=1e-5)
-
-  def test_two_slots_at_one_half_are_their_mean(self):
-    federation = toys.federation((6, 3))
-    states, _ = play(make(train=adding, alpha=0.5), federation, 2)
-    for state in states[1:]:
-      toys.assert_close(*tree.unstack(state.pool))
-      toys.assert_far(state.pool, states[0].pool)
 
   def test_partners_are_told_by_parameters_and_mix_statistics_too(self):
     federation, seen = toys.federation((6, 3, 5)), []
@@ -109,24 +107,21 @@ class FedCrossTest(parameterized.TestCase):
       seen.append(jax.tree.structure(pool))
       return jnp.array([1, 2, 0])
 
-    alone, given, mixed = (
-        fedcross.fedcross(toys.norm(), adding, mapper=mappers.vectorized(),
-                          collaborator=collaborator, alpha=alpha)
-        for alpha in (1.0, 0.0, 0.75))
-    start = toys.jit(alone.init)(toys.key(0), federation)
-    own, other, both = (toys.jit(algorithm.round)(start, federation, toys.key(1))[0].pool
-                        for algorithm in (alone, given, mixed))
+    algorithm = lambda alpha: make(toys.norm, adding, collaborator, alpha=alpha)
+    program = toys.jit(lambda alpha, *given: algorithm(alpha).round(*given)[0].pool)
+    start = algorithm(0.5).init(toys.key(0), federation)
+    own, other, both = (program(alpha, start, federation, toys.key(1))
+                        for alpha in (1.0, 0.0, 0.75))
     toys.assert_far(own['batch_stats'], start.pool['batch_stats'])
     toys.assert_close(other, tree.take(own, np.array([1, 2, 0])))
     toys.assert_close(both, jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, own, other))
-    self.assertEqual(seen, [jax.tree.structure(start.pool['params'])] * 3)
+    self.assertEqual(set(seen), {jax.tree.structure(start.pool['params'])})
 
-  @parameterized.parameters(0, 3)
-  def test_clients_come_to_slots_in_random_order(self, cohort):
-    _, slots = play(make(participation=cohort, train=adding), toys.federation(SIZES), 30)
+  def test_clients_come_to_slots_in_random_order(self):
+    slots = rounds.positions(added()[1])
     self.assertGreater(len({tuple(clients) for clients in slots}), 15)
     for clients in slots:
-      self.assertLen(set(clients), cohort or 5)
+      self.assertLen(set(clients), 3)
     self.assertLen({clients[0] for clients in slots}, 5)
 
   def test_who_comes_and_how_it_trains_have_keys_of_their_own(self):
@@ -142,7 +137,7 @@ class FedCrossTest(parameterized.TestCase):
       return start, extra, cohort
 
     federation = toys.federation((6, 3))
-    with (mock.patch.object(fedcross.participate, 'shuffled', shuffled),
+    with (mock.patch.object(fedcross.sampling, 'shuffled', shuffled),
           mock.patch.object(fedcross.mappers, 'map_clients', return_value=train)):
       algorithm = make()
       algorithm.round(algorithm.init(toys.key(0), federation), federation, toys.key(1))
@@ -150,14 +145,10 @@ class FedCrossTest(parameterized.TestCase):
     self.assertLen(numbers, 3)
 
   def test_messages_are_those_of_federated_averaging(self):
-    algorithm = make(participation=2, train=adding)
-    federation = toys.federation(SIZES)
-    _, metrics = toys.jit(algorithm.round)(
-        algorithm.init(toys.key(0), federation), federation, toys.key(0))
-    size = tree.nbytes(toys.start(toys.perceptron))
-    self.assertEqual((algorithm.traffic.up, algorithm.traffic.down), (size, size))
-    self.assertEqual((metrics['messages_up'], metrics['messages_down']), (2, 2))
-    self.assertLen(metrics['cohort'].id, 2)
+    size = tree.nbytes(jax.eval_shape(toys.perceptron().init, toys.key(0)))
+    self.assertEqual(make(participation=3).traffic, (size, size))
+    for metrics in added()[1]:
+      self.assertEqual((metrics['messages_up'], metrics['messages_down']), (3, 3))
 
 
 class CollaboratorTest(parameterized.TestCase):

@@ -1,12 +1,14 @@
 """Tests of FeSEM against its pseudo-code."""
 
-from absl.testing import absltest, parameterized
+from functools import cache
+
+from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from reference import fesem as reference
-from reference import toys
+from reference import rounds, toys
 
 from hmm_jax import tree
 from hmm_jax.algorithms import fedavg, fesem
@@ -14,42 +16,40 @@ from hmm_jax.client import losses, mappers
 from hmm_jax.client.local import local_training
 from hmm_jax.types import InputError
 
-LR = 0.3
 FEDERATION = toys.federation((6, 3, 0, 8, 1, 4, 5))
 
 
-def training(network=toys.linear, batch=99):
+def training(network, batch):
   return local_training(
-      losses.cross_entropy(network()), optax.sgd(LR), batch=batch, epochs=2)
+      losses.cross_entropy(network()), optax.sgd(rounds.LR), batch=batch, epochs=2)
 
 
-def make(models, network=toys.linear, local=None, **settings):
-  return fesem.fesem(network(), local or training(network), models=models,
-                     mapper=mappers.one_by_one(), **settings)
+def make(models, network=toys.linear, *, batch=99, participation=3):
+  return fesem.fesem(network(), training(network, batch), models=models,
+                     participation=participation, mapper=mappers.one_by_one())
 
 
-def play(algorithm, rounds, state=None):
-  """Returns (every state, the metrics of each round)."""
+def play(algorithm, count, state=None):
   # From this key some clients change their center.
-  states = [state or toys.jit(algorithm.init)(toys.key(6), FEDERATION)]
-  program, metrics = toys.jit(algorithm.round), []
-  for r in range(rounds):
-    state, report = program(states[-1], FEDERATION, toys.key(r))
-    states.append(state)
-    metrics.append(report)
-  return states, metrics
+  state = algorithm.init(toys.key(6), FEDERATION) if state is None else state
+  return rounds.play(algorithm, count, federation=FEDERATION, state=state)
 
 
-class FeSEMTest(parameterized.TestCase):
+@cache
+def played():
+  """Returns (the algorithm, every state, metrics of each round) of two centers."""
+  algorithm = make(2)
+  return algorithm, *play(algorithm, 6)
 
-  @parameterized.parameters({'participation': 0}, {'participation': 3})
-  def test_equals_the_pseudo_code(self, participation):
-    algorithm = make(2, participation=participation)
-    states, metrics = play(algorithm, rounds=6)
-    cohorts = [[toys.IDS.index(i) for i in report['cohort'].id.tolist()] for report in metrics]
+
+class FeSEMTest(absltest.TestCase):
+
+  def test_equals_the_pseudo_code(self):
+    algorithm, states, metrics = played()
     models, cluster = reference.fesem(
         toys.twin(tree.take(states[0].centers, 0)), toys.tables(FEDERATION),
-        states[0].cluster.tolist(), centers=2, cohorts=cohorts, epochs=2, lr=LR)
+        states[0].cluster.tolist(), centers=2, cohorts=rounds.positions(metrics), epochs=2,
+        lr=rounds.LR)
     self.assertGreater(len(set(cluster)), 1)
     self.assertNotEqual(cluster, states[0].cluster.tolist())
     self.assertEqual(states[-1].cluster.tolist(), cluster)
@@ -59,9 +59,10 @@ class FeSEMTest(parameterized.TestCase):
     for got, m in zip(tree.unstack(views['clients']), cluster, strict=True):
       toys.assert_close(got['params']['head'], models[m], rtol=1e-4, atol=1e-5)
     toys.assert_close(algorithm.gauges(states[-1])['cluster'], np.array(cluster, np.float32))
+    self.assertEqual((metrics[0]['messages_up'], metrics[0]['messages_down']), (3, 3))
 
   def test_begins_with_one_model_and_even_clusters(self):
-    (state,), _ = play(make(3), rounds=0)
+    state = make(3).init(toys.key(6), FEDERATION)
     first = tree.take(state.centers, 0)
     for center in tree.unstack(state.centers):
       toys.assert_close(center, first, atol=0)
@@ -76,51 +77,42 @@ class FeSEMTest(parameterized.TestCase):
     self.assertEqual(moved.tolist(), np.array(deals[0])[order].tolist())
 
   def test_the_first_round_keeps_the_first_clusters(self):
-    states, _ = play(make(2), rounds=2)
+    _, states, _ = played()
     self.assertEqual(states[1].cluster.tolist(), states[0].cluster.tolist())
-    self.assertNotEqual(states[2].cluster.tolist(), states[1].cluster.tolist())
-
-  def test_one_center_is_fedavg(self):
-    local = training(toys.norm, batch=2)
-    average = fedavg.fedavg(
-        toys.norm(), local, mapper=mappers.one_by_one(), participation=3)
-    states, _ = play(make(1, toys.norm, local, participation=3), rounds=2)
-    averaged, _ = play(average, rounds=2)
-    toys.assert_close(tree.take(states[-1].centers, 0), averaged[-1].variables)
 
   def test_a_center_without_members_stays(self):
-    algorithm = make(2)
-    (state,), _ = play(algorithm, rounds=0)
+    algorithm, (state, *_), _ = played()
     far = jax.tree.map(lambda x: x.at[1].set(x[1] + 50), state.centers)
-    state = state._replace(
-        round=jnp.int32(1), centers=far, cluster=jnp.zeros_like(state.cluster))
-    states, _ = play(algorithm, rounds=2, state=state)
+    states, _ = play(algorithm, 2, state._replace(
+        round=jnp.int32(1), centers=far, cluster=jnp.zeros_like(state.cluster)))
     self.assertEqual(set(states[-1].cluster.tolist()), {0})
     toys.assert_close(tree.take(states[-1].centers, 1), tree.take(far, 1), atol=0)
 
-  def test_statistics_count_in_no_distance(self):
+  def test_the_only_center_near_is_fedavg_and_statistics_count_in_no_distance(self):
     # Sixteen steps take a client's running mean most of the way to the other center's.
-    algorithm = make(2, toys.norm, training(toys.norm, batch=1))
-    (state,), _ = play(algorithm, rounds=0)
+    settings = {'batch': 1, 'participation': 0}
+    algorithm = make(2, toys.norm, **settings)
+    start = algorithm.init(toys.key(6), FEDERATION)
     shifted = lambda x, m, by: x.at[m].set(x[m] + by)
-    state = state._replace(
-        round=jnp.int32(1), cluster=jnp.zeros_like(state.cluster), centers={
-            'params': jax.tree.map(lambda x: shifted(x, 1, 50), state.centers['params']),
+    start = start._replace(
+        round=jnp.int32(1), cluster=jnp.zeros_like(start.cluster), centers={
+            'params': jax.tree.map(lambda x: shifted(x, 1, 50), start.centers['params']),
             'batch_stats': jax.tree.map(
-                lambda x: shifted(x, 0, 1e4), state.centers['batch_stats'])})
-    states, _ = play(algorithm, rounds=1, state=state)
-    self.assertEqual(set(states[-1].cluster.tolist()), {0})
+                lambda x: shifted(x, 0, 1e4), start.centers['batch_stats'])})
+    (_, after), _ = play(algorithm, 1, start)
+    self.assertEqual(set(after.cluster.tolist()), {0})
+    averaging = fedavg.fedavg(toys.norm(), training(toys.norm, 1), mapper=mappers.one_by_one())
+    (_, averaged), _ = play(averaging, 1, fedavg.FedAvgState(
+        jnp.int32(1), tree.take(start.centers, 0)))
+    toys.assert_close(tree.take(after.centers, 0), averaged.variables)
 
   def test_refuses_no_center(self):
-    with self.assertRaisesRegex(InputError, 'got fesem.models=0; expected at least 1'):
+    with self.assertRaisesRegex(InputError, 'got models=0'):
       make(0)
 
   def test_traffic_is_a_model_each_way(self):
-    algorithm = make(2, toys.norm, participation=2)
-    size = tree.nbytes(toys.start(toys.norm))
-    self.assertEqual((algorithm.traffic.up, algorithm.traffic.down), (size, size))
-    _, (metrics,) = play(algorithm, rounds=1)
-    self.assertEqual((metrics['messages_up'], metrics['messages_down']), (2, 2))
+    size = tree.nbytes(jax.eval_shape(toys.norm().init, toys.key(0)))
+    self.assertEqual(make(2, toys.norm).traffic, (size, size))
 
 
 if __name__ == '__main__':

@@ -1,58 +1,50 @@
 """Tests of MOON against its pseudo-code."""
 
+from functools import cache
+
 from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from reference import moon as reference
-from reference import toys
+from reference import rounds, toys, two_layer
 
 from hmm_jax import tree
-from hmm_jax.algorithms import fedavg, moon
+from hmm_jax.algorithms import moon
 from hmm_jax.client import losses, mappers
 from hmm_jax.client.local import local_training
 from hmm_jax.types import Batch, InputError
 
-LR = 0.3
+LR = rounds.LR
 STEPS = 3
-ROUNDS = 4
-SIZES = (6, 3, 0, 8, 1)
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 Y = np.array([0, 2, 1, 1, 0, 2], np.int32)
 MASK = np.array([True, True, False, True, False, True])
 
 
-def training(loss, **batches):
-  return local_training(loss, optax.sgd(LR), **batches or {'batch': 99, 'epochs': STEPS})
-
-
+@cache
 def contrastive(network=toys.perceptron, **settings):
   return moon.contrastive(losses.cross_entropy(network()), network(), **settings)
 
 
-def make(loss, *, network=toys.perceptron, participation=0, **batches):
-  return moon.moon(network(), training(loss, **batches), mapper=mappers.one_by_one(),
-                   participation=participation)
-
-
-def play(algorithm, federation, rounds=ROUNDS):
-  """Returns (the last state, the positions of each round's cohort, the last metrics)."""
-  state, cohorts = toys.jit(algorithm.init)(toys.key(0), federation), []
-  program = toys.jit(algorithm.round)
-  for r in range(rounds):
-    state, metrics = program(state, federation, toys.key(r))
-    cohorts.append([toys.IDS.index(i) for i in metrics['cohort'].id.tolist()])
-  return state, cohorts, metrics
+def make(loss, network=toys.perceptron, optimizer=None, *, batch=99, epochs=STEPS, **settings):
+  train = local_training(loss, optimizer or optax.sgd(LR), batch=batch, epochs=epochs)
+  return moon.moon(network(), train, mapper=mappers.one_by_one(), **settings)
 
 
 def perceptron(seed):
   return jax.tree.map(np.asarray, toys.jit(toys.perceptron().init)(toys.key(seed)))
 
 
+@cache
+def slope(loss):
+  return toys.jit(jax.value_and_grad(loss, has_aux=True))
+
+
 def grad(loss, variables, *, start, extra, x=X, mask=MASK):
   """Returns (loss, its report, its gradient)."""
-  function = toys.jit(jax.value_and_grad(loss, has_aux=True))
+  function = slope(loss)
   (value, (_, report)), gradient = function(
       variables['params'], {}, Batch(x, Y, mask), start, extra, None)
   return value, report, toys.twin({'params': gradient})
@@ -60,30 +52,29 @@ def grad(loss, variables, *, start, extra, x=X, mask=MASK):
 
 class MoonTest(parameterized.TestCase):
 
-  @parameterized.parameters(
-      {'mu': 1.0, 'tau': 0.5, 'participation': 0}, {'mu': 3.0, 'tau': 0.2, 'participation': 2})
-  def test_equals_the_pseudo_code(self, mu, tau, participation):
-    federation = toys.federation(SIZES)
-    state, cohorts, _ = play(
-        make(contrastive(mu=mu, tau=tau), participation=participation), federation)
+  def test_equals_the_pseudo_code(self):
+    settings = {'mu': 3.0, 'tau': 0.2}
+    states, metrics = rounds.play(make(contrastive(**settings), participation=2), 4)
+    cohorts = rounds.positions(metrics)
     self.assertLen(set().union(*cohorts), 5)
     received, previous = reference.moon(
-        toys.twin(toys.start(toys.perceptron)), toys.tables(federation), cohorts=cohorts,
-        epochs=STEPS, lr=LR, mu=mu, tau=tau)
-    toys.assert_close(toys.twin(state.variables), received, rtol=1e-4, atol=1e-5)
+        toys.twin(toys.start(toys.perceptron)), toys.tables(rounds.FEDERATION), cohorts=cohorts,
+        epochs=STEPS, lr=LR, **settings)
+    toys.assert_close(toys.twin(states[-1].variables), received, rtol=1e-4, atol=1e-5)
     for k, wanted in enumerate(previous):
-      got = toys.twin(tree.take(state.previous, k))
+      got = toys.twin(tree.take(states[-1].previous, k))
       toys.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+      if k not in cohorts[0]:  # Who never took part has the initial model.
+        toys.assert_close(tree.take(states[1].previous, k), states[0].variables)
 
   def test_contrast_by_hand(self):
     models = [perceptron(seed) for seed in range(3)]
     value, report, gradient = grad(contrastive(), models[0], start=models[1], extra=models[2])
-    plain, plain_report, _ = grad(
-        losses.cross_entropy(toys.perceptron()), models[0], start=None, extra=None)
     twins, x = [toys.twin(model) for model in models], X[MASK].astype(np.float64)
+    plain = two_layer.losses(twins[0], x, Y[MASK]).mean()
     # The published mu = 1 and tau = 0.5 are the defaults.
     toys.assert_close(value, plain + reference.contrasts(*twins, x, tau=0.5).mean())
-    toys.assert_close(report, plain_report)
+    toys.assert_close(report, plain)
     toys.assert_close(gradient, reference.gradient(*twins, x, Y[MASK], mu=1, tau=0.5), rtol=1e-4)
 
   def test_gradient_of_the_twin_is_that_of_its_loss(self):
@@ -148,27 +139,13 @@ class MoonTest(parameterized.TestCase):
     drift = tree.sub(models[0]['params'], models[1]['params'])
     toys.assert_close(value, alone + 0.15 * tree.dot(drift, drift), rtol=1e-4)
 
-  @parameterized.parameters(0, 2)
-  def test_without_the_contrast_it_is_fedavg(self, participation):
-    federation, batches = toys.federation(SIZES), {'batch': 4, 'epochs': 2}
-    state, *_, metrics = play(
-        make(contrastive(mu=0.0), participation=participation, **batches), federation)
-    plain = fedavg.fedavg(
-        toys.perceptron(), training(losses.cross_entropy(toys.perceptron()), **batches),
-        mapper=mappers.one_by_one(), participation=participation)
-    other, *_, plain_metrics = play(plain, federation)
-    toys.assert_close(state.variables, other.variables)
-    toys.assert_close(metrics, plain_metrics)
-
-  def test_clients_who_never_took_part_have_the_initial_model(self):
-    state, cohorts, _ = play(make(contrastive(), participation=1), toys.federation(), rounds=2)
-    start = toys.start(toys.perceptron)
-    for k in range(5):
-      model = tree.take(state.previous, k)
-      if k in set().union(*cohorts):
-        toys.assert_far(model, start)
-      else:
-        toys.assert_close(model, start)
+  def test_without_the_contrast_it_is_fedavg(self):
+    states, metrics = rounds.play(make(
+        contrastive(toys.norm, mu=0.0), toys.norm, rounds.OPTIMIZER, batch=2, epochs=2,
+        participation=3), 2)
+    expected, reports = rounds.averaged()
+    toys.assert_close(states[-1].variables, expected[-1].variables)
+    toys.assert_close(metrics, reports)
 
   def test_random_layers_draw_as_in_the_loss(self):
     # In training x is multiplied by noise; in evaluation by a number, instead of variables.
@@ -184,13 +161,13 @@ class MoonTest(parameterized.TestCase):
     toys.assert_close(value - without, np.log1p(np.exp(-4 * cosines)).mean(), rtol=1e-4)
 
   def test_traffic_is_a_model(self):
-    traffic, size = make(contrastive(toys.norm), network=toys.norm).traffic, tree.nbytes(
-        toys.start(toys.norm))
-    self.assertEqual((traffic.up, traffic.down), (size, size))
+    size = tree.nbytes(jax.eval_shape(toys.norm().init, toys.key(0)))
+    self.assertEqual(make(contrastive(toys.norm), toys.norm).traffic, (size, size))
 
   @parameterized.parameters({'mu': -1.0}, {'tau': 0.0})
   def test_refuses(self, **settings):
-    with self.assertRaisesRegex(InputError, 'got moon.mu='):
+    [(name, value)] = settings.items()
+    with self.assertRaisesRegex(InputError, f'{name}={value}'):
       contrastive(**settings)
 
 

@@ -1,3 +1,5 @@
+"""Who holds which examples for training, validation and test."""
+
 from functools import partial
 
 from absl.testing import absltest, parameterized
@@ -30,11 +32,16 @@ def dataset(*, test_rows=0):
                  client=rng.integers(0, 7, ROWS), domain=rng.integers(0, 3, ROWS))
 
 
-def federate(kind='iid', *, test_rows=0, validation=0.2, test=0.1, seed=0,
-             test_rows_of=federate.own_test):
+def deal(kind='iid', *, test_rows=0, validation=0.2, test=0.1, seed=0,
+         test_rows_of=federate.own_test):
   divide = federate.split_then_deal if kind == 'resample' else federate.deal_then_split
   return federate.federate(dataset(test_rows=test_rows), KINDS[kind], divide=divide,
-                          validation=validation, test=test, seed=seed, test_rows=test_rows_of)
+                           validation=validation, test=test, seed=seed, test_rows=test_rows_of)
+
+
+def both(kinds, test_rows):
+  """Returns cases of a kind and a number of test examples of the set's own."""
+  return [(f'{kind}_{count}', kind, count) for kind in kinds for count in test_rows]
 
 
 def rows(held):
@@ -47,9 +54,9 @@ def flat(held):
 
 class FederateTest(parameterized.TestCase):
 
-  @parameterized.product(kind=tuple(KINDS), test_rows=(0, 50))
+  @parameterized.named_parameters(both(KINDS, (0, 50)))
   def test_no_row_is_both_trained_on_and_held_out(self, kind, test_rows):
-    made = federate(kind, test_rows=test_rows)
+    made = deal(kind, test_rows=test_rows)
     train, validation, test = map(
         flat, (made.clients, made.validation.clients, made.test.clients))
     parts = [train, validation, test, set(made.test.rows)]
@@ -57,16 +64,16 @@ class FederateTest(parameterized.TestCase):
     self.assertTrue(all(parts))
     self.assertEqual(set(made.validation.rows), validation)
 
-  @parameterized.product(kind=('iid', 'dirichlet', 'domain'), test_rows=(0, 50))
+  @parameterized.named_parameters(both(('iid', 'dirichlet', 'domain'), (0, 50)))
   def test_every_row_has_its_place(self, kind, test_rows):
-    made = federate(kind, test_rows=test_rows)
+    made = deal(kind, test_rows=test_rows)
     places = [*rows(made.clients), *rows(made.validation.clients), *rows(made.test.clients),
               made.test.rows]
     np.testing.assert_array_equal(np.sort(np.concatenate(places)), np.arange(ROWS + test_rows))
 
   @parameterized.parameters(0, 50)
   def test_examples_hold_each_row_once(self, test_rows):
-    data, made = dataset(test_rows=test_rows), federate(test_rows=test_rows)
+    data, made = dataset(test_rows=test_rows), deal(test_rows=test_rows)
     np.testing.assert_array_equal(
         made.examples.x['number'][:, 0], np.arange(ROWS + test_rows))
     np.testing.assert_array_equal(
@@ -75,29 +82,29 @@ class FederateTest(parameterized.TestCase):
     self.assertEqual(made.examples.x['image'].dtype, np.uint8)
 
   def test_all_row_numbers_and_labels_are_int32(self):
-    made = federate('natural')
+    made = deal('natural')
     for leaf in jax.tree.leaves((made.examples.y, made.clients, made.validation, made.test)):
       self.assertEqual(leaf.dtype, np.int32)
 
   def test_own_test_split_is_the_global_one(self):
     np.testing.assert_array_equal(
-        federate(test_rows=50).test.rows, np.arange(ROWS, ROWS + 50))
+        deal(test_rows=50).test.rows, np.arange(ROWS, ROWS + 50))
 
   def test_a_stratified_fifth_where_there_is_none(self):
     y = dataset().y_train
-    held_out = federate().test.rows
+    held_out = deal().test.rows
     np.testing.assert_array_equal(
         np.bincount(y[held_out]), [round(0.2 * n) for n in np.bincount(y)])
     self.assertGreater(np.ptp(held_out), 250)
 
   def test_fractions_of_each_client(self):
-    made = federate('dirichlet', test_rows=50, validation=0.25, test=0.1)
+    made = deal('dirichlet', test_rows=50, validation=0.25, test=0.1)
     total = made.clients.size + made.validation.clients.size + made.test.clients.size
     np.testing.assert_array_equal(made.validation.clients.size, [round(.25 * n) for n in total])
     np.testing.assert_array_equal(made.test.clients.size, [round(.1 * n) for n in total])
 
   def test_fractions_of_a_resampling(self):
-    made = federate('resample', test_rows=50, validation=0.25, test=0.1)
+    made = deal('resample', test_rows=50, validation=0.25, test=0.1)
     np.testing.assert_array_equal(made.clients.size, [26] * 6)
     np.testing.assert_array_equal(made.validation.clients.size, [10] * 6)
     np.testing.assert_array_equal(made.test.clients.size, [4] * 6)
@@ -111,29 +118,29 @@ class FederateTest(parameterized.TestCase):
 
   @parameterized.parameters('iid', 'resample')
   def test_nothing_held_out(self, kind):
-    made = federate(kind, test_rows=50, validation=0, test=0)
+    made = deal(kind, test_rows=50, validation=0, test=0)
     self.assertEmpty(made.validation.rows)
     for held in (made.validation.clients, made.test.clients):
       self.assertEqual(held.index.shape, (6, 1))
       self.assertEqual(list(held.size), [0] * 6)
 
   def test_padding_and_ids(self):
-    made = federate('dirichlet').clients
+    made = deal('dirichlet').clients
     self.assertEqual(made.index.shape, (6, made.size.max()))
     self.assertEqual(list(made.id), list(range(6)))
     self.assertLess(made.size.min(), made.size.max())
     for index, size in zip(made.index, made.size, strict=True):
       self.assertEqual(set(index[size:]) - {0}, set())
 
-  @parameterized.parameters(*KINDS)
+  @parameterized.named_parameters((kind, kind) for kind in KINDS)
   def test_depends_on_the_seed_alone(self, kind):
-    first, again, other = (federate(kind, seed=seed, test_rows=50) for seed in (1, 1, 2))
+    first, again, other = (deal(kind, seed=seed, test_rows=50) for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     self.assertNotEqual(flat(first.validation.clients), flat(other.validation.clients))
 
-  @parameterized.parameters(*KINDS)
+  @parameterized.named_parameters((kind, kind) for kind in KINDS)
   def test_the_seed_reaches_the_partition(self, kind):
-    first, other = (federate(kind, seed=seed, test_rows=50, validation=0, test=0).clients
+    first, other = (deal(kind, seed=seed, test_rows=50, validation=0, test=0).clients
                     for seed in (1, 2))
     self.assertNotEqual([set(own) for own in rows(first)], [set(own) for own in rows(other)])
 
@@ -141,7 +148,7 @@ class FederateTest(parameterized.TestCase):
   def test_owners_and_domains_follow_the_pool(self, test_rows):
     data = dataset(test_rows=test_rows)
     for kind, names, count in (('natural', data.client, 4), ('domain', data.domain, 3)):
-      made = federate(kind, test_rows=test_rows)
+      made = deal(kind, test_rows=test_rows)
       owners = [{int(names[row]) for part in (made.clients, made.validation.clients,
                                               made.test.clients) for row in rows(part)[k]}
                 for k in range(len(made.clients.id))]
@@ -164,22 +171,19 @@ class FederateTest(parameterized.TestCase):
     self.assertGreater(np.ptp(mixes[0], axis=0).max(), 0.3)  # and clients differ
 
   def test_inputs_are_shared_with_every_device_without_a_copy(self):
-    for leaf in jax.tree.leaves(federate(test_rows=50).examples):
+    for leaf in jax.tree.leaves(deal(test_rows=50).examples):
       for device in jax.devices():
         placed = jax.device_put(leaf, device)
         self.assertEqual(placed.unsafe_buffer_pointer(), leaf.ctypes.data)
 
   @parameterized.parameters(
-      ({'validation': -.1}, 'got partition.validation=-0.1; expected a fraction from 0 to below 1'),
-      ({'validation': 1}, 'got partition.validation=1; expected'),
-      ({'test': np.nan}, 'got partition.test=nan; expected'),
-      ({'test': 1.5}, 'got partition.test=1.5; expected'),
-      ({'validation': 0.5, 'test': 0.5},
-       'got partition.validation=0.5 and partition.test=0.5; expected a sum below 1'),
-      ({'seed': -1}, 'got partition.seed=-1; expected a whole number from 0'))
+      ({'validation': -.1}, 'got validation=-0.1'), ({'validation': 1}, 'got validation=1'),
+      ({'test': np.nan}, 'got test=nan'), ({'test': 1.5}, 'got test=1.5'),
+      ({'validation': 0.5, 'test': 0.5}, 'got validation=0.5 and test=0.5'),
+      ({'seed': -1}, 'got seed=-1'))
   def test_refuses(self, settings, pattern):
     with self.assertRaisesRegex(InputError, pattern):
-      federate(**settings)
+      deal(**settings)
 
   @parameterized.parameters(federate.deal_then_split, federate.split_then_deal)
   def test_names_a_client_without_rows(self, divide):
@@ -187,16 +191,16 @@ class FederateTest(parameterized.TestCase):
       del rng
       return [np.arange(len(pool.y_train)), np.zeros(0, int)]
 
-    with self.assertRaisesRegex(InputError, 'got clients=2; client 1 holds no rows'):
+    with self.assertRaisesRegex(InputError, 'got clients=2; client 1 holds no'):
       federate.federate(dataset(), assign, divide=divide, validation=0, test=0, seed=0)
 
   def test_too_few_rows_for_a_test_split(self):
     data = dataset()._replace(x_train=np.zeros((4, 1)), y_train=np.array([0, 0, 1, 2]),
                               x_test=np.zeros((0, 1)), y_test=np.zeros(0, int),
                               client=None, domain=None)
-    with self.assertRaisesRegex(InputError, "got dataset='numbers'; expected test rows"):
+    with self.assertRaisesRegex(InputError, "got dataset='numbers'; expected test"):
       federate.federate(data, KINDS['iid'], divide=federate.deal_then_split, validation=0, test=0,
-                       seed=0)
+                        seed=0)
 
   def test_a_pool_holds_no_inputs(self):
     pools = []
@@ -214,21 +218,21 @@ class FederateTest(parameterized.TestCase):
 
 class AlikeTest(parameterized.TestCase):
 
-  @parameterized.product(kind=tuple(KINDS), test_rows=(0, 500))
+  @parameterized.named_parameters(both(KINDS, (0, 500)))
   def test_the_global_test_rows_are_those_dealt(self, kind, test_rows):
-    made = federate(kind, test_rows=test_rows, test_rows_of=federate.alike_test)
+    made = deal(kind, test_rows=test_rows, test_rows_of=federate.alike_test)
     own = np.concatenate(rows(made.test.clients))
     self.assertLen(set(own), len(own))  # each to one client
     self.assertEqual(set(own), set(made.test.rows))
     self.assertEqual((flat(made.clients) | flat(made.validation.clients)) & set(own), set())
     np.testing.assert_array_equal(
-        made.test.rows, federate(kind, test_rows=test_rows).test.rows)
+        made.test.rows, deal(kind, test_rows=test_rows).test.rows)
 
   @parameterized.parameters(0, 0.3)
   def test_clients_keep_what_they_are_dealt(self, test):
-    made = federate('dirichlet', test_rows=50, validation=0.25, test=test,
+    made = deal('dirichlet', test_rows=50, validation=0.25, test=test,
                     test_rows_of=federate.alike_test)
-    whole = federate('dirichlet', test_rows=50, validation=0, test=0).clients
+    whole = deal('dirichlet', test_rows=50, validation=0, test=0).clients
     for k, own in enumerate(rows(whole)):
       self.assertEqual(
           set(own), {*rows(made.clients)[k], *rows(made.validation.clients)[k]})
@@ -236,7 +240,7 @@ class AlikeTest(parameterized.TestCase):
 
   @parameterized.parameters('dirichlet', 'natural')
   def test_a_client_has_its_share_of_every_class(self, kind):
-    made = federate(kind, test_rows=500, test_rows_of=federate.alike_test)
+    made = deal(kind, test_rows=500, test_rows_of=federate.alike_test)
     y = made.examples.y
     held, tested = (np.stack([np.bincount(y[own], minlength=4) for own in part]) for part in (
         [np.concatenate(own) for own in zip(rows(made.clients), rows(made.validation.clients))],
@@ -293,11 +297,11 @@ class PooledTest(parameterized.TestCase):
     made = federate.federate(data, KINDS['iid'], divide=federate.deal_then_split, validation=0.2,
                             test=0.1, seed=0, test_rows=federate.pooled_test)
     jax.tree.map(np.testing.assert_array_equal, made,
-                 federate(test_rows=test_rows, test_rows_of=federate.pooled_test))
+                 deal(test_rows=test_rows, test_rows_of=federate.pooled_test))
 
-  @parameterized.product(kind=('iid', 'dirichlet', 'resample'), test_rows=(0, 300))
+  @parameterized.named_parameters(both(('iid', 'dirichlet', 'resample'), (0, 300)))
   def test_all_rows_are_dealt(self, kind, test_rows):
-    made = federate(kind, test_rows=test_rows, test_rows_of=federate.pooled_test)
+    made = deal(kind, test_rows=test_rows, test_rows_of=federate.pooled_test)
     train, validation, own = map(
         flat, (made.clients, made.validation.clients, made.test.clients))
     self.assertEqual(set(made.test.rows), own)
@@ -309,7 +313,7 @@ class PooledTest(parameterized.TestCase):
         self.assertNotEmpty(part & set(range(ROWS, ROWS + test_rows)))
 
   def test_fractions_of_each_client(self):
-    made = federate('dirichlet', test_rows=50, validation=0.25, test=0.2,
+    made = deal('dirichlet', test_rows=50, validation=0.25, test=0.2,
                     test_rows_of=federate.pooled_test)
     total = made.clients.size + made.validation.clients.size + made.test.clients.size
     self.assertEqual(sum(total), ROWS + 50)
@@ -332,15 +336,14 @@ class PooledTest(parameterized.TestCase):
 
   @parameterized.parameters('natural', 'domain')
   def test_owners_of_a_set_without_a_test_split(self, kind):
-    made = federate(kind, test_rows_of=federate.pooled_test)
+    made = deal(kind, test_rows_of=federate.pooled_test)
     names = dataset().client if kind == 'natural' else dataset().domain
     for k, own in enumerate(rows(made.clients)):
       self.assertLen({int(names[row]) for row in [*own, *rows(made.test.clients)[k]]}, 1)
 
   def test_no_row_to_test_on(self):
-    with self.assertRaisesRegex(
-        InputError, 'got partition.test=0 with partition.test_rows=pooled; no client has a row'):
-      federate(test=0, test_rows_of=federate.pooled_test)
+    with self.assertRaisesRegex(InputError, 'got test=0 with test_rows=pooled'):
+      deal(test=0, test_rows_of=federate.pooled_test)
 
 
 class SubsetTest(parameterized.TestCase):
@@ -371,14 +374,14 @@ class SubsetTest(parameterized.TestCase):
 
   @parameterized.parameters(0.0, -0.5, 1.5, 1e-4)
   def test_refuses(self, share):
-    with self.assertRaisesRegex(InputError, f'got subset={share}; expected a share of 300 rows'):
+    with self.assertRaisesRegex(InputError, f'got subset={share}; expected a share of 300'):
       federate.subset(dataset(), share, seed=0)
 
 
 class SummaryTest(absltest.TestCase):
 
   def test_label_counts(self):
-    made = federate('dirichlet')
+    made = deal('dirichlet')
     counts = federate.label_counts(made, 5)
     self.assertEqual(counts.shape, (6, 5))
     for k, own in enumerate(rows(made.clients)):
@@ -404,14 +407,13 @@ class SummaryTest(absltest.TestCase):
     self.assertRegex(table['classes a client'], r'^[34] to 4, median 4$')
 
   def test_description_counts_shared_rows_once(self):
-    made = federate('resample')
+    made = deal('resample')
     table = dict(federate.describe(made, 4))
     self.assertEqual(table['training rows'], f'{len(flat(made.clients))} of 300')
     self.assertLess(len(flat(made.clients)), sum(made.clients.size))
 
-
   def test_description_of_the_server_and_of_the_corrupted(self):
-    made = federate()
+    made = deal()
     self.assertNoCommonElements(
         dict(federate.describe(made, 4, source='held_out')),
         ["the server's rows", 'corrupted clients'])

@@ -28,7 +28,7 @@ class PicturesTest(parameterized.TestCase):
 
   def read(self, names=NAMES, size=4, **settings):
     """Returns the images, what failed, and the files that were decoded."""
-    with mock.patch.object(pictures, '_decode', wraps=images._decode) as decode:
+    with mock.patch.object(images, '_decode', wraps=images._decode) as decode:
       x, failed = images.pictures(
           self.folder, names, **{'size': size, 'cache': self.cache, **settings})
     self.assertEqual((x.shape, x.dtype), ((len(names), size, size, 3), np.uint8))
@@ -87,7 +87,7 @@ class PicturesTest(parameterized.TestCase):
     some, _, decoded = self.read(NAMES[1:2])
     self.assertEmpty(decoded)
     np.testing.assert_allclose(some[0, 0, 0], [50, 90, 10])
-    with mock.patch.object(pictures, '_write') as write:
+    with mock.patch.object(images, '_write') as write:
       self.assertEmpty(self.read()[2])
     write.assert_not_called()
     with np.load(os.path.join(self.cache, '4x4.npz')) as kept:

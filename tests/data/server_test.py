@@ -1,3 +1,7 @@
+"""Examples of the server: which are taken, how others are made to fit, how they are split."""
+
+import re
+
 from absl.testing import absltest, parameterized
 import jax
 import numpy as np
@@ -68,8 +72,8 @@ class TakenTest(parameterized.TestCase):
 
   @parameterized.parameters(0, 1, ROWS)
   def test_how_many_rows_may_be_held_out(self, size):
-    with self.assertRaisesRegex(InputError, f'got server.size={size} with server.source=held_out; '
-                                'expected from 2 to 299 rows'):
+    with self.assertRaisesRegex(InputError, f'got size={size} with source=held_out; '
+                                'expected from 2 to 299'):
       server.held_out(dataset(), size, 0)
 
   def test_a_domain_leaves_as_a_whole(self):
@@ -90,16 +94,15 @@ class TakenTest(parameterized.TestCase):
   @parameterized.parameters(0, 1, 1 + int(np.sum(dataset().domain == 1)))
   def test_how_many_rows_of_a_domain(self, size):
     most = np.sum(dataset().domain == 1)
-    with self.assertRaisesRegex(InputError, f'got server.size={size} with server.source=domain:1; '
-                                f'expected from 2 to {most} rows'):
+    with self.assertRaisesRegex(InputError, f'got size={size} with source=domain:1; '
+                                f'expected from 2 to {most}'):
       server.of_domain(dataset(), 1, size, 0)
 
   @parameterized.parameters(
       (dataset().domain, 3, 'has 0, 1, 2'), (None, 0, 'has none'),
       (np.zeros(ROWS, int), 0, 'has 0'))
   def test_no_such_domain(self, domains, domain, has):
-    with self.assertRaisesRegex(InputError, f'got server.source=domain:{domain}; expected one of '
-                                f'two domains or more, the data set {has}'):
+    with self.assertRaisesRegex(InputError, f'got source=domain:{domain}; .* {has}'):
       server.of_domain(dataset()._replace(domain=domains), domain, 10, 0)
 
 
@@ -117,8 +120,7 @@ class OtherTest(parameterized.TestCase):
     self.assertEqual(first.y.dtype, np.int32)
     self.assertEqual(np.bincount(first.y).tolist(), [50] * 8)
     self.assertNotEqual(list(rows), list(other.x[:, 0].astype(int)))
-    with self.assertRaisesRegex(InputError, 'got server.size=1201 with server.source=far; expected '
-                                'from 2 to 1200 rows'):
+    with self.assertRaisesRegex(InputError, 'got size=1201 with source=far'):
       server.other(images(x), far, 1201, 0)
 
   @parameterized.parameters((4, 1), (4, 3), (9, 1), (16, 3))
@@ -174,18 +176,16 @@ class OtherTest(parameterized.TestCase):
       ((5,), np.float32, (5,), np.int32),
       ((5,), np.int32, (5,), np.float32))
   def test_what_does_not_fit(self, stored, dtype, wanted, like):
-    with self.assertRaises(InputError) as caught:
+    said = (f'got source=far with {np.dtype(dtype)} inputs of shape {stored}; ',
+            f'the {np.dtype(like)} inputs of shape {wanted}')
+    with self.assertRaisesRegex(InputError, '.*'.join(map(re.escape, said))):
       server.other(images(np.zeros((9, *wanted), like)),
                    images(np.zeros((9, *stored), dtype), name='far'), 2, 0)
-    self.assertEqual(
-        str(caught.exception),
-        f'got server.source=far with {np.dtype(dtype)} inputs of shape {stored}; expected images, '
-        f'or what fits the {np.dtype(like)} inputs of shape {wanted}')
 
   @parameterized.parameters(([-0.1, 1],), ([0, 1.1],))
   def test_floats_that_are_no_pixels(self, values):
-    with self.assertRaisesRegex(InputError, r'got server.source=far with float32 inputs of shape '
-                                r'\(1,\) from .*; expected 0 to 1'):
+    with self.assertRaisesRegex(InputError, 'got source=far with float32 inputs of shape .* from '
+                                f'{values[0]} to {values[1]}'):
       server.other(images(np.zeros((5, 1), np.uint8)),
                    images(np.array(values, np.float32)[:, None], name='far'), 2, 0)
 
@@ -193,8 +193,7 @@ class OtherTest(parameterized.TestCase):
     one = images(np.zeros((9, 4, 4, 3)), name='near')
     both = one._replace(name='far', x_train={'image': one.x_train, 'text': np.zeros((9, 2))})
     for dataset, source in ((both, one), (one, both)):
-      with self.assertRaisesRegex(InputError, f'got server.source={source.name}; inputs of far are '
-                                  'of several modalities, expected held_out, domain:N or sets'):
+      with self.assertRaisesRegex(InputError, f'got source={source.name}; inputs of far '):
         server.other(dataset, source, 2, 0)
 
 
@@ -244,7 +243,7 @@ class CentralTest(parameterized.TestCase):
 
   @parameterized.parameters(0, 1)
   def test_one_row_is_too_few(self, size):
-    with self.assertRaisesRegex(InputError, f'got server.size={size}; expected at least 2 rows'):
+    with self.assertRaisesRegex(InputError, f'got size={size}; expected at least 2'):
       server.central(self.examples(size), 0.5, 0)
 
 

@@ -3,12 +3,12 @@
 from absl.testing import absltest, parameterized
 
 from hmm_jax.experiment import comparisons
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import config as configs
 from hmm_jax.types import InputError
 
 
 def changed(**values):
-  config = defaults.get_config()
+  config = configs.get_config()
   config.update_from_flattened_dict(values)
   return config
 
@@ -29,33 +29,27 @@ class ComparisonsTest(parameterized.TestCase):
         'file': {'dataset': 'npz:a=b.npz', 'keep_best': True},
         'rare': {'algorithm': 'gossip', 'gossip.rate': 0.0, 'gossip.schedule': 'dense@2:3'},
     }
-    plain = defaults.flat(changed(rounds=7))
+    plain = configs.flat(changed(rounds=7))
     for name, other in others.items():
-      self.assertEqual(defaults.flat(other), plain | expected[name], name)
+      self.assertEqual(configs.flat(other), plain | expected[name], name)
     self.assertEqual((config.name, config.references), ('mine', 'linear,local'))
 
   def test_there_may_be_none(self):
     self.assertEqual(comparisons.comparisons(changed()), {})
 
-  @parameterized.parameters(
-      ({'references': 'lokal'}, 'got references=lokal; .*did you mean local'),
-      ({'variants': ('',)}, "got '' in variants; expected NAME key=value"),
-      ({'variants': ('low local.lr',)}, "got 'low local.lr' in variants; expected NAME key=value"),
-      ({'variants': ('low local.lr = 1',)}, 'in variants; expected NAME key=value'),
-      ({'variants': ('low local.lrr=1',)}, 'got local.lrr in low; .*did you mean local.lr'),
-      ({'variants': ('low local.lr=-1',)}, 'got local.lr=-1.0; expected a number above 0'),
-      ({'variants': ('low local.lr=nan',)}, "got local.lr='nan'; expected a value like 0.05"),
-      ({'variants': ('low algorithm=fedavgg',)}, 'did you mean fedavg'),
-      ({'variants': ('low rounds=2.5',)}, 'got rounds=2.5; expected a value like 100'),
-      ({'variants': ('low rounds=many',)}, "got rounds='many'; expected a value like 100"),
-      ({'variants': ('good rounds=3', 'low rounds=0')}, 'got rounds=0; expected at least 1'),
-      ({'variants': ('local.lr=0.5',)}, "got 'local.lr=0.5' in variants; expected NAME key=value"),
-      ({'variants': ('a rounds=3', 'a rounds=4')}, 'got a twice among references and variants'),
-      ({'variants': ('fedavg rounds=3',)}, 'got fedavg .*, which is the run itself'),
-      ({'variants': (3,)}, 'got 3 in variants; expected NAME key=value'),
-      ({'variants': ('../x rounds=3',)}, "got '../x rounds=3' in variants; expected NAME"),
-  )
-  def test_bad_ones_are_one_line(self, values, expected):
+  @parameterized.named_parameters(
+      ('reference', {'references': 'lokal'}, 'got references=lokal; .*did you mean local'),
+      ('empty', {'variants': ('',)}, "got '' in variants"),
+      ('no_value', {'variants': ('low local.lr',)}, "got 'low local.lr' in variants"),
+      ('no_name', {'variants': ('local.lr=0.5',)}, "got 'local.lr=0.5' in variants"),
+      ('no_text', {'variants': (3,)}, 'got 3 in variants'),
+      ('path', {'variants': ('../x rounds=3',)}, "got '../x rounds=3' in variants"),
+      ('key', {'variants': ('low local.lrr=1',)}, 'got local.lrr in low; .*did you mean local.lr'),
+      ('type', {'variants': ('low rounds=2.5',)}, 'got rounds=2.5; expected a value like 100'),
+      ('bounds', {'variants': ('good rounds=3', 'low local.lr=-1')}, 'got local.lr=-1.0'),
+      ('twice', {'variants': ('a rounds=3', 'a rounds=4')}, 'got a twice'),
+      ('itself', {'variants': ('fedavg rounds=3',)}, 'got fedavg .*, which is the run itself'))
+  def test_a_bad_one_is_named_in_one_line(self, values, expected):
     with self.assertRaisesRegex(InputError, expected) as caught:
       comparisons.comparisons(changed(**values))
     self.assertNotIn('\n', str(caught.exception))

@@ -1,119 +1,168 @@
-"""Every key has a default, a type and, where it is a name or a number, a check."""
+"""Every setting has a default, a type, bounds or choices, and a meaning in one line."""
+
+import math
+import re
 
 from absl.testing import absltest, parameterized
 from ml_collections import ConfigDict
 
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import config as configs
 from hmm_jax.types import InputError
 
+SETTINGS = configs.settings(configs.get_config())
+# Named by what a value may be, not by a table of choices.
+NAMES = {
+    'algorithm': configs.METHODS, 'model': configs.NETWORKS,
+    'partition.kind': configs.PARTITIONERS}
 
-def changed(**values):
-  config = defaults.get_config()
-  config.update_from_flattened_dict(values)
+
+def out_of_bounds(setting):
+  """Returns numbers on the wrong side of each bound."""
+  kind = type(setting.default)
+  step = 1 if kind is int else 1e-3
+  bounds = {'above': 0, 'at_least': -step, 'below': 0, 'at_most': step}
+  values = [kind(getattr(setting, name) + off) for name, off in bounds.items()
+            if getattr(setting, name) is not None]
+  return values + ([math.nan, math.inf, -math.inf] if kind is float else [])
+
+
+def changed(key, value):
+  """Returns the defaults with one value that nobody has checked."""
+  config = configs.get_config()
+  config.update_from_flattened_dict({key: value})
   return config
+
+
+class EverySettingTest(absltest.TestCase):
+
+  def refused(self, key, value, change=None):
+    """Returns what is said of a value, in whatever function meets it first."""
+    with self.assertRaises(InputError, msg=f'{key}={value!r}') as caught:
+      configs.check((change or changed)(key, value))
+    message = str(caught.exception)
+    self.assertNotIn('\n', message)
+    self.assertRegex(message, rf'\bgot {re.escape(key)}={re.escape(repr(value))};|'
+                              rf'\bgot {re.escape(key)}={re.escape(str(value))};')
+    return message
+
+  def test_the_defaults_are_complete_and_pass(self):
+    config = configs.get_config()
+    configs.check(config)
+    self.assertEqual(configs.flat(config).keys(), SETTINGS.keys())
+    for key, setting in SETTINGS.items():
+      setting.check(key, setting.default)
+      self.assertEqual(configs.flat(config)[key], setting.default, key)
+
+  def test_a_meaning_is_one_line_without_a_period(self):
+    for key, setting in SETTINGS.items():
+      self.assertRegex(setting.meaning, r'\A[^\n]*[^\n.\s]\Z', key)
+
+  def test_a_value_of_another_type_is_named(self):
+    read = lambda key, value: configs.updated(configs.get_config(), {key: value}, 'the test')
+    for key, setting in SETTINGS.items():
+      with self.subTest(key=key):
+        wrong = 3 if isinstance(setting.default, str) else 'high'
+        self.assertIn('expected a value like', self.refused(key, wrong, read))
+    for key, value in (('rounds', 2.5), ('keep_best', 1), ('mlp.hidden', 7), ('rounds', None),
+                       ('local.lr', None), ('name', None), ('mlp.hidden', None)):
+      with self.subTest(key=key, value=value):
+        self.assertIn('expected a value like', self.refused(key, value, read))
+
+  def test_a_number_out_of_bounds_is_named(self):
+    for key, setting in SETTINGS.items():
+      if type(setting.default) in (int, float):
+        for value in out_of_bounds(setting):
+          with self.subTest(key=key, value=value):
+            expected = setting.expected if math.isfinite(value) else 'a finite number'
+            self.assertIn(f'expected {expected}', self.refused(key, value))
+
+  def test_a_number_at_its_bound_passes(self):
+    for key, setting in SETTINGS.items():
+      for bound in (setting.at_least, setting.at_most):
+        if bound is not None:
+          setting.check(key, bound)
+
+  def test_a_near_miss_of_a_choice_is_told_them_all_and_the_nearest(self):
+    chosen = {key: setting.choices for key, setting in SETTINGS.items() if setting.choices} | NAMES
+    self.assertGreater(len(chosen), 20)
+    for key, choices in chosen.items():
+      longest = max(choices, key=len)
+      wrong = longest + 'x'
+      with self.subTest(key=key, value=wrong):
+        message = self.refused(key, wrong)
+        self.assertIn(f'expected one of {", ".join(choices)}', message)
+        self.assertEndsWith(message, f'; did you mean {longest}?')
 
 
 class ConfigTest(parameterized.TestCase):
 
-  def test_the_defaults_pass(self):
-    defaults.check(defaults.get_config())
+  def test_seeds_end_below_2_31(self):
+    with self.assertRaisesRegex(InputError, f'got seed={2**31 - 2}'):
+      configs.configure(seed=2**31 - 2)
+    configs.configure(seed=2**31 - 2, seeds=2)
 
-  def test_the_tables_speak_of_existing_keys(self):
-    keys = defaults.flat(defaults.get_config())
-    for table in (defaults.CHOICES, defaults.AT_LEAST_ONE, defaults.NOT_NEGATIVE,
-                  defaults.POSITIVE):
-      self.assertEqual(set(table) - set(keys), set())
-
-  @parameterized.parameters(
-      ('algorithm', 'fedavgg', 'did you mean fedavg'),
-      ('partition.kind', 'dirichet', 'did you mean dirichlet'),
-      ('mapper', 'pmap', 'expected one of auto, map, vmap, sharded'),
-      ('local.optimizer', 'SGD', 'expected one of sgd, adamw'),
-      ('rounds', 0, 'at least 1'),
-      ('local.batch', -5, 'at least 1'),
-      ('seeds', 0, 'at least 1'),
-      ('participation', -1, '0 or more'),
-      ('local.momentum', -0.1, '0 or more'),
-      ('local.lr', float('nan'), 'finite'),
-      ('local.lr', float('inf'), 'finite'),
-      ('local.lr', 0.0, 'above 0'),
-      ('partition.alpha', 0.0, 'above 0'),
-      ('partition.alpha', -1.0, 'above 0'),
-      ('partition.clusters', 0, 'at least 1'),
-      ('partition.classes_per_cluster', 0, 'at least 1'),
-      ('partition.cluster_alpha', 0.0, 'above 0'),
-      ('partition.test_rows', 'pool', 'did you mean pooled'),
-      ('model', 'lstn', 'did you mean lstm'),
-      ('lstm.embedding', 0, 'at least 1'),
-      ('text.window', 0, 'at least 1'),
-      ('crisismmd.ngrams', 0, 'at least 1'),
-      ('crisismmd.image_size', 0, 'at least 1'),
-      ('crisismmd.task', 'humanitarain', 'did you mean humanitarian'),
-      ('crisismmd.labels', 'agree', 'did you mean agreed'),
-      ('crisismmd.modalities', 'images', 'did you mean image'),
-      ('crisismmd.broken', 'keep', 'expected one of refuse, skip'),
-      ('fusion.embedding', 0, 'at least 1'),
-      ('fusion.hidden', 0, 'at least 1'),
-      ('text.min_rows', 0, 'at least 1'),
-      ('local.clip_value', -1.0, '0 or more'),
-      ('local.label_smoothing', -0.1, '0 or more'),
-      ('gossip.start', 'diferent', 'did you mean different'),
-      ('gossip.statistics', 'keep', 'expected one of mixed, kept'),
-      ('gossip.merged_statistics', 'none', 'expected one of recalibrated, averaged'),
-      ('gossip.merge_data', 'test', 'expected one of train, validation'),
-      ('gossip.merge_batches', 0, 'at least 1'),
-      ('gossip.degree', 0, 'at least 1'),
-      ('gossip.edge_probability', 0.0, 'above 0'),
-      ('gossip.weights', 'metropolic', 'did you mean metropolis'),
-      ('seed', 2**31, 'expected seeds below'),
-      ('gossip.rate', float('nan'), 'finite'),
-      ('server.size', -2, 'expected a number of rows, or -1 to leave it to the algorithm'),
-      ('server.held_out', 1.1, 'a number from 0 to 1'),
-      ('server.noise', -0.1, 'a number from 0 to 1'),
-      ('server.seed', -1, '0 or more'),
-      ('corrupt.clients', 1.1, 'a number from 0 to 1'),
-      ('corrupt.clients', -0.1, 'a number from 0 to 1'),
-      ('corrupt.rate', -0.1, '0 or more'),
-  )
-  def test_a_bad_value_is_named_with_what_was_expected(self, key, value, expected):
-    with self.assertRaisesRegex(InputError, f'got {key}={value}.*{expected}'):
-      defaults.check(changed(**{key: value}))
-
-  @parameterized.parameters(
-      ('server.size', -1), ('server.size', 0), ('server.held_out', 1.0), ('server.noise', 0.0),
-      ('corrupt.clients', 1.0), ('corrupt.rate', 2.0))
-  def test_a_value_at_its_bound_passes(self, key, value):
-    defaults.check(changed(**{key: value}))
-
-  def test_a_config_file_may_name_only_some_keys(self):
-    full = defaults.complete(ConfigDict({'rounds': 7, 'local': {'lr': 0.2}}))
+  def test_a_file_may_name_only_some_keys(self):
+    full = configs.complete(ConfigDict({'rounds': 7, 'local': {'lr': 0.2}}))
     self.assertEqual((full.rounds, full.local.lr, full.local.batch), (7, 0.2, 20))
 
+  def test_configure_takes_keys_with_and_without_a_section(self):
+    config = configs.configure({'local.lr': 0.2}, rounds=7)
+    self.assertEqual((config.rounds, config.local.lr, config.local.batch), (7, 0.2, 20))
+    with self.assertRaisesRegex(InputError, 'got rounds=0'):
+      configs.configure(rounds=0)
+
   def test_changes_make_a_copy(self):
-    config = changed(rounds=7)
-    other = defaults.updated(config, {'local.lr': 1, 'mlp.hidden': (3, 4)}, 'the test')
+    config = configs.configure(rounds=7)
+    other = configs.updated(config, {'local.lr': 1, 'mlp.hidden': (3, 4)}, 'the test')
     self.assertEqual((other.rounds, other.local.lr, other.mlp.hidden), (7, 1.0, (3, 4)))
     self.assertIsInstance(other.local.lr, float)
     self.assertEqual((config.local.lr, config.mlp.hidden), (0.05, (128,)))
 
-  @parameterized.parameters(
-      ('gossip.rat', 0.1, 'got gossip.rat in the test; .*did you mean gossip.rate'),
-      ('gossip', 3, 'got gossip in the test; expected a key'),
-      ('rounds', 2.5, 'got rounds=2.5; expected a value like 100'),
-      ('local.lr', 'high', "got local.lr='high'; expected a value like 0.05"),
-      ('mlp.hidden', 'wide', "got mlp.hidden='wide'; expected a value like "),
-      ('name', 3, "got name=3; expected a value like ''"))
-  def test_a_change_that_does_not_fit_is_refused(self, key, value, expected):
-    with self.assertRaisesRegex(InputError, expected):
-      defaults.updated(defaults.get_config(), {key: value}, 'the test')
+  @parameterized.named_parameters(
+      ('key', 'gossip.rat', 'gossip.rate'), ('in_a_section', 'local.lrr', 'local.lr'),
+      ('without_its_section', 'momentum', ''), ('of_a_section', 'gossip', ''))
+  def test_an_unknown_key_is_named_with_the_nearest(self, key, near):
+    with self.assertRaisesRegex(InputError, f'got {key} in the test; .*{near}'):
+      configs.updated(configs.get_config(), {key: 0.1}, 'the test')
 
-  def test_a_config_file_with_an_unknown_key_is_refused(self):
-    with self.assertRaisesRegex(InputError, 'got local.lrr.*did you mean local.lr'):
-      defaults.complete(ConfigDict({'local': {'lrr': 0.2}}))
+  @parameterized.named_parameters(
+      ('int', 'rounds', '7', 7), ('float', 'local.lr', '0.5', 0.5),
+      ('float_as_int', 'local.lr', '1', 1.0), ('exponent', 'local.lr', '1e-3', 1e-3),
+      ('bool', 'keep_best', 'true', True), ('bool_of_python', 'keep_best', 'False', False),
+      ('text', 'name', 'mine', 'mine'), ('number_as_text', 'name', '7', '7'),
+      ('quoted', 'name', "'mine'", 'mine'), ('tuple', 'mlp.hidden', '(3, 4)', (3, 4)),
+      ('list', 'mlp.hidden', '[3, 4]', (3, 4)), ('empty', 'mlp.hidden', '()', ()))
+  def test_a_text_is_read_as_the_type_of_its_setting(self, key, text, expected):
+    got = configs.flat(configs.from_texts(configs.get_config(), {key: text}, 'the test'))[key]
+    self.assertEqual((got, type(got)), (expected, type(expected)))
 
-  def test_a_config_file_with_another_type_is_refused(self):
-    with self.assertRaisesRegex(InputError, "got rounds='7'"):
-      defaults.complete(ConfigDict({'rounds': '7'}))
+
+class OldKeysTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(
+      (f'{old.replace(".", "_")}', old, new) for old, new in configs.OLD_KEYS.items())
+  def test_a_key_of_an_earlier_release_is_read(self, old, new):
+    value = SETTINGS[new].default
+    value = value + 1 if isinstance(value, float) else list(SETTINGS[new].choices)[-1]
+    saved = configs.get_config().to_dict()
+    section, _, key = new.rpartition('.')
+    table = saved[section] if section else saved
+    del table[key]
+    table[old.rpartition('.')[2]] = value
+    self.assertEqual(configs.flat(configs.complete(saved))[new], value)
+    self.assertEqual(configs.flat(configs.complete({old: value}))[new], value)
+
+  @parameterized.named_parameters(
+      (f'{key}_{old}'.replace('.', '_'), key, old, new)
+      for (key, old), new in configs.OLD_VALUES.items())
+  def test_a_value_of_an_earlier_release_is_read(self, key, old, new):
+    self.assertEqual(configs.flat(configs.configure({key: old}))[key], new)
+    text = configs.from_texts(configs.get_config(), {key: old}, 'the test')
+    self.assertEqual(configs.flat(text)[key], new)
+
+  def test_old_key_with_old_value(self):
+    config = configs.configure({'dmm.after': 're_estimated'})
+    self.assertEqual(config.dmm.student_statistics, 'recalibrated')
 
 
 if __name__ == '__main__':

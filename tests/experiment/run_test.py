@@ -1,4 +1,4 @@
-"""What happens between the chunks: rows, freezing, finishing, stopping, workdirs."""
+"""What happens between the chunks of a run: metrics, freezing, finishing, stopping, resuming."""
 
 import csv
 import os
@@ -14,16 +14,13 @@ import numpy as np
 import pytest
 from reference import toys
 
-from hmm_jax import main
-from hmm_jax.experiment import config as defaults
 from hmm_jax.experiment import run as run_module
 from hmm_jax.experiment.checkpoint import Checkpoints
-from hmm_jax.experiment.evaluate import Scores
 from hmm_jax.experiment.run import Progress, run
-from hmm_jax.experiment.trainer import Diverged, Experiment, Trainer, in_turn
+from hmm_jax.experiment.trainer import Diverged, Trainer, in_turn
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report.screen import Screen
-from hmm_jax.types import Algorithm, Cohort, InputError, Traffic
+from hmm_jax.types import Algorithm, Cohort, Experiment, InputError, Scores, Traffic
 
 # Orbax closes its loop at the first failure, while other reads are under way.
 LATE_READS = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -355,232 +352,6 @@ class RunTest(parameterized.TestCase):
     summary = self.run_it(counting(), evaluate=evaluate, patience=2, rounds=10,
                           criterion=f'clients/validation/{metric}')
     self.assertEqual(summary['rounds'], rounds)
-
-
-class WorkdirTest(parameterized.TestCase):
-
-  def setUp(self):
-    super().setUp()
-    folder = tempfile.TemporaryDirectory()
-    self.addCleanup(folder.cleanup)
-    self.workdir = Workdir(os.path.join(folder.name, 'run'))
-    self.config = defaults.get_config()
-
-  def leave(self, *, evaluations=1, **changes):
-    """Leaves what a run with the changed config would, evaluated so often in round 10."""
-    self.config.update_from_flattened_dict(changes)
-    self.workdir.write_json('config.json', self.config.to_dict())
-    self.workdir.write_metrics([{'round': 10, 'seed': 0, 'seconds': 1.0}] * evaluations)
-    self.config = defaults.get_config()
-
-  def test_a_new_folder_and_the_same_settings_are_fine(self):
-    main.compare(self.config, self.workdir)
-    self.leave()
-    main.compare(self.config, self.workdir)
-
-  def test_rounds_may_grow(self):
-    self.leave(rounds=20)
-    main.compare(self.config, self.workdir)
-
-  def test_a_kill_while_rounds_are_added_leaves_no_finished_run(self):
-    self.config.update_from_flattened_dict({
-        'dataset': 'synthetic', 'partition.kind': 'iid', 'seeds': 1, 'mlp.hidden': (4,),
-        'rounds': 1})
-    main.train(self.config, self.workdir, Screen(silent=True))
-    self.config.rounds = 2
-    self.workdir.write_json('config.json', self.config.to_dict())  # All that it got to.
-    summary = main.train(self.config, self.workdir, Screen(silent=True))
-    self.assertEqual(summary['rounds'], 2)
-
-  def test_the_table_before_the_first_round_says_who_has_which_data(self):
-    self.config.update_from_flattened_dict({
-        'dataset': 'synthetic', 'partition.kind': 'iid', 'mlp.hidden': (4,), 'server.size': 30,
-        'corrupt.kind': 'random', 'corrupt.clients': 0.25})
-    screen = mock.create_autospec(Screen, instance=True)
-    screen.table.side_effect = KeyboardInterrupt
-    with self.assertRaises(KeyboardInterrupt):
-      main.train(self.config, self.workdir, screen)
-    figures = dict(screen.table.call_args.args[2])
-    self.assertEqual(figures["the server's rows"], '24 to learn from, 6 to judge by, from held_out')
-    self.assertEqual(figures['corrupted clients'], '5')
-
-  def test_what_is_shown_beside_a_run_may_change(self):
-    self.leave()
-    self.config.update_from_flattened_dict({
-        'name': 'mine', 'references': 'iid', 'variants': ('hot local.lr=1.0',)})
-    main.compare(self.config, self.workdir)
-
-  def age(self, *keys):
-    """Makes the config look as if it were from before these keys."""
-    saved = self.workdir.read_json('config.json')
-    for key in keys:
-      del saved[key]
-    saved['local'] = {k: v for k, v in saved['local'].items() if k != 'label_smoothing'}
-    self.workdir.write_json('config.json', saved)
-
-  def test_a_key_that_is_newer_than_the_run_has_had_its_default(self):
-    self.leave()
-    self.age('gossip', 'variants')
-    main.compare(self.config, self.workdir)
-    finished = {'rounds': 10, 'rounds_requested': 100}
-    self.workdir.write_json('summary.json', finished)
-    self.assertEqual(main.train(self.config, self.workdir, Screen(silent=True)), finished)
-    for key, value in (('local.label_smoothing', 0.1), ('gossip.degree', 3)):
-      self.config = defaults.get_config()
-      self.config.update_from_flattened_dict({key: value})
-      with self.assertRaisesRegex(InputError, f'got {key}={value} in .* made with {key}='):
-        main.compare(self.config, self.workdir)
-
-  @parameterized.parameters(
-      # The last rows are of round 10. Rounds then and now:
-      (1, 100, 100, {'length': 100}, None),
-      (1, 100, 200, {}, None),
-      (1, 100, 200, {'finish': True}, None),  # It was stopped before it finished.
-      (2, 100, 200, {'finish': True}, 'it has finished with a merge'),  # Patience ran out.
-      (1, 100, 200, {'length': 200}, 'its schedule reads its length'),
-      (1, 10, 20, {'length': 20}, 'its schedule reads its length'),
-      (2, 10, 20, {'finish': True}, 'it has finished with a merge'),
-      (2, 10, 20, {'finish': True, 'length': 20}, 'its schedule reads its length'),
-      (2, 10, 10, {'finish': True}, None),
-      (1, 10, 20, {}, None))
-  def test_more_rounds_than_were_read_or_finished_are_refused(
-      self, evaluations, was, now, has, expected):
-    main.check_extension(self.config, self.workdir, counting()._replace(**has))  # A new run.
-    self.leave(evaluations=evaluations, rounds=was)
-    self.config.rounds = now
-    algorithm = counting()._replace(**has)
-    if expected is None:
-      main.check_extension(self.config, self.workdir, algorithm)
-    else:
-      with self.assertRaisesRegex(InputError, f'got rounds={now} for a run of {was}; {expected}'):
-        main.check_extension(self.config, self.workdir, algorithm)
-
-  def test_a_config_without_results_has_no_length(self):
-    self.workdir.write_json('config.json', {**self.config.to_dict(), 'rounds': 10})
-    main.compare(self.config, self.workdir)
-    main.check_extension(self.config, self.workdir, counting()._replace(length=100))
-
-  def test_a_finished_run_of_gossip_is_not_extended(self):
-    self.leave(evaluations=2, algorithm='gossip', rounds=10, dataset='synthetic')
-    before = pathlib.Path(self.workdir.file('config.json')).read_bytes()
-    self.config.update_from_flattened_dict({
-        'algorithm': 'gossip', 'rounds': 20, 'dataset': 'synthetic'})
-    with self.assertRaisesRegex(InputError, 'it has finished'):
-      main.train(self.config, self.workdir, Screen(silent=True))
-    self.assertEqual(pathlib.Path(self.workdir.file('config.json')).read_bytes(), before)
-
-  @parameterized.parameters(
-      ('local.lr', 0.5), ('rounds', 200), ('mlp.hidden', (7,)), ('partition.seed', 4))
-  def test_any_other_change_is_named(self, key, value):
-    self.leave(**{key: value})
-    with self.assertRaisesRegex(InputError, f'got {key}='):
-      main.compare(self.config, self.workdir)
-
-  def test_results_without_a_config_are_refused(self):
-    self.workdir.write_metrics([{'round': 10, 'seed': 0}])
-    with self.assertRaisesRegex(InputError, 'with metrics.csv but no config.json'):
-      main.compare(self.config, self.workdir)
-
-  @parameterized.parameters(b'name,city\nAnn,Bonn\n', b'id,age\n1,30\n')
-  def test_a_clients_file_of_somebody_else_is_not_touched(self, content):
-    self.put('clients.csv', content)
-    with self.assertRaisesRegex(InputError, 'with clients.csv but no config.json'):
-      main.compare(self.config, self.workdir)
-    with self.assertRaisesRegex(InputError, 'got a (damaged|foreign) .*clients.csv'):
-      self.workdir.drop_table('clients', after=0)
-    self.assertEqual(self.content('clients.csv'), content)
-
-  def put(self, name, content):
-    os.makedirs(self.workdir.path, exist_ok=True)
-    pathlib.Path(self.workdir.file(name)).write_bytes(content)
-
-  def content(self, name):
-    return pathlib.Path(self.workdir.file(name)).read_bytes()
-
-  def test_clients_are_read_as_they_were_written(self):
-    first = [{'round': 1, 'seed': 0, 'client': 7, 'test/rows': 3, 'test/accuracy': 1 / 3},
-             {'round': 1, 'seed': 0, 'client': 2, 'test/rows': 0, 'test/accuracy': np.nan}]
-    second = [{'round': 2, 'seed': 0, 'client': 7, 'test/rows': 3, 'test/accuracy': np.inf}]
-    for rows in (first, [], second):
-      self.workdir.append_table('clients', rows)
-    self.assertEqual(self.content('clients.csv').decode().splitlines(), [
-        'round,seed,client,test/rows,test/accuracy', '1,0,7,3,0.3333333333333333', '1,0,2,0,',
-        '2,0,7,3,inf'])
-    without = {name: value for name, value in first[1].items() if name != 'test/accuracy'}
-    self.assertEqual(self.workdir.read_table('clients'), [first[0], without, *second])
-
-  def test_clients_keep_their_columns(self):
-    row = {'round': 1, 'seed': 0, 'client': 7, 'a': 1, 'b': 2}
-    for fresh in (row, {**dict(reversed(row.items())), 'round': 2}, {**row, 'round': 3, 'c': 3.5},
-                  {**row, 'round': 4}):
-      self.workdir.append_table('clients', [fresh])
-    self.assertEqual(self.content('clients.csv').decode().splitlines(), [
-        'round,seed,client,a,b,c', '1,0,7,1,2,', '2,0,7,1,2,', '3,0,7,1,2,3.5', '4,0,7,1,2,'])
-
-  HEADER = b'round,seed,client,test/loss\r\n'
-
-  @parameterized.parameters(
-      (None, None), (b'', None), (HEADER, None), (HEADER[:9], None), (HEADER + b'3,0', None),
-      (HEADER + b'3,0,7,1.5\r\n', None), (HEADER + b'2,0,7,1.50\r\n3,0', b'2,0,7,1.50\r\n'),
-      (HEADER + b'2,0,7,\r\n2,0,8,1\r\n3,0,7,1\r\n3,0,8,1\r\n', b'2,0,7,\r\n2,0,8,1\r\n'),
-      (HEADER + b'1,0,7,1\r\n2,0,7,0.', b'1,0,7,1\r\n'),
-      (HEADER + b'1,0,7,1\r\n2,0,7,0.5\r', b'1,0,7,1\r\n'),
-      (HEADER + b'1,0,7,1\r\n\r\n2,0,7,2\r\n', b'1,0,7,1\r\n2,0,7,2\r\n'),
-      (HEADER + b'1,0,7,1\r\n2,0,7,2\r\n', b'1,0,7,1\r\n2,0,7,2\r\n'))
-  def test_clients_of_later_rounds_are_dropped(self, content, kept):
-    if content is not None:
-      self.put('clients.csv', content)
-    for _ in range(2):
-      self.workdir.drop_table('clients', after=2)
-      if kept is None:
-        self.assertFalse(os.path.exists(self.workdir.file('clients.csv')))
-        self.assertEmpty(self.workdir.read_table('clients'))
-      else:
-        self.assertEqual(self.content('clients.csv'), self.HEADER + kept)
-    self.workdir.append_table('clients', [{'round': 3, 'seed': 0, 'client': 7, 'test/loss': 0.5}])
-    self.assertEqual(self.content('clients.csv'), self.HEADER + (kept or b'') + b'3,0,7,0.5\r\n')
-
-  @parameterized.parameters(
-      (b'1,0,?,1\r\n', 'damaged'), (b'1,0\r\n', 'damaged'), (b'1,0,7,1,5\r\n', 'damaged'),
-      (b'x,0,7,1\r\n', 'damaged'), (b'\xff\xfe\r\n', 'damaged'), (b',0,7,1\r\n', 'foreign'))
-  def test_damaged_clients_are_refused(self, line, expected):
-    content = self.HEADER + b'1,0,3,1\r\n' + line + b'2,0,7,1\r\n9,0,7,1'
-    self.put('clients.csv', content)
-    for use in (lambda: self.workdir.drop_table('clients', after=1),
-                lambda: self.workdir.read_table('clients')):
-      with self.assertRaisesRegex(InputError, f'got a {expected} .*clients.csv; expected'):
-        use()
-    self.assertEqual(self.content('clients.csv'), content)
-
-  def test_a_damaged_config_is_refused(self):
-    self.leave()
-    with open(self.workdir.file('config.json'), 'w') as f:
-      f.write('{"rounds": 1')
-    with self.assertRaisesRegex(InputError, 'damaged .*config.json'):
-      main.compare(self.config, self.workdir)
-
-  @parameterized.parameters('[1, 2]', '{"epochs": 3}', 'null')
-  def test_a_foreign_config_is_refused(self, content):
-    self.leave()
-    with open(self.workdir.file('config.json'), 'w') as f:
-      f.write(content)
-    with self.assertRaisesRegex(InputError, 'foreign .*config.json'):
-      main.compare(self.config, self.workdir)
-
-  @parameterized.parameters(
-      b'a,b\n1,2\n', b'round,seed,seconds\n1,2\n', b'round,seed,seconds\n1,2,3,4\n',
-      b'round,seed,seconds\n1,x,3\n', b'\xff\xfe\x00\x01')
-  def test_damaged_metrics_are_refused(self, content):
-    self.leave()
-    with open(self.workdir.file('metrics.csv'), 'wb') as f:
-      f.write(content)
-    with self.assertRaisesRegex(InputError, 'metrics.csv'):
-      self.workdir.read_metrics()
-
-  @parameterized.parameters('/proc/nothing', __file__)
-  def test_a_folder_that_cannot_be_written_is_refused(self, path):
-    with self.assertRaisesRegex(InputError, 'expected a folder that can be written'):
-      main.compare(self.config, Workdir(path))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,41 @@
 """Soups in plain loops: models are flat dicts of arrays."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from hmm_jax import tree
+
+SHAPES = {'a': (3, 4), 'b': (5,), 'c': ()}
+UNITS = {'model': {'a': 0, 'b': 0, 'c': 0}, 'parts': {'a': 0, 'b': 1, 'c': 1}}
+
+
+def drawn(count, seed=0):
+  """Returns models, a goal and a base."""
+  rng = np.random.default_rng(seed)
+  models = [{name: rng.normal(size=shape) for name, shape in SHAPES.items()}
+            for _ in range(count + 2)]
+  return models[:count], *models[count:]
+
+
+def stack(models):
+  return tree.stack([jax.tree.map(jnp.float32, model) for model in models])
+
+
+def apart(a, b):
+  """Returns the squared distance of two models."""
+  return sum(jnp.square(x - y).sum() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def loss(goal):
+  """Returns half the squared distance to a goal that each batch stretches."""
+  goal = jax.tree.map(jnp.float32, goal)
+  return lambda params, batch: apart(params, tree.scale(1 + batch, goal)) / 2
+
+
+def gradient(goal):
+  """Returns the gradient of that loss."""
+  return lambda params, batch: {name: x - (1 + batch) * goal[name] for name, x in params.items()}
 
 
 def mean(models):

@@ -1,1 +1,1 @@
-"""Training loops that several methods share."""
+"""Training loops shared by several methods."""

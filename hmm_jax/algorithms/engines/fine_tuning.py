@@ -1,9 +1,9 @@
-"""Fine-tuning: a global model is trained further on each client's own rows, to be its own.
+"""Fine-tuning: personalizes the global model by further training on each client's own examples.
 
   theta_i <- local steps of client i from w
 
-Made only when views are, so a round costs what it did, and nothing of it is kept: the next
-views begin at w again. BatchNorm statistics are trained further like the rest.
+Done at evaluations only, so the cost of a round is unchanged, and nothing is kept: the next
+evaluation fine-tunes w again. BatchNorm statistics are updated like the rest.
 
 Reference: Yu, Bagdasaryan, Shmatikov. Salvaging Federated Learning by Local Adaptation.
   2020. arXiv:2002.04758.
@@ -22,8 +22,8 @@ def fine_tuned(algorithm: Algorithm, local: Local, *, mapper: Mapper) -> Algorit
   Memory is O(K) models while views are evaluated.
 
   Args:
-    algorithm: one with a view `global` and no view `clients`; others can't be told before
-      their views are made.
+    algorithm: one with a view `global` and no view `clients` (not checked here: see
+      `parts.one_global_model`).
     local: one client's fine-tuning, whose `extra` is ().
     mapper: how clients are mapped.
   """
@@ -31,7 +31,7 @@ def fine_tuned(algorithm: Algorithm, local: Local, *, mapper: Mapper) -> Algorit
 
   def views(state, federation):
     made = algorithm.views(state, federation)
-    # Views are given no key: the same state gives the same models.
+    # Views get no key, so that a state always gives the same models.
     key = jax.random.fold_in(jax.random.key(0), state.round)
     tuned, _, _ = train(made['global'], federation.examples, federation.clients, (), key)
     return {**made, 'clients': tuned}
@@ -40,6 +40,7 @@ def fine_tuned(algorithm: Algorithm, local: Local, *, mapper: Mapper) -> Algorit
 
 
 SETTINGS = {
-    'epochs': Setting(0, 'of each client, at evaluations only; 0: no fine-tuning', at_least=0),
-    'lr': Setting(0.0, 'learning rate of sgd; 0: local.lr', at_least=0),
+    'epochs': Setting(
+        0, 'epochs per client, at evaluations only; 0: no fine-tuning', at_least=0),
+    'lr': Setting(0.0, 'learning rate of SGD; 0: local.lr', at_least=0),
 }

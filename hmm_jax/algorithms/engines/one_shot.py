@@ -1,9 +1,9 @@
-"""One-shot merging: clients train alone from one start, then their models are merged once.
+"""One-shot merging: clients train alone from one initial model, then the models are merged once.
 
   theta_k <- LocalSGD(theta_0; D_k) for all rounds
   finish:  theta <- merge(theta_0, theta_1 .. theta_K)
 
-or after every so many rounds, and the clients go on from there.
+With `every`, models are also merged periodically, and the clients continue from the merge.
 """
 
 from collections.abc import Callable
@@ -21,32 +21,32 @@ from hmm_jax.types import Algorithm, Array, InputError, Local, Mapper, Model, Py
 
 class OneShotState(NamedTuple):
   round: Array  # [] int32
-  base: PyTree  # the last merged model, at first the common start
+  base: PyTree  # the last merged model, before the first merge the initial model
   stacked: PyTree  # the clients' models [K, ...]
-  merged: Array  # [] int32, the round after which `base` was made
-  facts: dict  # what the last merge said of itself, float32 scalars
+  merged: Array  # [] int32, the round after which `base` was merged
+  facts: dict  # diagnostics of the last merge, float32 scalars
 
 
 def one_shot(model: Model, local: Local, *, mapper: Mapper, merge: Callable,
              every: int = 0) -> Algorithm:
-  """Trains all K clients apart, and merges them at the end.
+  """Trains all K clients independently, and merges their models at the end.
 
-  The view `global` before a merge is the clients' average as it stands, weighted by their rows.
+  Between merges the view `global` is the clients' average, weighted by number of examples.
 
   Args:
     model: the network.
     local: one client's training.
     mapper: how clients are mapped.
     merge: (base, stacked, federation, key) -> (variables, {name: scalar}).
-    every: rounds after which models are merged, and go on from there; 0: at the end only.
+    every: rounds between merges, from which the clients continue; 0: one merge at the end.
 
   Raises:
     InputError: a negative `every`.
   """
   if every < 0:
-    raise InputError(f'got a merge every {every} rounds; expected 0 (once, at the end) or more')
+    raise InputError(f'got every={every}; expected 0 (one merge at the end) or more rounds')
   train = mappers.map_clients(local, mapper, start_axis=0)
-  size = tree.nbytes(jax.eval_shape(model.init, jax.random.key(0)))
+  size = model.nbytes
 
   def init(key, federation):
     base = model.init(key)
@@ -58,7 +58,7 @@ def one_shot(model: Model, local: Local, *, mapper: Mapper, merge: Callable,
     base, facts = merge(state.base, state.stacked, federation, key)
     return state._replace(base=base, merged=state.round, facts=facts)
 
-  def go_on(state, federation, key):
+  def merge_and_continue(state, federation, key):
     state = merge_now(state, federation, key)
     return state._replace(stacked=tree.repeat(state.base, len(federation.clients.id)))
 
@@ -70,7 +70,8 @@ def one_shot(model: Model, local: Local, *, mapper: Mapper, merge: Callable,
     sent = jnp.float32(0)
     if every:
       due = state.round % every == 0
-      state = lax.cond(due, go_on, lambda state, *_: state, state, federation, merge_key)
+      state = lax.cond(
+          due, merge_and_continue, lambda state, *_: state, state, federation, merge_key)
       sent = due * jnp.float32(len(clients.id))
     return state, {
         **sampling.round_metrics(cohort), 'messages_up': sent, 'messages_down': sent}
@@ -90,4 +91,4 @@ def one_shot(model: Model, local: Local, *, mapper: Mapper, merge: Callable,
                    gauges=lambda state: state.facts, finish=finish)
 
 
-SETTINGS = {'every': Setting(0, 'rounds between merges; 0: one at the end', at_least=0)}
+SETTINGS = {'every': Setting(0, 'rounds between merges; 0: one merge at the end', at_least=0)}

@@ -1,9 +1,9 @@
-"""A part of the model stays with its client, the rest is averaged.
+"""Partial model sharing: each client keeps a private part of its model, the rest is averaged.
 
   p_i, s_i <- local steps of client i from (p_i, s)
   s        <- sum_i n_i s_i / sum_i n_i              over the m participants
 
-FedPer, FedRep and FedBN are this loop with other parts p and other local training.
+FedPer, FedRep and FedBN are this loop with different private parts p and local training.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from hmm_jax.types import Algorithm, Array, InputError, Local, Mapper, Model, Py
 
 class PrivatePartState(NamedTuple):
   round: Array  # [] int32
-  shared: PyTree  # s, with None for what is private
-  private: PyTree  # p_i, stacked, with None for what is shared
+  shared: PyTree  # s, with None for private leaves
+  private: PyTree  # p_i, stacked, with None for shared leaves
 
 
 def private_part(model: Model, local: Local, *, private: Callable, mapper: Mapper,
@@ -30,12 +30,12 @@ def private_part(model: Model, local: Local, *, private: Callable, mapper: Mappe
   Args:
     model: the network.
     local: one client's training of the whole model.
-    private: (model) -> tree of bools, the leaves that stay: `head` or `batch_norm`.
+    private: (model) -> tree of bools, True for private leaves: `head` or `batch_norm`.
     mapper: how clients are mapped.
-    participation: clients a round, m; 0 means all. The others keep their private part.
+    participation: clients per round, m; 0 means all. The others keep their private part.
   """
   stays = private(model)
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  shapes = model.shapes
   message = tree.nbytes(tree.split(stays, shapes)[1])
 
   def whole(shared, examples, client, own, key):
@@ -67,10 +67,10 @@ def private_part(model: Model, local: Local, *, private: Callable, mapper: Mappe
 
 
 def head(model: Model) -> PyTree:
-  """Says which leaves are the classifier head.
+  """Returns a mask of the classifier head: a tree of bools.
 
   Raises:
-    InputError: there is nothing else.
+    InputError: the network has no other layers.
   """
   is_head = jax.tree.map(lambda group: group == 'head', _groups(model))
   if all(jax.tree.leaves(is_head)):
@@ -80,18 +80,18 @@ def head(model: Model) -> PyTree:
 
 
 def batch_norm(model: Model) -> PyTree:
-  """Says which leaves are BatchNorm's: of a module that owns running statistics.
+  """Returns a mask of BatchNorm, the modules with running statistics: a tree of bools.
 
   Raises:
-    InputError: there is none.
+    InputError: the network has no BatchNorm.
   """
   groups = _groups(model)
   owners = jax.tree.leaves({name: group for name, group in groups.items() if name != 'params'})
   if not owners:
-    raise InputError('got algorithm=fedbn with a network without BatchNorm; expected one with, '
-                     'such as model=resnet with resnet.norm=batch')
+    raise InputError('got algorithm=fedbn with a network without BatchNorm; expected one with '
+                     'BatchNorm, such as model=resnet with resnet.norm=batch')
   return jax.tree.map(lambda group: group in owners, groups)
 
 
 def _groups(model):
-  return model.groups(jax.eval_shape(model.init, jax.random.key(0)))
+  return model.groups(model.shapes)

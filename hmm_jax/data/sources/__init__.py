@@ -1,6 +1,6 @@
 """Data sources, each with its record at the end of its file.
 
-This is the registry: a source is built in when its file is named here.
+This is the registry: a source is built in if its file is listed here.
 """
 
 from hmm_jax.registry import Source, records

@@ -1,4 +1,4 @@
-"""Data sets that need no file: scikit-learn's digits, and a Gaussian mixture."""
+"""Built-in data sets without files: scikit-learn's digits, and a Gaussian mixture."""
 
 import numpy as np
 
@@ -20,20 +20,20 @@ def digits() -> Dataset:
 
 
 def synthetic(*, rows: int, classes: int, shape: tuple[int, ...], seed: int) -> Dataset:
-  """Draws a balanced Gaussian mixture: one prototype a class, plus unit noise.
+  """Draws a balanced Gaussian mixture: one prototype per class, plus unit noise.
 
   Args:
-    rows: D training rows; D // 5 more make the test split.
+    rows: D training examples; D // 5 more form the test split.
     classes: C.
-    shape: of one row, such as (8, 8, 1).
-    seed: of the prototypes and the rows.
+    shape: of one example, such as (8, 8, 1).
+    seed: of the prototypes and the examples.
 
   Returns:
-    A Dataset of float32 rows.
+    A Dataset of float32 inputs.
   """
   rng = np.random.default_rng(seed)
   prototypes = rng.standard_normal((classes, *shape), np.float32)
-  # Of norm 3 or so, for a task that is as hard in many dimensions as in few.
+  # Of norm about 3, so that the task is as hard in many dimensions as in few.
   prototypes *= np.float32(3 / np.sqrt(np.prod(shape)))
 
   def split(count):
@@ -51,8 +51,8 @@ DIGITS = Source(
     paper='Alpaydin, Kaynak. UCI Machine Learning Repository 1998')
 SYNTHETIC = Source(
     'synthetic', lambda path, settings, data_dir: synthetic(**settings),
-    {'rows': Setting(2000, 'training examples; a fifth as many more for test', at_least=1),
+    {'rows': Setting(2000, 'training examples; the test split is a fifth of that', at_least=1),
      'classes': Setting(10, 'number of classes', at_least=1),
-     'shape': Setting((8, 8, 1), 'of one example'),
-     'seed': Setting(0, 'of the examples', at_least=0)},
-    summary='a Gaussian mixture with one component for each class')
+     'shape': Setting((8, 8, 1), 'shape of one example'),
+     'seed': Setting(0, 'seed of the examples', at_least=0)},
+    summary='a Gaussian mixture with one component per class')

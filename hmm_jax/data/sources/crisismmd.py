@@ -1,4 +1,4 @@
-"""Tweets with images from seven disasters: the release of CrisisMMD, version 2.0."""
+"""CrisisMMD, version 2.0: tweets with images from seven disasters."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -25,20 +25,20 @@ CLASSES = {
 }
 _COLUMNS = ('event_name', 'tweet_id', 'tweet_text', 'image', 'label_text', 'label_image')
 _IMAGES = 'data_image'
-# Where the tables may lie: beside the images, or as the release unpacks them.
+# Folders that may hold the tables: that of the images, or the one the release unpacks to.
 _TABLES = ('', 'crisismmd_datasplit_all')
 
-# Vectors [n, F] of texts: (the tweets' numbers, their texts) -> array.
+# (tweet ids, their texts) -> vectors [n, F].
 Embed = Callable[[Sequence[str], Sequence[str]], np.ndarray]
-# uint8 images [n, H, W, C]: (folder, paths in it) -> (array, {row: why it can't be read}).
+# (folder, paths in it) -> (uint8 images [n, H, W, C], {index: why it can't be read}).
 Decode = Callable[[str, Sequence[str]], tuple[np.ndarray, dict[int, str]]]
 
 
 class Row(NamedTuple):
   """A tweet with one of its images."""
 
-  place: str  # its line in a table
-  tweet: str
+  place: str  # table and line, for error messages
+  tweet: str  # its id
   text: str
   image: str  # a path in the release
   domain: int
@@ -49,25 +49,25 @@ def load(folder: str, *, task: str, labels: str, embed: Embed | None, decode: De
          broken: str) -> Dataset:
   """Loads one of the tasks from the release's tables and images.
 
-  Training rows are those of the train and then of the dev table, from which the clients
-  set their validation rows aside (our choice: a Dataset has no third split); test rows are
-  those of the test table. No tweet is in two tables; but one with several images is as many
-  rows, so validation rows may share their text with training rows.
+  Training examples are those of the train and then of the dev table, from which clients
+  split off validation examples (our choice: a Dataset has no third split); test examples are
+  those of the test table. No tweet is in two tables, but a tweet with several images is as
+  many examples, so validation examples may share their text with training examples.
 
   Args:
     folder: of the release, with data_image/ and the tables task_TASK_text_img_SPLIT.tsv.
     task: one of CLASSES, whose order numbers the labels.
-    labels: the `text`'s or the `image`'s, or those of rows where both are `agreed`.
-    embed: of texts; None leaves them out.
-    decode: of images; None leaves them out.
-    broken: `refuse` images that can't be read, or `skip` their rows.
+    labels: of the `text` or the `image`; `agreed`: only examples where both are equal.
+    embed: makes vectors of texts; None leaves texts out.
+    decode: reads images; None leaves images out.
+    broken: `refuse` images that can't be read, or `skip` their examples.
 
   Returns:
     A Dataset whose x is {'image': ..., 'text': ...}, or the array of the only modality;
-    `domain` numbers the event of a training row in the order of EVENTS.
+    `domain` is the index in EVENTS of each training example.
 
   Raises:
-    InputError: a table or the images are missing, damaged or of another kind.
+    InputError: a table or the images are missing, damaged or malformed.
 
   Reference: F. Alam, F. Ofli, M. Imran. "CrisisMMD: Multimodal Twitter Datasets from Natural
   Disasters". ICWSM 2018. arXiv:1805.00713.
@@ -96,7 +96,7 @@ def load(folder: str, *, task: str, labels: str, embed: Embed | None, decode: De
 
 def _check_split(split, rows, setting, folder):
   if not 0 < split < len(rows):
-    raise InputError(f'got {setting}; {folder} has {split} such rows for training and '
+    raise InputError(f'got {setting}; {folder} has {split} such examples for training and '
                      f'{len(rows) - split} for test, expected some of both')
 
 
@@ -105,7 +105,7 @@ def _error(text: str) -> InputError:
 
 
 def _rows(folder, task, split, labels) -> Iterator[Row]:
-  """Yields the rows of a table that have a label."""
+  """Yields the labeled examples of a table."""
   path = _find(folder, f'task_{task}_text_img_{split}.tsv')
   columns = [column for column in ('label_text', 'label_image') if labels in (column[6:], 'agreed')]
   for place, entry in _table(path):
@@ -125,9 +125,9 @@ def _find(folder, name):
 
 
 def _table(path) -> Iterator[tuple[str, dict[str, str]]]:
-  """Yields where each line of a table is, and its columns. Quotes have no meaning in it."""
+  """Yields the place and the columns of each line of a table. Quotes have no meaning in it."""
   try:
-    # A carriage return or a quotation mark may be in a tweet: only a newline ends a line.
+    # Only a newline ends a line: tweets contain carriage returns and quotation marks.
     with open(path, encoding='utf-8-sig', newline='\n') as file:
       header, *lines = [line.rstrip('\r\n').split('\t') for line in file] or [[]]
   except (OSError, UnicodeError) as error:
@@ -157,13 +157,13 @@ def _check_images(folder, modalities):
 
 
 def _without(failed, rows, broken):
-  """Returns the numbers of the rows whose images can be read, and says how many can't."""
+  """Returns the indices of readable images; raises or warns about the others."""
   first = min(failed)
-  said = (f"{len(failed)} of {len(rows)} images can't be read, the first is "
+  problem = (f"{len(failed)} of {len(rows)} images can't be read, the first is "
           f'{rows[first].image} in {rows[first].place}: {textwrap.shorten(failed[first], 200)}')
   if broken == 'refuse':
-    raise _error(f'{said}; expected all, or crisismmd.broken=skip to leave such rows out')
-  logging.warning('%s; such rows are left out', said)
+    raise _error(f'{problem}; expected all, or crisismmd.broken=skip to leave such examples out')
+  logging.warning('%s; such examples are left out', problem)
   return np.setdiff1d(np.arange(len(rows)), [*failed])
 
 
@@ -174,21 +174,23 @@ def _inputs(x: dict[str, np.ndarray], rows: slice) -> PyTree:
 
 FOLDER = '~/tensorflow_datasets/crisismmd'
 SETTINGS = {
-    'task': Setting('informative', 'which labels', choices=CLASSES),
-    'labels': Setting('agreed', "the text's or the image's; agreed: where these are equal, other "
-                      'examples are left out', choices=('agreed', 'text', 'image')),
-    'modalities': Setting('both', 'which inputs', choices=('text', 'image', 'both')),
-    'ngrams': Setting(2048, "buckets that a text's words and pairs of words are hashed to", at_least=1),
-    'vectors': Setting('', "instead of these, an .npz file with the tweets' numbers `id` and a vector "
-                       'each, `x`'),
-    'image_size': Setting(64, 'pixels on a side', at_least=1),
-    'cache': Setting('', "folder for decoded images; '': `cache` in that of the release"),
-    'broken': Setting('refuse', 'examples whose image cannot be read', choices=('refuse', 'skip')),
+    'task': Setting('informative', 'labels to predict', choices=CLASSES),
+    'labels': Setting('agreed', 'labels of the text or the image; agreed: only examples where both '
+                      'are equal', choices=('agreed', 'text', 'image')),
+    'modalities': Setting('both', 'inputs to load', choices=('text', 'image', 'both')),
+    'ngrams': Setting(
+        2048, "hash buckets for a text's words and word pairs", at_least=1),
+    'vectors': Setting(
+        '', 'instead of hashed n-grams, an .npz file with tweet ids `id` and vectors `x`'),
+    'image_size': Setting(64, 'pixels per side', at_least=1),
+    'cache': Setting('', "folder for decoded images; '': `cache` in the release's folder"),
+    'broken': Setting('refuse', 'what to do with examples whose image cannot be read',
+                      choices=('refuse', 'skip')),
 }
 
 
 def load_release(path: str, settings, data_dir: str) -> Dataset:
-  """Loads the modalities that the settings name, each by its own reader."""
+  """Loads the modalities that the settings name."""
   del path
   folder = data_dir or FOLDER
 

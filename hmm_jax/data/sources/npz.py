@@ -1,4 +1,4 @@
-"""A data set of one's own, from an .npz file."""
+"""User-supplied data set from an .npz file."""
 
 from functools import partial
 
@@ -13,15 +13,15 @@ _INT32 = np.iinfo(np.int32)
 
 
 def load(path: str) -> Dataset:
-  """Loads `x_train, y_train, x_test, y_test`, or `x, y`, and what may come beside them.
+  """Loads arrays `x_train, y_train, x_test, y_test`, or `x, y`, and optional ones.
 
-  Beside `x, y` a test split is optional; `client` and `domain` ([D] ints) name
-  the owner and the domain of each training row. Other arrays are left unread, and
-  nothing is ever unpickled.
+  With `x, y` a test split is optional; `client` and `domain` ([D] ints) are the owner
+  and the domain of each training example, optional as well. Other arrays are ignored,
+  and nothing is unpickled.
 
   Args:
     path: of the file. x is uint8 (images, kept), of another integer type (tokens,
-      becomes int32) or floating (becomes float32); rows [H, W] get a channel axis.
+      becomes int32) or floating (becomes float32); inputs [H, W] get a channel axis.
 
   Returns:
     A Dataset; `classes` is the largest label of both splits plus one.
@@ -36,7 +36,7 @@ def load(path: str) -> Dataset:
   if named_train or 'x_test' in arrays or 'y_test' in arrays:
     x_test, y_test = _split(path, arrays, 'x_test', 'y_test')
   if (x_train.dtype, x_train.shape[1:]) != (x_test.dtype, x_test.shape[1:]):
-    raise _error(path, f'test rows are {x_test.dtype} {x_test.shape[1:]}, '
+    raise _error(path, f'test inputs are {x_test.dtype} {x_test.shape[1:]}, '
                        f'expected {x_train.dtype} {x_train.shape[1:]} as in training')
   client, domain = (_owners(path, arrays, name, len(y_train)) for name in ('client', 'domain'))
   classes = max(y_train.max(), y_test.max(initial=0)) + 1
@@ -56,7 +56,7 @@ def _split(path, arrays, x_name, y_name):
   y = arrays[y_name]
   if y.dtype.kind not in 'iu' or y.shape != x.shape[:1]:
     raise _error(path, f'{y_name} is {y.dtype} {y.shape}, expected integers {x.shape[:1]}, '
-                       f'one for each row of {x_name}')
+                       f'one for each example of {x_name}')
   if y.min() < 0 or y.max() >= _INT32.max:
     raise _error(path, f'{y_name} goes from {y.min()} to {y.max()}, expected labels from 0')
   return x, y.astype(np.int32)
@@ -65,10 +65,10 @@ def _split(path, arrays, x_name, y_name):
 def _inputs(path, name, x):
   """Returns x as uint8, int32 or float32, images with a channel axis."""
   if x.dtype.kind not in 'uif' or x.ndim < 2 or not x.size:
-    raise _error(path, f'{name} is {x.dtype} {x.shape}, expected numbers [rows, ...] '
-                       'and at least one row')
+    raise _error(path, f'{name} is {x.dtype} {x.shape}, expected numbers '
+                       '[examples, ...] and at least one example')
   if x.dtype.kind == 'f':
-    with np.errstate(over='ignore'):  # becomes infinite, refused on the next line
+    with np.errstate(over='ignore'):  # overflow to infinity is refused below
       x = x.astype(np.float32, copy=False)
     if not np.isfinite(x).all():
       raise _error(path, f'{name} holds values that are not finite in float32')
@@ -83,10 +83,10 @@ def _owners(path, arrays, name, rows):
   owners = arrays.get(name)
   if owners is not None and (owners.dtype.kind not in 'iu' or owners.shape != (rows,)):
     raise _error(path, f'{name} is {owners.dtype} {owners.shape}, expected integers ({rows},), '
-                       'one for each training row')
+                       'one for each training example')
   return owners
 
 
 SOURCE = Source(
     'npz', lambda path, settings, data_dir: load(path), path=True,
-    summary='an .npz file with x_train, y_train, x_test, y_test, or x, y; client, domain')
+    summary='an .npz file with x_train, y_train, x_test, y_test, or x, y; optional: client, domain')

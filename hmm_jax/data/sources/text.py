@@ -14,32 +14,32 @@ from hmm_jax.registry import Setting, Source
 from hmm_jax.types import Dataset, InputError
 
 _OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
-# What reading a file raises that is absent, cut short or altered.
+# Raised on reading a file that is absent, truncated or altered.
 _DAMAGE = (OSError, EOFError, UnicodeError, lzma.LZMAError, zlib.error)
 
 
 def load(path: str, *, owner: tuple[str, ...], window: int, min_rows: int) -> Dataset:
-  """Loads rows of characters, each with the character that comes after it.
+  """Loads windows of characters, each with the character that follows it.
 
   A line of the file is a JSON object with a string 'text' and the fields that together
   name its owner. The texts of an owner are joined by newlines, in the order of the file,
-  and cut into rows that share no character, so that rows split at random share no text:
-  our choice, for a window that slides by one character, as in LEAF, would show most of
-  a test row in training.
+  and cut into windows that do not overlap, so that examples split at random share no text:
+  our choice, as windows that slide by one character, as in LEAF, would show most of a test
+  example in training.
 
   Args:
     path: of the file, .gz or .xz if it is compressed.
-    owner: fields that name the owner, strings or whole numbers.
-    window: characters in a row.
-    min_rows: owners with fewer rows are left out.
+    owner: fields that name the owner, strings or integers.
+    window: characters in an example.
+    min_rows: owners with fewer examples are left out.
 
   Returns:
-    A Dataset without a test split. x is int32 [D, window], the number of each character
-    in the sorted set of all in the file, which are the classes; `client` numbers the
-    owners in sorted order.
+    A Dataset without a test split. x is int32 [D, window], the index of each character
+    in the sorted alphabet of the file, which are the classes; `client` is the index of each
+    owner in sorted order.
 
   Raises:
-    InputError: the file cannot be read, a line lacks a field, or no owner has so many rows.
+    InputError: the file cannot be read, a line lacks a field, or no owner has enough examples.
 
   Reference: S. Caldas et al. "LEAF: A Benchmark for Federated Settings". arXiv:1812.01097.
   """
@@ -51,8 +51,8 @@ def load(path: str, *, owner: tuple[str, ...], window: int, min_rows: int) -> Da
   rows = [_cut(np.searchsorted(alphabet, _codes(text)), window)
           for text, length in zip(texts, lengths, strict=True) if length >= min_rows]
   if not rows:
-    raise _error(path, f'expected an owner of text.min_rows={min_rows} rows or more at '
-                       f'text.window={window}, the largest of {len(texts)} has '
+    raise _error(path, f'expected an owner of text.min_rows={min_rows} examples or more '
+                       f'at text.window={window}, the largest of {len(texts)} has '
                        f'{max(lengths, default=0)}')
   x, y = np.split(np.concatenate(rows), [window], axis=1)
   client = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
@@ -94,12 +94,12 @@ def _document(path, number, line, owner):
 
 
 def _codes(text):
-  # A lone half of a surrogate pair is no UTF-32 either, but JSON lets it through.
+  # JSON admits a lone half of a surrogate pair, which is not valid UTF-32.
   return np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4')
 
 
 def _cut(codes, window):
-  """Cuts codes to rows [D, window + 1], the last of them to be told; a rest is left."""
+  """Cuts codes into [D, window + 1], the last of each to be predicted; drops the remainder."""
   count = len(codes) // (window + 1)
   return codes[:count * (window + 1)].reshape(count, window + 1).astype(np.int32)
 
@@ -108,6 +108,8 @@ SOURCE = Source(
     'text', lambda path, settings, data_dir: load(path, **settings),
     {'owner': Setting(('play', 'speaker'), 'fields that together name a natural client'),
      'window': Setting(40, 'characters before the one to predict', at_least=1),
-     'min_rows': Setting(50, 'examples; an owner with fewer is left out', at_least=1)},
-    path=True, summary='a JSON-lines file of texts and their owners; the task is the next character',
+     'min_rows': Setting(
+         50, 'least number of examples per owner; owners with fewer are left out', at_least=1)},
+    path=True,
+    summary='a JSON-lines file of texts and their owners, for next-character prediction',
     paper='Caldas et al. 2018. arXiv:1812.01097')

@@ -10,19 +10,19 @@ import numpy as np
 from hmm_jax.registry import Source
 from hmm_jax.types import Dataset, InputError
 
-_CHUNK = 1000  # encoded rows held at a time
+_CHUNK = 1000  # encoded examples held at a time
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
   """Loads a prepared image-classification set into memory.
 
   Args:
-    name: as TFDS spells it: 'mnist', 'mnist:3.0.1', 'emnist/digits'.
+    name: as in TFDS: 'mnist', 'mnist:3.0.1', 'emnist/digits'.
     data_dir: where it was prepared; None for the default of TFDS.
 
   Returns:
-    A Dataset of uint8 images [D, H, W, C]; `x_test` has no rows where the set
-    has no split called 'test'.
+    A Dataset of uint8 images [D, H, W, C]; `x_test` is empty if the set
+    has no split 'test'.
 
   Raises:
     InputError: the set is unknown, not prepared, damaged, or not of labeled
@@ -40,13 +40,13 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
         f'got dataset={name!r}; expected readable array_record files in {builder.data_path}: '
         f'{textwrap.shorten(str(error), 200)}') from error
   if min(y_train.min(initial=0), y_test.min(initial=0)) < 0:
-    raise InputError(f'got dataset={name!r}; expected a label on every row, some have none')
+    raise InputError(f'got dataset={name!r}; expected a label on every example, some have none')
   return Dataset(name.partition(':')[0], x_train, y_train, x_test, y_test, classes)
 
 
 def _find(name, data_dir):
-  """Returns the builder of a set that lies prepared on disk."""
-  import tensorflow_datasets as tfds  # a third of a second that other sets need not pay
+  """Returns the builder of a set that is prepared on disk."""
+  import tensorflow_datasets as tfds  # takes a third of a second
 
   if data_dir is not None:
     data_dir = os.path.expanduser(data_dir)
@@ -103,8 +103,8 @@ def _read(builder, split, shape):
   from PIL import Image
   import tensorflow_datasets as tfds
 
-  # Decoding here takes 75 us a CIFAR row against 100 us inside TFDS (which also
-  # logs that OpenCV is missing); threads gain little, Python holds them up.
+  # Decoding here takes 75 us per CIFAR image against 100 us inside TFDS (which also
+  # logs that OpenCV is missing); threads gain little, as Python is the bottleneck.
   source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
   x = np.empty((len(source), *shape), np.uint8)
   y = np.empty(len(source), np.int32)

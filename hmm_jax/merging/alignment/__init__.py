@@ -1,1 +1,1 @@
-"""Permutations that bring the hidden units of several models into one order."""
+"""Alignment of the hidden units of several models by permutation."""

@@ -1,4 +1,4 @@
-"""Activation matching: units are the same where they answer alike on data."""
+"""Activation matching: hidden units are matched by the correlation of their activations."""
 
 from collections.abc import Callable
 import functools
@@ -17,23 +17,23 @@ from hmm_jax.types import Array, Examples, InputError, Model, PyTree
 
 def match_activations(
     model: Model, a: PyTree, b: PyTree, examples: Examples, rows: Array) -> dict[str, Array]:
-  """Finds where b's units go for the sum of their correlations with a's to be largest.
+  """Returns the permutation of b's units with the largest sum of correlations with a's.
 
-  What is correlated comes out of the dense layers and convolutions (our choice: after ReLU some
-  units are silent). Where several of them write one group, their correlations are summed. A
-  unit that does not vary correlates with none.
+  Correlated are the outputs of dense layers and convolutions, before ReLU (our choice: after it
+  some units are constant). If several layers write one group, their correlations are summed. A
+  constant unit has correlation 0.
 
   Args:
     model: the network.
     a, b: variables.
     examples: flat data.
-    rows: [S, B], a batch at a time.
+    rows: [S, B], indices of each batch.
 
   Returns:
-    The matching, to `permute` b by.
+    The matching, by which to `permute` b.
 
   Raises:
-    InputError: there are units of other layers.
+    InputError: there are hidden units of other layers.
 
   Reference: Li, Yosinski, Clune, Lipson, Hopcroft. Convergent Learning: Do different neural
     networks learn the same representations? ICLR 2016. arXiv:1511.07543.
@@ -60,7 +60,7 @@ def match_activations(
 
 def align_by_activations(
     model: Model, stacked: PyTree, examples: Examples, rows: Array) -> PyTree:
-  """Brings K models [K, ...] into the order of the first; each is matched to it."""
+  """Permutes the units of K models [K, ...] to match each to the first."""
   first = tree.take(stacked, 0)
 
   def align(variables):
@@ -71,29 +71,29 @@ def align_by_activations(
 
 
 def _moments(p, q):
-  """Returns the means of two layers' outputs [R, n], of their squares and of all products."""
+  """Returns the means of outputs p and q [R, n], of their squares and of all products."""
   products = jnp.matmul(p.T, q, precision='highest') / len(p)
   return p.mean(axis=0), q.mean(axis=0), (p**2).mean(axis=0), (q**2).mean(axis=0), products
 
 
 def _correlations(p, q, p_square, q_square, products):
-  # With an infinite deviation a unit that does not vary correlates with none.
+  # An infinite deviation gives a constant unit correlation 0.
   deviation = lambda variance: jnp.where(variance > 0, jnp.sqrt(jnp.abs(variance)), jnp.inf)
   deviations = deviation(p_square - p**2)[:, None] * deviation(q_square - q**2)[None]
   return (products - p[:, None] * q[None]) / deviations
 
 
 def activation_matching() -> Callable:
-  """Returns the mean of aligned models, as (model, stacked, base, examples, indices, key) -> params.
+  """Returns the mean of models after activation matching.
 
   Reference: as `match_activations`.
   """
 
   def apply(model, stacked, base, examples, indices, key):
     del base, key
-    ordered = align_by_activations(
+    aligned = align_by_activations(
         model, stacked, examples, indices.reshape(-1, indices.shape[-1]))
-    return tree.mean(ordered['params'])
+    return tree.mean(aligned['params'])
 
   return apply
 

@@ -1,7 +1,7 @@
 """Permutations of a network's hidden units.
 
-A matching is {group: [n] int32}, from which unit each place of the group takes. Models are
-whole `variables`: BatchNorm's statistics go where their units go.
+A matching is {group: [n] int32}: which unit moves to each position of the group. Models are
+whole `variables`: BatchNorm statistics are permuted with their units.
 """
 
 import jax
@@ -12,17 +12,17 @@ from hmm_jax.types import Array, PyTree, Symmetry
 
 
 def identity(symmetry: Symmetry) -> dict[str, Array]:
-  """Returns the matching that leaves every unit where it is."""
+  """Returns the identity matching."""
   return {group: jnp.arange(count, dtype=jnp.int32) for group, count in symmetry.size.items()}
 
 
 def permute(symmetry: Symmetry, variables: PyTree, matching: dict[str, Array]) -> PyTree:
-  """Moves a model's units; it computes what it did."""
+  """Permutes a model's hidden units, which leaves its predictions unchanged."""
   return jax.tree.map(lambda x, groups: permute_leaf(x, groups, matching), variables, symmetry.axes)
 
 
 def permute_leaf(x: Array, groups: tuple, matching: dict[str, Array]) -> Array:
-  """Moves the units on the axes of one leaf, whose groups are given; None stays."""
+  """Permutes the axes of one leaf by their groups; an axis of group None stays."""
   for axis, group in enumerate(groups):
     if group is not None:
       moved = jnp.take(copies(x, axis, len(matching[group])), matching[group], axis=axis + 1)
@@ -31,22 +31,22 @@ def permute_leaf(x: Array, groups: tuple, matching: dict[str, Array]) -> Array:
 
 
 def copies(x: Array, axis: int, count: int) -> Array:
-  """Parts an axis of r n entries into the r times that it has n units: [..., r, n, ...]."""
+  """Splits an axis of r n entries into r copies of n units: [..., r, n, ...]."""
   return x.reshape(*x.shape[:axis], -1, count, *x.shape[axis + 1:])
 
 
 def assign(gains: Array, runs: int) -> Array:
-  """Gives each place the unit for which the sum of gains is largest.
+  """Returns the assignment of units to positions with the largest sum of gains.
 
   With several runs the optimum has two levels: the best order within each pair of runs, then
   the best order of the runs.
 
-  The solver is optax's: at n = 512 it takes 28 ms on a CPU for gains at random and 7 for clear
-  ones, SciPy's 8 and 1.5, but compiles with what is around it and needs no callback. Where
-  gains are not finite it returns some permutation.
+  The solver is optax's: at n = 512 it takes 28 ms on a CPU for random gains and 7 for clear
+  ones, SciPy's 8 and 1.5, but it compiles under jit without a callback. If gains are not finite
+  it returns some permutation.
 
   Args:
-    gains: [n, n], of a unit (column) in a place (row).
+    gains: [n, n], of a unit (column) in a position (row).
     runs: as in `Symmetry`.
 
   Returns:
@@ -63,6 +63,6 @@ def assign(gains: Array, runs: int) -> Array:
 
 
 def _assign(gains):
-  # Of a square the rows come unsorted.
-  places, units = optax.assignment.hungarian_algorithm(-gains)
-  return jnp.zeros(len(gains), jnp.int32).at[places].set(units.astype(jnp.int32))
+  # For square inputs optax returns unsorted rows.
+  positions, units = optax.assignment.hungarian_algorithm(-gains)
+  return jnp.zeros(len(gains), jnp.int32).at[positions].set(units.astype(jnp.int32))

@@ -1,7 +1,7 @@
-"""Weight matching: models whose hidden units stand in other orders are brought into one.
+"""Weight matching: hidden units of models are permuted until their weights agree best.
 
-In networks that were trained apart, units of the same place have nothing to do with each other.
-Once they are matched, models are merged by any operator, such as `tree.mix`.
+In independently trained networks, units in the same position are unrelated. Once they are
+matched, models can be merged by any operator, such as `tree.mix`.
 """
 
 from collections.abc import Callable
@@ -16,25 +16,24 @@ from hmm_jax.merging.alignment.permutation import assign, copies, identity, perm
 from hmm_jax.registry import Operator
 from hmm_jax.types import Array, Key, PyTree, Symmetry
 
-_ROUNDING = 1e-6  # A gain must be more than this share of what two models could agree.
+_ROUNDING = 1e-6  # A step must gain more than this share of |a| |b|.
 
 
 def match_weights(key: Key, symmetry: Symmetry, a: PyTree, b: PyTree) -> dict[str, Array]:
-  """Finds where b's units go to agree with a: the inner product of all parameters is largest.
+  """Returns the permutation of b's units with the largest inner product of parameters with a's.
 
-  Coordinate ascent: a step solves the assignment of one group, given the others, and counts if
-  it gains; sweeps go on until no step does. They are in random order, except that the first one
-  goes from the inputs on and looks at nothing that is not matched yet (our choice: in narrow
-  networks random orders end where wrong matches hold each other). Statistics of normalizations
-  are not compared.
+  Coordinate ascent: a step solves the assignment of one group, given the others, and is kept if
+  it gains; sweeps are repeated until no step gains. They are in random order, except that the
+  first one starts at the inputs and ignores groups that are not matched yet (our choice: in
+  narrow networks random orders end in local optima). Normalization statistics are not compared.
 
   Args:
-    key: of the orders.
+    key: of the random orders.
     symmetry: of the network.
     a, b: variables.
 
   Returns:
-    The matching, to `permute` b by.
+    The matching, by which to `permute` b.
 
   Reference: Ainsworth, Hayase, Srinivasa. Git Re-Basin: Merging Models modulo Permutation
     Symmetries. ICLR 2023. arXiv:2209.04836.
@@ -43,8 +42,8 @@ def match_weights(key: Key, symmetry: Symmetry, a: PyTree, b: PyTree) -> dict[st
   if not groups:
     return start
   agreement = lambda matching: tree.dot(a['params'], permute(symmetry, b, matching)['params'])
-  lengths = [jnp.sqrt(tree.dot(model['params'], model['params'])) for model in (a, b)]
-  least = _ROUNDING * lengths[0] * lengths[1]
+  norms = [jnp.sqrt(tree.dot(model['params'], model['params'])) for model in (a, b)]
+  least = _ROUNDING * norms[0] * norms[1]
   steps = [_step(group, symmetry, a, b) for group in groups]
 
   def visit(carry, i):
@@ -70,7 +69,7 @@ def match_weights(key: Key, symmetry: Symmetry, a: PyTree, b: PyTree) -> dict[st
 
 
 def _step(group, symmetry, a, b):
-  """Returns (matching, matched [groups]) -> matching, with the best of one group."""
+  """Returns (matching, matched [groups]) -> matching, optimal for one group."""
   order, count = list(symmetry.size), symmetry.size[group]
   structure = jax.tree.structure(a['params'])
   leaves = [*zip(jax.tree.leaves(a['params']), jax.tree.leaves(b['params']),
@@ -93,14 +92,14 @@ def _step(group, symmetry, a, b):
 
 
 def align_by_weights(key: Key, symmetry: Symmetry, stacked: PyTree) -> PyTree:
-  """Brings K models into the order of the first, which stays.
+  """Permutes the units of K models to match those of the first.
 
-  MergeMany: one after another is matched to the mean of the others, until none moves. In the
-  first turns that is the mean of those before it (our choice: models in different orders have a
-  mean that says little). That the first one stays, and the order of turns, are ours, too.
+  MergeMany: each model in turn is matched to the mean of the others, until none changes. In the
+  first pass that is the mean of those before it (our choice: the mean of unmatched models is
+  uninformative). Our choice, too: the first model stays, and the order is fixed.
 
   Args:
-    key: of the orders of groups.
+    key: of the random orders of groups.
     symmetry: of the network.
     stacked: variables [K, ...].
 
@@ -130,15 +129,15 @@ def align_by_weights(key: Key, symmetry: Symmetry, stacked: PyTree) -> PyTree:
 
 
 def weight_matching() -> Callable:
-  """Returns the mean of aligned models, as (model, stacked, base, examples, indices, key) -> params.
+  """Returns the mean of models after weight matching.
 
   Reference: as `match_weights`.
   """
 
   def apply(model, stacked, base, examples, indices, key):
     del base, examples, indices
-    ordered = align_by_weights(key, model.symmetry(), stacked)
-    return tree.mean(ordered['params'])
+    aligned = align_by_weights(key, model.symmetry(), stacked)
+    return tree.mean(aligned['params'])
 
   return apply
 

@@ -1,4 +1,4 @@
-"""Normalization statistics of several models: mixed, pooled, and kept possible."""
+"""Pooling of several models' normalization statistics; clipping of negative variances."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,11 @@ from hmm_jax.types import Array, PyTree
 
 
 def pool(weights: Array, stacked: PyTree) -> PyTree:
-  """Pools K models' statistics as if their data were one.
+  """Pools K models' statistics as if their data were one data set.
 
   mean = sum_k w_k mean_k,  var = sum_k w_k (var_k + (mean_k - mean)^2): the plain mean of
-  the variances would drop the spread between the models. On a layer that all models share,
-  and with w_k their shares of the rows, these are the statistics of all rows together.
+  the variances would drop the spread between the models. If all models share a layer and w_k
+  are their shares of the examples, these are the statistics of all examples together.
 
   Args:
     weights: [K], sum to 1.
@@ -27,9 +27,9 @@ def pool(weights: Array, stacked: PyTree) -> PyTree:
 
 
 def nonnegative_variances(variables: PyTree) -> PyTree:
-  """Lifts running variances below 0 to 0; everything else stays.
+  """Clips negative running variances to 0; everything else stays.
 
-  Signed sums of models, and sums of updates, can make a variance negative: then NaN.
+  Signed sums of models, and sums of updates, can make a variance negative, which gives NaN.
   """
   def leaf(path, x):
     return jnp.maximum(x, 0) if path[0].key != 'params' and path[-1].key == 'var' else x

@@ -1,6 +1,6 @@
-"""Normalization statistics for a merged model, estimated anew on data.
+"""Recalibration of a merged model's normalization statistics on data.
 
-The mean of several models' running statistics is not what the merged network sees.
+The mean of several models' running statistics is not that of the merged network's activations.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from hmm_jax.types import Array, Examples, Model, PyTree
 def recalibrate(model: Model, variables: PyTree, examples: Examples, rows: Array) -> PyTree:
   """Replaces a model's normalization statistics by their mean over S batches.
 
-  Every batch counts the same, as in PyTorch's cumulative average. A model without
-  statistics comes back as it is.
+  Every batch has equal weight, as in PyTorch's cumulative average. A model without
+  statistics is returned unchanged.
 
   Args:
     model: the network.
     variables: of one model; its parameters stay.
     examples: flat data.
-    rows: [S, B], the rows of each batch.
+    rows: [S, B], indices of each batch.
 
   Reference: Izmailov, Podoprikhin, Garipov, Vetrov, Wilson. Averaging Weights Leads to
     Wider Optima and Better Generalization. UAI 2018. arXiv:1803.05407 (for averaged
@@ -34,16 +34,16 @@ def recalibrate(model: Model, variables: PyTree, examples: Examples, rows: Array
 
 
 def calibration(model: Model, source: Callable, *, batches: int, batch: int) -> Callable:
-  """Returns (variables, federation) -> variables, recalibrated on rows of the federation.
+  """Returns (variables, federation) -> variables, recalibrated on examples.
 
-  The rows are drawn with replacement by a key of their own, the same in every call
-  (our choice: evaluations stay comparable).
+  The examples are drawn with replacement by a fixed key, the same in every call (our
+  choice: evaluations stay comparable).
 
   Args:
     model: the network.
-    source: (federation) -> (rows [N], how many of them are valid, from the front).
-    batches: S, how many.
-    batch: B, rows in each.
+    source: (federation) -> (indices [N], how many are valid, from the front).
+    batches: S, number of batches.
+    batch: B, examples per batch.
   """
 
   def calibrate(variables, federation):

@@ -1,7 +1,7 @@
-"""REPAIR: the units of a merged network vary as much again as those that it was merged from.
+"""REPAIR: activations of a merged network are rescaled to the variance of the merged models'.
 
-Averaged units vary less than each of the models', and layer after layer the signal is lost.
-Where BatchNorm follows, `calibrate.recalibrate` mends that.
+Averaged units vary less than those of each model, and the signal shrinks layer by layer. With
+BatchNorm, `recalibrate.recalibrate` corrects that.
 """
 
 import jax
@@ -12,33 +12,33 @@ from hmm_jax import tree
 from hmm_jax.merging.batches import mean_over_batches
 from hmm_jax.types import Array, Examples, Model, PyTree
 
-_STEADY = 1e-6  # Of the mean square: a unit that varies less is constant but for rounding.
+_STEADY = 1e-6  # Times the mean square: a unit of less variance is constant up to rounding.
 
 
 def repair(model: Model, merged: PyTree, stacked: PyTree, examples: Examples, rows: Array, *,
            weights: Array) -> PyTree:
-  """Gives hidden units the mean and deviation that the models' units have on average.
+  """Rescales hidden units to the mean and deviation that the models' units have on average.
 
-  That is for what comes out of the dense layers and convolutions, and is folded into kernel and
-  bias. Each layer changes what the next one sees: all are corrected as often as there are
-  layers, and after i times the first i are right. One without a bias gets the deviation alone:
-  such convolutions have a normalization behind them here. The head keeps what it computes, as in
-  the authors' code; a recurrent layer does, too.
+  This applies to the outputs of dense layers and convolutions, and is folded into kernel and
+  bias. A correction changes the inputs of the next layer: all layers are corrected as many times
+  as there are layers; after i times the first i are exact. Without a bias only the deviation is
+  corrected: such convolutions are followed by a normalization here. The head is not corrected,
+  as in the authors' code, nor are recurrent layers.
 
   Args:
     model: the network.
     merged: variables of the merged model.
-    stacked: of the models [K, ...] it was merged from, in one order of units.
+    stacked: variables [K, ...] of the models that were merged, with matched units.
     examples: flat data, without labels.
-    rows: [S, B], a batch at a time.
-    weights: [K], of the models in the means and deviations to reach; they sum to 1.
+    rows: [S, B], indices of each batch.
+    weights: [K], of the models in the target means and deviations; they sum to 1.
 
   Reference: Jordan, Sedghi, Saukh, Entezari, Neyshabur. REPAIR: REnormalizing Permuted
     Activations for Interpolation Repair. ICLR 2023. arXiv:2211.08403.
   """
   measure = lambda variables: _outputs(model, variables, examples, rows)
-  goals = tree.mix(weights, lax.map(measure, stacked))
-  layers = goals.keys() - {'head'}
+  targets = tree.mix(weights, lax.map(measure, stacked))
+  layers = targets.keys() - {'head'}
   owners = model.groups(merged)
 
   def correct(_, variables):
@@ -47,10 +47,10 @@ def repair(model: Model, merged: PyTree, stacked: PyTree, examples: Examples, ro
     def leaf(where, owner, x):
       if owner not in layers:
         return x
-      (mean, deviation), (goal, wanted) = now[owner], goals[owner]
-      factor = jnp.where(deviation > 0, wanted / jnp.where(deviation > 0, deviation, 1), 1)
+      (mean, deviation), (to_mean, to_deviation) = now[owner], targets[owner]
+      factor = jnp.where(deviation > 0, to_deviation / jnp.where(deviation > 0, deviation, 1), 1)
       if where[-1].key == 'bias':
-        return (x - mean) * factor + goal
+        return (x - mean) * factor + to_mean
       return x * factor.reshape(*[1] * (x.ndim - 1), -1)
 
     return jax.tree.map_with_path(leaf, owners, variables)
@@ -59,7 +59,7 @@ def repair(model: Model, merged: PyTree, stacked: PyTree, examples: Examples, ro
 
 
 def _outputs(model, variables, examples, rows):
-  """Returns the mean and deviation of what each linear layer puts out: {path: ([G], [G])}."""
+  """Returns the mean and deviation of each linear layer's outputs: {path: ([G], [G])}."""
 
   def moments(x):
     layers = model.linear(variables, x)

@@ -1,1 +1,1 @@
-"""Inversion of BatchNorm statistics into inputs, and distillation on them."""
+"""Data-free distillation: inputs are inverted from BatchNorm statistics, then distilled on."""

@@ -1,16 +1,16 @@
-"""Inversion: inputs made up from what a model's normalization layers remember of its data.
+"""Inversion: inputs synthesized from a model's normalization statistics.
 
-From noise, inputs x are moved until the batch's own mean and variance at every BatchNorm are
-the model's running ones:
+Starting from noise, inputs x are optimized until the batch's mean and variance at every BatchNorm
+match the model's running ones:
 
   L_inv(x) = sum_l |mean_l(x) - mean_l| + |var_l(x) - var_l|
 
 with Euclidean norms that are not squared, as in DMM, on randomly shifted and flipped images.
-A cross-entropy with labels that were drawn, the total variation and the length of x can be added.
+A cross-entropy with random labels, the total variation and the norm of x can be added.
 
-The statistics of a batch are those that training would see: each layer's inputs come from
-layers that are normalized by the batch itself, not by the running statistics (our choice; where
-L_inv is 0 there is no difference).
+The statistics of a batch are those in training mode: each layer's inputs come from layers that
+are normalized by the batch, not by the running statistics (our choice; if L_inv is 0 there is no
+difference).
 
 References:
   Yin, Molchanov, Alvarez, Li, Mallya, Hoiem, Jha, Kautz. Dreaming to Distill: Data-free
@@ -32,7 +32,7 @@ from hmm_jax.types import Array, Key, Model, PyTree
 
 
 class Terms(NamedTuple):
-  """The weights of what is minimized."""
+  """Weights of the terms of the objective."""
 
   statistics: float = 1.0  # L_inv
   labels: float = 0.0  # mean cross-entropy of predictions with the running statistics
@@ -41,20 +41,21 @@ class Terms(NamedTuple):
 
 
 def inversion(model: Model, *, steps: int, lr: float, terms: Terms, augment: Callable) -> Callable:
-  """Makes the search for a batch of inputs, by Adam.
+  """Returns the optimization of a batch of inputs, by Adam.
 
-  Its rate falls along a cosine (our choice: at a constant one, moved images never settle).
+  The learning rate has a cosine decay (our choice: with a constant one, augmented images do not
+  converge).
 
   Args:
-    model: on inputs of floats, normalized already.
+    model: on normalized inputs.
     steps: of Adam.
-    lr: its first rate.
-    terms: what is minimized.
+    lr: initial learning rate.
+    terms: of the objective.
     augment: (key, x) -> x, before every step: `shift_and_flip` or `as_they_are`.
 
   Returns:
     (variables, x [B, ...], labels [B], key) -> (x, losses [steps]), one scan. `variables` hold
-    the running statistics to be met; the iterate of the lowest loss comes back, not the last.
+    the target running statistics; the iterate of the lowest loss is returned, not the last.
   """
   optimizer = optax.adam(optax.cosine_decay_schedule(lr, steps))
 
@@ -76,42 +77,42 @@ def inversion(model: Model, *, steps: int, lr: float, terms: Terms, augment: Cal
 
 
 def objective(model: Model, variables: PyTree, x: PyTree, labels: Array, terms: Terms) -> Array:
-  """Returns the weighted sum of the terms, a scalar; one of weight 0 costs nothing."""
+  """Returns the weighted sum of the terms, a scalar; optional ones of weight 0 are skipped."""
   total = terms.statistics * statistics_loss(model, variables, x)
   if terms.labels:
     logits, _ = model.apply(variables, x)
-    rows = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    total += terms.labels * rows.mean()
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    total += terms.labels * losses.mean()
   if terms.variation:
     total += terms.variation * sum(map(total_variation, _images(x)))
   if terms.norm:
     squares = [jnp.square(leaf).reshape(len(leaf), -1).sum(axis=1) for leaf in jax.tree.leaves(x)]
-    total += terms.norm * _root(sum(squares)).mean()
+    total += terms.norm * _root(sum(squares, jnp.float32(0))).mean()
   return total
 
 
 def statistics_loss(model: Model, variables: PyTree, x: PyTree) -> Array:
   """Returns L_inv(x), a scalar: 0 for a batch that has exactly the running statistics."""
-  running = {name: value for name, value in variables.items() if name != 'params'}
+  running = tree.statistics(variables)
   gaps = tree.sub(model.statistics(variables, x), running)
-  return sum(_root(jnp.square(gap).sum()) for gap in jax.tree.leaves(gaps))
+  return sum((_root(jnp.square(gap).sum()) for gap in jax.tree.leaves(gaps)), jnp.float32(0))
 
 
 def total_variation(images: Array) -> Array:
-  """Returns the sum of the lengths of the differences between neighbors in four directions."""
+  """Returns the sum of the norms of the differences between neighbors in four directions."""
   below, right = images[:, 1:], images[:, :, 1:]
   gaps = (below - images[:, :-1], right - images[:, :, :-1],
           below[:, :, 1:] - images[:, :-1, :-1], below[:, :, :-1] - images[:, :-1, 1:])
-  return sum(_root(jnp.square(gap).sum()) for gap in gaps)
+  return sum((_root(jnp.square(gap).sum()) for gap in gaps), jnp.float32(0))
 
 
 def shift_and_flip(pixels: int | None = None) -> Callable:
-  """Returns (key, x) -> x, all images rolled by up to so many pixels, and mirrored or not.
+  """Returns (key, x) -> x that rolls images by up to `pixels`, and mirrors them at random.
 
-  The batch moves as one, as in DeepInversion. Leaves that are no images stay.
+  All images of a batch are moved alike, as in DeepInversion. Leaves that are no images stay.
 
   Args:
-    pixels: at most; None: a sixteenth of the side, rounded up, which is 2 of CIFAR's 32.
+    pixels: None: a sixteenth of the side, rounded up, which is 2 of CIFAR's 32.
   """
 
   def augment(key, x):
@@ -132,13 +133,13 @@ def shift_and_flip(pixels: int | None = None) -> Callable:
 
 
 def as_they_are(key: Key, x: PyTree) -> PyTree:
-  """Leaves inputs as they are."""
+  """Returns inputs unchanged."""
   del key
   return x
 
 
 def noise(key: Key, like: PyTree, count: int) -> PyTree:
-  """Draws inputs from N(0, 1): `count` of the shapes of `like`'s rows."""
+  """Draws `count` inputs from N(0, 1), shaped as the examples in `like`."""
   leaves, structure = jax.tree.flatten(like)
   keys = jax.random.split(key, len(leaves))
   return structure.unflatten([jax.random.normal(k, (count, *leaf.shape[1:]))
@@ -150,15 +151,15 @@ def _images(x):
 
 
 def _root(square: Array) -> Array:
-  """Returns the square root, of which the gradient at 0 is 0 and not NaN."""
+  """Returns the square root, with gradient 0 at 0 instead of NaN."""
   positive = square > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
 SETTINGS = {
     'steps': Setting(2000, 'steps of Adam', at_least=1),
-    'lr': Setting(0.1, 'learning rate, which falls along a cosine', above=0),
-    'labels': Setting(0.0, 'weight of the cross-entropy with labels that are drawn', at_least=0),
+    'lr': Setting(0.1, 'initial learning rate of a cosine decay', above=0),
+    'labels': Setting(0.0, 'weight of the cross-entropy with random labels', at_least=0),
     'variation': Setting(0.0, 'weight of the total variation', at_least=0),
     'norm': Setting(0.0, 'weight of the mean norm of an input', at_least=0),
 }

@@ -1,3 +1,5 @@
+"""Sets that come with the library: digits and synthetic classes."""
+
 from absl.testing import absltest
 import numpy as np
 

@@ -1,3 +1,5 @@
+"""Sets in .npz files: what is loaded, and files that do not fit."""
+
 import gc
 import os
 import tempfile
@@ -97,8 +99,8 @@ class NpzTest(parameterized.TestCase):
       ({'x': X, 'y': Y > 0}, 'y is bool'),
       ({'x': X, 'y': Y - 1}, 'y goes from -1 to 1, expected labels from 0'),
       ({'x': X, 'y': Y + 2**31}, 'expected labels from 0'),
-      ({'x': X[:0], 'y': Y[:0]}, r'x is uint8 \(0, 4, 3\), expected .* at least one row'),
-      ({'x': Y, 'y': Y}, r'x is int64 \(5,\), expected numbers \[rows, ...\]'),
+      ({'x': X[:0], 'y': Y[:0]}, r'x is uint8 \(0, 4, 3\)'),
+      ({'x': Y, 'y': Y}, r'x is int64 \(5,\)'),
       ({'x': X.astype(str), 'y': Y}, 'x is <U'),
       ({'x': X > 3, 'y': Y}, 'x is bool'),
       ({'x': X.astype(complex), 'y': Y}, 'x is complex128'),
@@ -107,8 +109,8 @@ class NpzTest(parameterized.TestCase):
       ({'x': np.full((5, 2), 1e300), 'y': Y}, 'x holds values that are not finite'),
       ({'x': np.full((5, 2), 2**40), 'y': Y}, 'x goes from 1099511627776 to .* expected int32'),
       ({'x': X, 'y': Y, 'x_test': X[:, :2], 'y_test': Y},
-       r'test rows are uint8 \(2, 3, 1\), expected uint8 \(4, 3, 1\)'),
-      ({'x': X, 'y': Y, 'x_test': X.astype(float), 'y_test': Y}, 'test rows are float32'),
+       r'test inputs are uint8 \(2, 3, 1\), expected uint8 \(4, 3, 1\)'),
+      ({'x': X, 'y': Y, 'x_test': X.astype(float), 'y_test': Y}, 'test inputs are float32'),
       ({'x': X, 'y': Y, 'client': Y[:3]}, r'client is int64 \(3,\), expected integers \(5,\)'),
       ({'x': X, 'y': Y, 'domain': Y.astype(str)}, 'domain is <U'),
   )
@@ -173,83 +175,6 @@ class NpzTest(parameterized.TestCase):
       self.refuse(self.path, 'not a zip file')
       gc.collect()
     self.assertEmpty(caught)
-
-
-class LabelsTest(parameterized.TestCase):
-
-  def setUp(self):
-    super().setUp()
-    self.path = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), 'labels.npz')
-
-  @parameterized.parameters(np.uint8, np.int64)
-  def test_labels_of_every_row(self, dtype):
-    np.savez(self.path, y=np.arange(5, dtype=dtype), x=np.array([None]))  # x is left unread.
-    labels = npz.labels(self.path, 5, 5)
-    self.assertEqual((labels.dtype, labels.tolist()), (np.int32, [0, 1, 2, 3, 4]))
-
-  @parameterized.parameters(
-      ({'x': Y}, 'expected an array y, it has none'),
-      ({'y': Y[:4]}, 'y is int64 (4,), expected integers (5,), one for each training row of the '
-       'data set'),
-      ({'y': Y[:, None]}, 'y is int64 (5, 1), expected integers (5,), one for each training row '
-       'of the data set'),
-      ({'y': Y.astype(float)}, 'y is float64 (5,), expected integers (5,), one for each training '
-       'row of the data set'),
-      ({'y': Y - 1}, 'y goes from -1 to 1, expected labels from 0 to 2'),
-      ({'y': Y + 1}, 'y goes from 1 to 3, expected labels from 0 to 2'))
-  def test_labels_that_do_not_fit(self, arrays, text):
-    np.savez(self.path, **arrays)
-    with self.assertRaises(InputError) as caught:
-      npz.labels(self.path, 5, 3)
-    self.assertEqual(str(caught.exception), f'got corrupt.kind=labels:{self.path}; {text}')
-
-  def test_no_such_file(self):
-    with self.assertRaisesRegex(InputError, 'got corrupt.kind=labels:/nowhere.npz; expected a '
-                                'readable .npz file .*No such file'):
-      npz.labels('/nowhere.npz', 5, 3)
-
-
-class VectorsTest(parameterized.TestCase):
-
-  def setUp(self):
-    super().setUp()
-    self.path = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), 'vectors.npz')
-
-  @parameterized.product(
-      names=([917791044158185473, 7, 12], ['917791044158185473', '7', '12']),
-      dtype=('float64', 'float16', 'int8'))
-  def test_vectors_of_names(self, names, dtype):
-    x = np.arange(6).reshape(3, 2).astype(dtype)
-    np.savez(self.path, id=np.array(names), x=x, more=np.array([None]))
-    got = npz.vectors(self.path, ['12', '917791044158185473', '12'])
-    self.assertEqual((got.dtype, got.tolist()), (np.float32, [[4, 5], [0, 1], [4, 5]]))
-
-  @parameterized.parameters(
-      ({'x': X}, 'expected arrays id and x, it has x'),
-      ({'y': X}, 'expected arrays id and x, it has neither'),
-      ({'id': Y, 'x': np.zeros(5)}, 'id is int64 (5,) and x float64 (5,), expected integers or '
-       'strings [n] and numbers [n, F]'),
-      ({'id': Y[:4], 'x': np.zeros((5, 2))}, 'id is int64 (4,) and x float64 (5, 2), expected '
-       'integers or strings [n] and numbers [n, F]'),
-      ({'id': Y * 0.5, 'x': np.zeros((5, 2))}, 'id is float64 (5,) and x float64 (5, 2), expected '
-       'integers or strings [n] and numbers [n, F]'),
-      ({'id': Y, 'x': np.full((5, 2), 'a')}, 'id is int64 (5,) and x <U1 (5, 2), expected '
-       'integers or strings [n] and numbers [n, F]'),
-      ({'id': Y, 'x': np.full((5, 2), 1e300)}, 'x holds values that are not finite in float32'),
-      ({'id': Y[:2], 'x': np.zeros((2, 2))}, 'expected a vector for each tweet, 1 have none, the '
-       'first is 2'),
-      ({'id': Y + 1, 'x': np.zeros((5, 2))}, 'expected a vector for each tweet, 1 have none, the '
-       'first is 0'))
-  def test_vectors_that_do_not_fit(self, arrays, text):
-    np.savez(self.path, **arrays)
-    with self.assertRaises(InputError) as caught:
-      npz.vectors(self.path, ['0', '2', '2', '0'])
-    self.assertEqual(str(caught.exception), f'got crisismmd.vectors={self.path}; {text}')
-
-  def test_no_such_file(self):
-    with self.assertRaisesRegex(InputError, 'got crisismmd.vectors=/nowhere.npz; expected a '
-                                'readable .npz file .*No such file'):
-      npz.vectors('/nowhere.npz', ['0'])
 
 
 if __name__ == '__main__':

@@ -14,12 +14,11 @@ from reference.configs import experiment as built
 from reference.configs import tiny
 
 from hmm_jax.experiment.checkpoint import Checkpoints
-from hmm_jax.experiment.evaluate import Scores
 from hmm_jax.experiment.run import run
-from hmm_jax.experiment.trainer import Experiment, in_turn
+from hmm_jax.experiment.trainer import in_turn
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report.screen import Screen
-from hmm_jax.types import Algorithm, Cohort, InputError, Traffic
+from hmm_jax.types import Algorithm, Cohort, Experiment, InputError, Scores, Traffic
 
 IDS = (4, 7, 9)
 
@@ -203,38 +202,6 @@ class RecordsTest(FolderTest):
     self.assertLen(self.workdir.read_table('search'), 3 * 2 * 6)
     self.assertContainsSubset({'server/gradients', 'server/forwards', 'server/fallback'},
                               self.workdir.read_metrics()[-1])
-
-
-class TableTest(FolderTest):
-
-  def test_tables_lie_side_by_side(self):
-    self.workdir.append_table('a', [{'round': 1, 'seed': 0, 'x': 2}])
-    self.workdir.append_table('b', [{'round': 1, 'seed': 0, 'y': 0.5}])
-    self.workdir.append_table('a', [{'round': 2, 'seed': 0, 'x': np.nan}])
-    self.assertEqual(self.path('a.csv').read_text().splitlines(), ['round,seed,x', '1,0,2', '2,0,'])
-    self.assertEqual(self.workdir.read_table('b'), [{'round': 1, 'seed': 0, 'y': 0.5}])
-    self.workdir.drop_table('a', after=1)
-    self.assertEqual(self.workdir.read_table('a'), [{'round': 1, 'seed': 0, 'x': 2}])
-    self.assertLen(self.workdir.read_table('b'), 1)
-    self.workdir.drop_table('b', after=0)
-    self.assertFalse(self.path('b.csv').exists())
-    self.workdir.drop_table('b', after=0)
-    self.assertEqual(self.workdir.read_table('b'), [])
-
-  def test_no_rows_make_no_file(self):
-    self.workdir.append_table('a', [])
-    self.assertFalse(self.path('a.csv').exists())
-
-  def test_columns_of_a_table(self):
-    self.put('a.csv', b'round,seed,x\r\n1,0,2\r\n')
-    self.assertEqual(self.workdir.read_table('a'), [{'round': 1, 'seed': 0, 'x': 2}])
-    # That of the clients has one more that it can't do without.
-    self.put('clients.csv', b'round,seed,x\r\n1,0,2\r\n')
-    self.put('b.csv', b'round,x\r\n1,2\r\n')
-    for name in ('clients', 'b'):
-      for use in (self.workdir.read_table, lambda name: self.workdir.drop_table(name, after=5)):
-        with self.assertRaisesRegex(InputError, f'got a foreign .*{name}.csv; expected that of a'):
-          use(name)
 
 
 if __name__ == '__main__':

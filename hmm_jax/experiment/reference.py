@@ -1,0 +1,69 @@
+"""Generates the reference page of the docs from the records.
+
+  python -m hmm_jax.experiment.reference > docs/reference.md
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hmm_jax.algorithms import METHODS
+from hmm_jax.data.partition import PARTITIONERS
+from hmm_jax.data.sources import SOURCES
+from hmm_jax.experiment import config as configs
+from hmm_jax.merging import OPERATORS
+from hmm_jax.models import NETWORKS
+from hmm_jax.registry import KINDS, NEEDS, REQUIRED, Setting
+
+
+def page() -> str:
+  """Returns the reference page as Markdown."""
+  settings = configs.settings(configs.get_config())
+  return '\n'.join([
+      '# Reference', '',
+      'Made from the records by `python -m hmm_jax.experiment.reference`; do not edit.', '',
+      '## Methods', '', '`--config.algorithm=NAME`', '',
+      table(('name', 'kind', 'what it does', 'needs', 'paper'), (
+          (f'`{m.name}`', m.kind, m.summary, ', '.join(m.needs), m.paper)
+          for m in METHODS.values())), '',
+      *(f'- *{kind}*: {meaning}' for kind, meaning in KINDS.items()),
+      *(f'- needs *{need}*: {meaning}' for need, meaning in NEEDS.items()), '',
+      '## Merge operators', '', '`python -m hmm_jax.merge --method=NAME`', '', operators(), '',
+      '## Networks', '', '`--config.model=NAME`', '',
+      table(('name', 'what it is', 'takes', 'paper'), (
+          (f'`{n.name}`', n.summary, ', '.join(n.takes), n.paper) for n in NETWORKS.values())), '',
+      '## Data sources', '', '`--config.dataset=NAME`', '',
+      table(('name', 'what it is', 'paper'), (
+          (f'`{s.form}`', s.summary, s.paper) for s in SOURCES.values())), '',
+      '## Partitioners', '', '`--config.partition.kind=NAME`', '',
+      table(('name', 'what it does', 'paper'), (
+          (f'`{p.name}`', p.summary, p.paper) for p in PARTITIONERS.values())), '',
+      '## Settings', '', '`--config.KEY=VALUE`', '',
+      settings_table(settings), '',
+      '## Settings of merge operators', '', '`--set KEY=VALUE`', '',
+      settings_table({f'{o.name}: {key}': setting for o in OPERATORS.values()
+                      for key, setting in o.settings.items()}), ''])
+
+
+def operators() -> str:
+  """Returns the table of the merge operators."""
+  return table(('method', 'needs', 'what it gives', 'paper'), (
+      (f'`{o.name}`', ', '.join(o.needs), o.summary, o.paper) for o in OPERATORS.values()))
+
+
+def settings_table(settings: Mapping[str, Setting]) -> str:
+  """Returns a table of settings."""
+  return table(('key', 'default', 'meaning', 'values'), (
+      (f'`{key}`', '' if s.default in (REQUIRED, None) else f'`{s.default!r}`', s.meaning,
+       s.expected)
+      for key, s in settings.items()))
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+  """Returns a Markdown table."""
+  line = lambda cells: '| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in cells) + ' |'
+  header = tuple(header)
+  return '\n'.join([line(header), '|' + '---|' * len(header), *map(line, rows)])
+
+
+if __name__ == '__main__':
+  print(page(), end='')

@@ -1,0 +1,205 @@
+"""Which folders a run may begin or go on in, and what it says before it begins."""
+
+import os
+import pathlib
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest, parameterized
+import jax
+
+from hmm_jax.experiment import config as configs
+from hmm_jax.experiment import launch
+from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report.screen import Screen
+from hmm_jax.types import Algorithm, InputError, Traffic
+
+TINY = {'dataset': 'synthetic', 'partition.kind': 'iid', 'mlp.hidden': (4,), 'seeds': 1}
+ANY_ALGORITHM = Algorithm(init=None, round=None, views=None, traffic=Traffic(up=1, down=1))
+
+
+class FolderTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.workdir = Workdir(os.path.join(self.enterContext(tempfile.TemporaryDirectory()), 'run'))
+
+  def leave(self, config=None, *, evaluations=1, **changes):
+    """Leaves what a run with some settings would, evaluated so often in round 10."""
+    config = config or configs.configure(changes).to_dict()
+    self.workdir.write_json('config.json', config)
+    self.workdir.write_metrics([{'round': 10, 'seed': 0, 'seconds': 1.0}] * evaluations)
+
+  def compare(self, **changes):
+    launch.compare(configs.configure(changes), self.workdir)
+
+
+class CompareTest(FolderTest):
+
+  def test_a_new_folder_and_the_same_settings_are_fine(self):
+    self.compare()
+    self.leave(rounds=20)
+    self.compare(rounds=20)
+    self.compare()  # More rounds: 100.
+
+  def test_what_is_shown_beside_a_run_may_change(self):
+    self.leave()
+    self.compare(name='mine', references='iid', variants=('hot local.lr=1.0',))
+
+  @parameterized.parameters(
+      ('local.lr', 0.5), ('rounds', 200), ('mlp.hidden', (7,)), ('partition.seed', 4))
+  def test_any_other_change_is_named(self, key, value):
+    self.leave(**{key: value})
+    with self.assertRaisesRegex(InputError, f'got {key}='):
+      self.compare()
+
+  def test_a_key_that_is_newer_than_the_run_has_had_its_default(self):
+    saved = configs.get_config().to_dict()
+    for key in ('gossip', 'variants'):
+      del saved[key]
+    del saved['local']['label_smoothing']
+    self.leave(saved)
+    self.compare()
+    for key, value in (('local.label_smoothing', 0.1), ('gossip.degree', 3)):
+      with self.assertRaisesRegex(InputError, f'got {key}={value} in .* made with {key}='):
+        self.compare(**{key: value})
+
+  def test_a_run_of_an_earlier_release_has_had_old_keys_and_values(self):
+    saved = configs.configure(normalize='none', algorithm='centralized').to_dict()
+    saved['normalise'], saved['algorithm'] = saved.pop('normalize'), 'centralised'
+    saved['inversion']['length'] = saved['inversion'].pop('norm') + 1
+    self.leave(saved)
+    now = {'normalize': 'none', 'algorithm': 'centralized', 'inversion.norm': saved[
+        'inversion']['length']}
+    self.compare(**now)
+    for key in now:
+      with self.assertRaisesRegex(InputError, f'got {key}='):
+        self.compare(**{name: value for name, value in now.items() if name != key})
+
+  def test_results_without_a_config_are_refused(self):
+    self.workdir.write_metrics([{'round': 10, 'seed': 0}])
+    with self.assertRaisesRegex(InputError, 'with metrics.csv but no config.json'):
+      self.compare()
+
+  @parameterized.parameters(b'name,city\nAnn,Bonn\n', b'id,age\n1,30\n')
+  def test_a_clients_file_of_somebody_else_is_not_touched(self, content):
+    os.makedirs(self.workdir.path)
+    path = pathlib.Path(self.workdir.file('clients.csv'))
+    path.write_bytes(content)
+    with self.assertRaisesRegex(InputError, 'with clients.csv but no config.json'):
+      self.compare()
+    with self.assertRaisesRegex(InputError, 'got a (damaged|foreign) .*clients.csv'):
+      self.workdir.drop_table('clients', after=0)
+    self.assertEqual(path.read_bytes(), content)
+
+  @parameterized.named_parameters(
+      ('damaged', '{"rounds": 1'), ('list', '[1, 2]'), ('foreign', '{"epochs": 3}'),
+      ('null', 'null'))
+  def test_a_config_that_is_no_runs_is_refused(self, content):
+    self.leave()
+    pathlib.Path(self.workdir.file('config.json')).write_text(content)
+    with self.assertRaisesRegex(InputError, 'got a (damaged|foreign) .*config.json'):
+      self.compare()
+
+  @parameterized.parameters('/proc/nothing', __file__)
+  def test_a_folder_that_cannot_be_written_is_refused(self, path):
+    with self.assertRaisesRegex(InputError, f'got workdir={path}; expected a folder'):
+      launch.compare(configs.get_config(), Workdir(path))
+
+
+class ExtensionTest(FolderTest):
+
+  @parameterized.parameters(
+      # The last rows are of round 10. Rounds then and now:
+      (1, 100, 100, {'length': 100}, None),
+      (1, 100, 200, {}, None),
+      (1, 100, 200, {'finish': True}, None),  # It was stopped before it finished.
+      (2, 100, 200, {'finish': True}, 'it has finished with a merge'),  # Patience ran out.
+      (1, 100, 200, {'length': 200}, 'its schedule reads its length'),
+      (1, 10, 20, {'length': 20}, 'its schedule reads its length'),
+      (2, 10, 20, {'finish': True}, 'it has finished with a merge'),
+      (2, 10, 20, {'finish': True, 'length': 20}, 'its schedule reads its length'),
+      (2, 10, 10, {'finish': True}, None),
+      (1, 10, 20, {}, None))
+  def test_more_rounds_than_were_read_or_finished_are_refused(
+      self, evaluations, was, now, has, expected):
+    config, algorithm = configs.configure(rounds=now), ANY_ALGORITHM._replace(**has)
+    launch.check_extension(config, self.workdir, algorithm)  # A new run.
+    self.leave(evaluations=evaluations, rounds=was)
+    if expected is None:
+      launch.check_extension(config, self.workdir, algorithm)
+    else:
+      with self.assertRaisesRegex(InputError, f'got rounds={now} for a run of {was}; {expected}'):
+        launch.check_extension(config, self.workdir, algorithm)
+
+  def test_a_config_without_results_has_no_length(self):
+    self.workdir.write_json('config.json', configs.configure(rounds=10).to_dict())
+    self.compare()
+    launch.check_extension(configs.get_config(), self.workdir, ANY_ALGORITHM._replace(length=100))
+
+  def test_a_finished_run_of_gossip_is_not_extended(self):
+    self.leave(evaluations=2, algorithm='gossip', rounds=10, dataset='synthetic')
+    before = pathlib.Path(self.workdir.file('config.json')).read_bytes()
+    config = configs.configure(algorithm='gossip', rounds=20, dataset='synthetic')
+    with self.assertRaisesRegex(InputError, 'it has finished'):
+      launch.train(config, self.workdir, Screen(silent=True))
+    self.assertEqual(pathlib.Path(self.workdir.file('config.json')).read_bytes(), before)
+
+
+def compiling(*args, **kwargs):
+  raise AssertionError('something was compiled')
+
+
+class TrainTest(FolderTest):
+
+  def test_a_finished_run_is_read(self):
+    self.leave()
+    finished = {'rounds': 10, 'rounds_requested': 100}
+    self.workdir.write_json('summary.json', finished)
+    summary = launch.train(configs.get_config(), self.workdir, Screen(silent=True))
+    self.assertEqual(summary, finished)
+
+  def test_a_kill_while_rounds_are_added_leaves_no_finished_run(self):
+    launch.train(configs.configure(TINY, rounds=1), self.workdir, Screen(silent=True))
+    config = configs.configure(TINY, rounds=2)
+    self.workdir.write_json('config.json', config.to_dict())  # All that it got to.
+    summary = launch.train(config, self.workdir, Screen(silent=True))
+    self.assertEqual(summary['rounds'], 2)
+
+  def test_the_table_before_the_first_round_says_who_has_which_data(self):
+    config = configs.configure(TINY, **{
+        'server.size': 30, 'corrupt.kind': 'random', 'corrupt.clients': 0.25})
+    screen = mock.create_autospec(Screen, instance=True)
+    screen.table.side_effect = KeyboardInterrupt
+    with self.assertRaises(KeyboardInterrupt):
+      launch.train(config, self.workdir, screen)
+    figures = ' '.join(f'{what}: {value}' for what, value in screen.table.call_args.args[2])
+    self.assertRegex(figures, 'server.*: 24 to learn from, 6 to judge by, from held_out')
+    self.assertIn('corrupted clients: 5', figures)
+
+  @parameterized.parameters('validation', 'test')
+  def test_bad_input_is_heard_before_anything_is_compiled_or_written(self, name):
+    config = configs.configure({'algorithm': 'fedmerge', f'partition.{name}': 0.0})
+    with (mock.patch.object(jax, 'jit', compiling),
+          mock.patch.object(Trainer, 'compile', compiling),
+          self.assertRaisesRegex(InputError, rf'got partition.{name}=0.0, .*client 0 without')):
+      launch.train(config, self.workdir, Screen(silent=True))
+    self.assertFalse(os.path.exists(self.workdir.path))
+
+
+class DefaultWorkdirTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('digits', 'digits'), ('emnist/letters', 'letters'), ('npz:/sets/own.npz', 'own'),
+      ('text:/sets/speeches.jsonl', 'speeches'), ('text:lines.v2.jsonl.xz', 'lines.v2'),
+      ('text:~/speeches.jsonl.gz', 'speeches'))
+  def test_is_named_after_the_algorithm_and_the_data(self, dataset, name):
+    config = configs.configure(dataset=dataset)
+    self.assertEqual(launch.default_workdir(config), f'runs/fedavg-{name}')
+    self.assertEqual(launch.default_workdir(configs.configure(dataset=dataset, name='mine')),
+                     f'runs/mine-{name}')
+
+
+if __name__ == '__main__':
+  absltest.main()
