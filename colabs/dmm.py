@@ -69,7 +69,7 @@ config = configs.configure({
     'partition.alpha': 0.3, 'partition.min_size': 8, 'local.epochs': 2, 'local.batch': 16,
     'local.lr': 0.05, 'rounds': ROUNDS, 'eval_every': ROUNDS, 'seeds': SEEDS,
     'dmm.batch': 128, 'dmm.batches': 2, 'dmm.shift': 1, 'dmm.steps': 10 * STEPS // 6,
-    'inversion.steps': STEPS})
+    'inversion.steps': STEPS, **({'fusion.channels': (4,), 'subset': 0.5} if SMOKE else {})})
 data = federation.dataset(config)
 federated = federation.federation(config, data)
 experiment = build.experiment(config, data, federated)

@@ -63,8 +63,9 @@ together; one segment is the whole model, which only changes slots.
 # %%
 config = configs.configure({
     'algorithm': 'fedmr', 'model': 'cnn', 'cnn.size': 'small', 'partition.alpha': 0.1,
-    'partition.min_size': 5, 'participation': 6, 'rounds': ROUNDS, 'eval_every': ROUNDS // 10,
-    'local.epochs': 2, 'local.lr': 0.02, 'seeds': 3})
+    'partition.min_size': 1 if SMOKE else 5, 'participation': 6, 'rounds': ROUNDS,
+    'eval_every': ROUNDS // 10, 'local.epochs': 2, 'local.lr': 0.02, 'seeds': 3,
+    'subset': 0.2 if SMOKE else 1.0})
 data = federation.dataset(config)
 federated = federation.federation(config, data)
 model = build.model(config, data, federated)
@@ -138,7 +139,8 @@ examples grows.
 train_rows = np.unique(np.concatenate([
     index[:size] for index, size in zip(federated.clients.index, federated.clients.size)]))
 examples = jax.device_put(federated.examples)
-distances = np.linspace(0, 0.5, 6)
+distances = np.linspace(0, 0.5, 2 if SMOKE else 6)
+DRAWS = 1 if SMOKE else 5
 
 
 @jax.jit
@@ -154,7 +156,7 @@ def moved_loss(variables, distance, key):
 
 
 for name, (_, _, finals) in runs.items():
-  loss = np.array([[np.mean([moved_loss(v, d, jax.random.key(k)) for k in range(5)])
+  loss = np.array([[np.mean([moved_loss(v, d, jax.random.key(k)) for k in range(DRAWS)])
                     for d in distances] for v in finals])
   plt.errorbar(distances, loss.mean(0), loss.std(0, ddof=1), capsize=2, label=name)
 plt.xlabel('distance, relative to the length of each tensor')

@@ -4,8 +4,8 @@ import itertools
 import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# What one run of the tests compiles, the next has compiled; each worker has a folder of its own, for
-# JAX may read what another process has written half.
+# What one run of the tests compiles, the next has compiled. Each worker has a folder of its own,
+# for JAX may read what another process has written half.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(
     os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'hmm_jax',
     'tests', os.environ.get('PYTEST_XDIST_WORKER', 'one')))

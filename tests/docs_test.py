@@ -22,8 +22,8 @@ WRONG = {
         '[cut:len(x) - cut].mean(axis=0)', '[cut:len(x) - cut].sum(axis=0)',
         'clients that learn nothing change nothing'),
     'a key that is not folded with the id': (
-        '    models, _, cohort = train(state.variables, federation.examples, clients, (), local_key)',
-        '    models, _, cohort = jax.vmap(local, (None, None, 0, None, None))(\n'
+        'train(state.variables, federation.examples, clients, (), local_key)',
+        'jax.vmap(local, (None, None, 0, None, None))(\n'
         '        state.variables, federation.examples, clients, (), local_key)',
         'clients draw for themselves'),
     'a state of changing shape': (

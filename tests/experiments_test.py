@@ -3,14 +3,16 @@
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 import tempfile
 
 from absl.testing import absltest, parameterized
 import jax
+import pytest
 
-from hmm_jax.experiment import build, comparisons, launch
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import build, comparisons, federation, launch
+from hmm_jax.experiment import config as configs
 
 FOLDER = pathlib.Path(__file__).parent.parent / 'experiments'
 sys.path.insert(0, str(FOLDER))
@@ -19,19 +21,14 @@ results = importlib.import_module('results')
 SMALL = {'dataset': 'digits', 'subset': 1.0, 'model': 'mlp', 'mlp.hidden': (8,), 'clients': 10,
          'participation': 0, 'partition.alpha': 1.0, 'partition.min_size': 5,
          'partition.classes_per_cluster': 3, 'partition.size': 50, 'augment': 'none'}
+# What is not recorded.
 STUDIES = [
-    ('federated_images', ''), ('federated_images', 'dataset=cifar10'),
-    *(('single_merging', f'setting={setting},scale={scale}') for scale in ('small', 'paper')
+    *(('single_merging', f'setting={setting},scale=paper')
       for setting in ('main', 'windows', 'topologies', 'finite_gossip', 'init')),
-    *(('fedmr', f'alpha={alpha},scale={scale}') for alpha in ('0.1', '0.5')
-      for scale in ('small', 'paper')),
-    *(('fedmerge', f'setting={setting},scale={scale}') for setting in ('clusters', 'client_wise')
-      for scale in ('small', 'paper')),
-    *(('feddle', f'setting={setting}') for setting in (
-        'in_domain', 'mnist', 'cifar10', 'usps', 'noisy', 'late', 'ablation')),
-    ('feddle', 'rows=100'), ('feddle', 'setting=noisy,rows=2000,noisy=0.5'),
-    *(('dmm', f'data={data},alpha=0.01,merges={merges}')
-      for data in ('fashion_mnist', 'cifar10', 'crisismmd') for merges in ('once', 'often')),
+    *(('fedmr', f'alpha={alpha},scale=paper') for alpha in ('0.1', '0.5')),
+    *(('fedmerge', f'setting={setting},scale=paper') for setting in ('clusters', 'client_wise')),
+    ('feddle', 'setting=noisy,rows=2000,noisy=0.5'),
+    ('dmm', 'data=crisismmd,alpha=0.01'), ('dmm', 'data=cifar10,alpha=0.01,merges=often'),
 ]
 
 # What a study's runs are recorded as.
@@ -65,51 +62,65 @@ def study(name: str, *arguments):
 
 def assert_can_be_built(config):
   """Builds a study's first run and the others, and traces a round and its views."""
-  data = build.dataset(config)
+  data = federation.dataset(config)
   for run in (config, *comparisons.comparisons(config).values()):
-    federation = build.federation(run, data)
-    made = build.experiment(run, data, federation)
+    held = federation.federation(run, data)
+    made = build.experiment(run, data, held)
 
-    def play(key, federation, algorithm=made.algorithm):
-      state, _ = algorithm.round(algorithm.init(key, federation), federation, key)
+    def play(key, held, algorithm=made.algorithm):
+      state, _ = algorithm.round(algorithm.init(key, held), held, key)
       if algorithm.finish:
-        state, _ = algorithm.finish(state, federation, key)
-      return algorithm.views(state, federation)
+        state, _ = algorithm.finish(state, held, key)
+      return algorithm.views(state, held)
 
-    assert jax.eval_shape(play, jax.random.key(0), federation)
+    assert jax.eval_shape(play, jax.random.key(0), held)
+
+
+def runs_of(test, name, arguments):
+  """Checks a study's runs; returns the first, and all by name."""
+  config = configs.complete(study(name, *filter(None, [arguments])))
+  configs.check(config)
+  test.assertEqual((config.seed, config.seeds), (0, 3))
+  others = comparisons.comparisons(config)
+  for run in others.values():
+    test.assertEqual((run.rounds, run.seeds), (config.rounds, config.seeds))
+    test.assertLessEqual(run.participation, run.clients)
+  return {config.name or config.algorithm: config, **others}
+
+
+def named(cases):
+  """Names cases of (study, arguments, ...) for `pytest -k`."""
+  return parameterized.named_parameters(
+      (re.sub(r'\W+', '_', f'{name}_{arguments}').strip('_'), name, arguments, *rest)
+      for name, arguments, *rest in cases)
 
 
 class ExperimentsTest(parameterized.TestCase):
 
-  @parameterized.parameters(*STUDIES)
+  @named(STUDIES)
   def test_is_complete(self, name, arguments):
-    config = defaults.complete(study(name, *filter(None, [arguments])))
-    defaults.check(config)
-    self.assertEqual((config.seed, config.seeds), (0, 3))
-    for run in comparisons.comparisons(config).values():
-      self.assertEqual((run.rounds, run.seeds), (config.rounds, config.seeds))
-      self.assertLessEqual(run.participation, run.clients)
+    runs_of(self, name, arguments)
 
-  @parameterized.parameters(
+  @named([
       ('fedmr', ''), ('fedmerge', 'setting=clusters'), ('fedmerge', 'setting=client_wise'),
       ('feddle', 'rows=100'), ('feddle', 'setting=noisy'), ('feddle', 'setting=late'),
-      ('feddle', 'setting=ablation'))
+      ('feddle', 'setting=ablation')])
+  @pytest.mark.slow
   def test_all_runs_can_be_built(self, name, arguments):
     config = study(name, *filter(None, [arguments]))
     config.update_from_flattened_dict(SMALL)
     assert_can_be_built(config)
 
-  @parameterized.parameters(*RECORDED)
+  @named(RECORDED)
   def test_is_what_is_recorded(self, name, arguments, run):
-    config = defaults.complete(study(name, *filter(None, [arguments])))
-    runs = {config.name or config.algorithm: config, **comparisons.comparisons(config)}
+    runs = runs_of(self, name, arguments)
     recorded = results.load(name)[run]
     self.assertEqual(list(recorded), list(runs))
     for other, changed in runs.items():
       # A key that is newer than the run has had its default.
-      before = defaults.flat(defaults.get_config()) | defaults.renamed(
+      before = configs.flat(configs.get_config()) | configs.renamed(
           recorded[other]['config'])
-      for key, value in defaults.flat(changed).items():
+      for key, value in configs.flat(changed).items():
         if key not in launch.COSMETIC:
           self.assertEqual(launch.as_json(before[key]), launch.as_json(value), f'{other} {key}')
       self.assertEqual(recorded[other]['costs']['rounds_requested'], changed.rounds, other)

@@ -1,4 +1,4 @@
-"""DMM's ladder: the arms merge what a run has trained."""
+"""DMM's ablation: its variants merge what a run has trained."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 from absl.testing import absltest
+import pytest
 
 from hmm_jax.experiment.workdir import Workdir
 
@@ -18,7 +19,7 @@ TINY = ('--config.algorithm=dmm', '--config.model=fusion', '--config.fusion.chan
         '--config.partition.kind=iid', '--config.rounds=1', '--config.eval_every=1',
         '--config.seeds=2', '--config.dmm.batch=8', '--config.dmm.batches=2',
         '--config.dmm.steps=5', '--config.inversion.steps=5', '--config.dmm.threshold=0',
-        '--config.dmm.teachers=everybody')
+        '--config.dmm.teachers=everybody', '--config.mapper=map', '--config.subset=0.3')
 
 
 def command(*arguments):
@@ -30,9 +31,11 @@ def command(*arguments):
 
 
 def ladder(*flags):
+  """Runs experiments/ladder.py."""
   return command(str(ROOT / 'experiments' / 'ladder.py'), *flags)
 
 
+@pytest.mark.slow
 class LadderTest(absltest.TestCase):
 
   @classmethod
@@ -44,23 +47,23 @@ class LadderTest(absltest.TestCase):
     code, _, err = command('-m', 'hmm_jax.main', f'--workdir={cls.trained}', *TINY)
     assert code == 0, err
 
-  def test_arms_are_merged_from_the_run(self):
-    code, out, err = ladder(f'--workdir={self.trained}', '--arms=inverted,average,loose')
+  def test_variants_are_merged_from_the_run(self):
+    code, out, err = ladder(f'--workdir={self.trained}', '--variants=inverted,average,loose')
     self.assertEqual((code, err), (0, ''))
     path = pathlib.Path(self.trained, 'ladder.json')
-    arms = json.loads(path.read_text())['arms']
-    self.assertEqual(list(arms), ['inverted', 'average', 'loose'])
+    made = json.loads(path.read_text())['arms']
+    self.assertEqual(list(made), ['inverted', 'average', 'loose'])
     # A threshold of 0 is what the run has finished with, and `inverted` is the run's own.
     rows = Workdir(self.trained).read_metrics()[-2:]
     for metric in ('global/test/accuracy', 'global/test/loss', 'inversion/found_loss'):
       for name in ('inverted', 'loose'):
-        self.assertEqual(arms[name][metric]['seeds'], [row[metric] for row in rows], name)
-    self.assertLen({arms[name]['global/test/loss']['mean'] for name in arms}, 2)
-    self.assertRegex(out, f'average +│ {arms["average"]["global/test/accuracy"]["mean"]:.4f} ±')
+        self.assertEqual(made[name][metric]['seeds'], [row[metric] for row in rows], name)
+    self.assertLen({made[name]['global/test/loss']['mean'] for name in made}, 2)
+    self.assertRegex(out, f'average +│ {made["average"]["global/test/accuracy"]["mean"]:.4f} ±')
     self.assertTrue(os.path.exists(f'{self.trained}/plots/inverted.png'))
 
     was = path.stat().st_mtime_ns
-    code, again, err = ladder(f'--workdir={self.trained}', '--arms=average')
+    code, again, err = ladder(f'--workdir={self.trained}', '--variants=average')
     self.assertEqual((code, err, path.stat().st_mtime_ns), (0, '', was))
     self.assertIn('average', again)
 
@@ -74,20 +77,24 @@ class LadderTest(absltest.TestCase):
     made = {'rounds': 1, 'arms': {'ties': {'global/test/accuracy': {
         'mean': 0.375, 'std': 0.1768, 'seeds': [0.25, 0.5]}}}}
     (run / 'ladder.json').write_text(json.dumps(made))
-    code, out, err = ladder(f'--workdir={run}', '--arms=ties,matched,pleas')
+    code, out, err = ladder(f'--workdir={run}', '--variants=ties,matched,pleas')
     self.assertEqual((code, err), (0, ''))
     self.assertIn('0.2500', out)
     self.assertNotIn('pleas', out)
 
   def test_bad_input_is_one_line_and_code_2(self):
     bare = pathlib.Path(self.trained).with_name('bare')
-    bare.mkdir()
-    for name in ('config.json', 'metrics.csv'):
-      shutil.copy(f'{self.trained}/{name}', bare)
+    other = pathlib.Path(self.trained).with_name('other')
+    for folder in (bare, other):
+      folder.mkdir()
+      for name in ('config.json', 'metrics.csv'):
+        shutil.copy(f'{self.trained}/{name}', folder)
+    config = json.loads((other / 'config.json').read_text())
+    (other / 'config.json').write_text(json.dumps(config | {'algorithm': 'merging'}))
     for flags, expected in (
-        ((f'--workdir={self.trained}', '--arms=core,sore'), 'got arms=sore; expected names'),
-        ((f'--workdir={self.trained}/nowhere',), 'expected that of a finished run of dmm'),
-        ((f'--workdir={bare}', '--arms=core'), 'without a checkpoint')):
+        ((f'--workdir={self.trained}', '--variants=core,sore'), 'got variants=sore'),
+        ((f'--workdir={other}',), 'expected that of a finished run of dmm'),
+        ((f'--workdir={bare}', '--variants=core'), 'without a checkpoint')):
       code, _, err = ladder(*flags)
       self.assertEqual(code, 2, err)
       self.assertRegex(err, r'^hmm_jax: .*\n$')

@@ -1,6 +1,6 @@
 """Laws of every built-in method; a new one is a row in TABLE."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 import itertools
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from hmm_jax.algorithms import METHODS
 from hmm_jax.check import methods
 from hmm_jax.check import toys as networks
 from hmm_jax.check.methods import Trial
+from hmm_jax.registry import NOTHING
 from hmm_jax.types import Model
 
 COHORT = 2  # of K = 5
@@ -30,7 +31,7 @@ class Row(NamedTuple):
   """
 
   step: Callable[[Trial], None]
-  changes: dict[str, Any] = {}
+  changes: Mapping[str, Any] = NOTHING
   method: str | None = None
   model: Callable[[], Model] | None = None
 
@@ -163,7 +164,8 @@ TABLE = {
     'gossip': Row(clients_approach, {'gossip.topology': 'ring', **GOSSIP}),
     'gossip-matching': Row(clients_approach, {'gossip.topology': 'matching', **GOSSIP}, 'gossip'),
     'merging': Row(
-        far_from_average(), {'merging.method': 'ties', 'merging.rows': 'train', 'one_shot.every': 3}),
+        far_from_average(),
+        {'merging.method': 'ties', 'merging.rows': 'train', 'one_shot.every': 3}),
     'dmm': Row(far_from_average(), DMM),
     'local': Row(clients_differ),
     'centralized': Row(far_from('fedavg')),

@@ -126,7 +126,7 @@ class LayersTest(parameterized.TestCase):
       ('higher', 'client/local', 'from hmm_jax.algorithms import fedavg'),
       ('experiment_from_report', 'report/plots', 'from hmm_jax.experiment import build'),
       ('sibling_method', 'algorithms/fedmr', 'from hmm_jax.algorithms import fedavg'),
-      ('sibling_method_by_name', 'algorithms/fedmr', 'from hmm_jax.algorithms.fedavg import fedavg'),
+      ('sibling_by_name', 'algorithms/fedmr', 'from hmm_jax.algorithms.fedavg import fedavg'),
       ('sibling_source', 'data/sources/npz', 'from hmm_jax.data.sources import text'),
       ('flax', 'algorithms/fedmr', 'import flax.linen as nn'),
       ('configs_in_methods', 'algorithms/fedmr', 'from ml_collections import ConfigDict'),

@@ -8,12 +8,13 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 from unittest import mock
 
 from absl.testing import absltest, parameterized
 import numpy as np
 
-from hmm_jax.experiment import config as defaults
+from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.run import figures, over_seeds
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import tables
@@ -44,8 +45,7 @@ def printed(function, *arguments) -> str:
 def finished_run(path: str, **changes) -> dict:
   """Makes the folder of a run that has finished with a merge; returns its summary."""
   workdir, rng = Workdir(path), np.random.default_rng(len(path))
-  config = defaults.get_config()
-  config.update_from_flattened_dict({'seed': SEEDS[0], 'seeds': len(SEEDS), **changes})
+  config = configs.configure({'seed': SEEDS[0], 'seeds': len(SEEDS), **changes})
   rows = [{'round': number, 'seed': seed, 'seconds': number / 7, 'bytes_up': 5 * number,
            'train/loss': float(rng.random()), CRITERION: float(np.float32(rng.random())),
            'global/test/accuracy': float(np.float32(rng.random())),
@@ -71,9 +71,9 @@ class ResultsTest(parameterized.TestCase):
     summaries = {'mine': finished_run(path, name='mine', variants=('b seed=3', 'cc seed=3'))}
     for name in ('b', 'cc', 'aaa'):  # The last is not in the config.
       summaries[name] = finished_run(f'{path}/references/{name}', **{'local.lr': 0.5})
-    arms = {name: over_seeds([{'seed': s, 'global/test/accuracy': s / share} for s in SEEDS])
+    variants = {name: over_seeds([{'seed': s, 'global/test/accuracy': s / share} for s in SEEDS])
             for name, share in (('some', 7), ('all', 9))}
-    Workdir(path).write_json('ladder.json', {'rounds': 2, 'arms': arms})
+    Workdir(path).write_json('ladder.json', {'rounds': 2, 'arms': variants})
 
     self.enter_context(mock.patch.object(results, 'FOLDER', pathlib.Path(self.folder, 'results')))
     for run in ('first', 'again', 'first'):
@@ -83,13 +83,13 @@ class ResultsTest(parameterized.TestCase):
     self.assertEqual(list(runs['again']), list(summaries))
     for name, kept in runs['again'].items():
       np.testing.assert_equal(results.summary(kept), summaries[name])
-    self.assertEqual(runs['again']['b']['config'], defaults.flat(
+    self.assertEqual(runs['again']['b']['config'], configs.flat(
         Workdir(f'{path}/references/b').read_json('config.json')))
     expected = ('dmm again\n' + printed(tables.show, summaries, Screen())
-                + printed(tables.show_arms, 'dmm again', arms, SEEDS, Screen()))
+                + printed(tables.show_arms, 'dmm again', variants, SEEDS, Screen()))
     self.assertEqual(printed(results.show, 'dmm', 'again'), expected)
     self.assertIn(expected, printed(results.show, 'dmm'))
-    self.assertIn('│ some │ 0.5000 ± 0.1010 │ 0.4286 │ 0.5714 │', expected)
+    self.assertRegex(expected, r'│ some +│ 0.5000 ± 0.1010 │ 0.4286 │ 0.5714 │')
 
   def test_arrivals_are_kept_for_the_coefficients(self):
     path = f'{self.folder}/run'
@@ -114,16 +114,20 @@ class ResultsTest(parameterized.TestCase):
     with self.assertRaisesRegex(results.InputError, 'expected what metrics.csv says'):
       results.record(self.folder)
 
-  @parameterized.parameters(
-      (('diamonds',), 'got study diamonds; expected one of dmm, feddle, '),
-      (('fedmr', 'alpha_9'), 'got run alpha_9; expected one of alpha_0.1, alpha_0.5'),
-      (('--record=nowhere', 'fedmr', 'mine'), 'got nowhere; expected the folder of a finished run'),
-      (('--record=nowhere', 'fedmr'), 'got fedmr to record by; expected STUDY RUN'))
-  def test_bad_input_is_one_line_and_code_2(self, arguments, expected):
-    code, out, err = command('results.py', *arguments)
+  def test_bad_input_is_named(self):
+    for words, record, expected in (
+        (['diamonds'], None, 'got study diamonds; expected one of dmm, feddle, '),
+        (['fedmr', 'alpha_9'], None, 'got run alpha_9; expected one of alpha_0.1, alpha_0.5'),
+        (['fedmr', 'mine'], 'nowhere', 'got nowhere; expected the folder of a finished run'),
+        (['fedmr'], 'nowhere', 'got fedmr to record by; expected STUDY RUN')):
+      with (mock.patch.object(results, 'RECORD', SimpleNamespace(value=record)),
+            self.assertRaisesRegex(results.InputError, expected)):
+        results.main(['results.py', *words])
+
+  def test_bad_input_is_one_line_and_code_2(self):
+    code, out, err = command('results.py', 'diamonds')
     self.assertEqual((code, out), (2, ''))
-    self.assertRegex(err, r'^hmm_jax: .*\n$')
-    self.assertIn(expected, err)
+    self.assertRegex(err, r'^hmm_jax: got study diamonds.*\n$')
 
 
 class RecordedTest(parameterized.TestCase):
@@ -133,14 +137,14 @@ class RecordedTest(parameterized.TestCase):
     runs, out = results.load(study), printed(results.show, study)
     for run, named in runs.items():
       self.assertIn(f'{study} {run}\n', out)
-      for arm, metrics in results.ladder(next(iter(named.values()))).items():
-        self.assertIn(f'│ {arm} ', out)
+      for variant, metrics in results.ladder(next(iter(named.values()))).items():
+        self.assertIn(f'│ {variant} ', out)
         self.assertIn(tables.spread(metrics['global/test/accuracy']), out)
     self.assertEqual(out.count('mean ± std over seeds'), len(runs))
 
   def test_all_studies_are_there(self):
-    code, out, err = command('results.py')
-    self.assertEqual((code, err), (0, ''))
+    with mock.patch.object(results, 'RECORD', SimpleNamespace(value=None)):
+      out = printed(results.main, ['results.py'])
     self.assertEqual([line.split(':')[0] for line in out.splitlines()], [
         'dmm', 'feddle', 'federated_images', 'fedmerge', 'fedmr', 'single_merging', 'speakers'])
 

@@ -12,6 +12,7 @@ from reference import toys
 from hmm_jax import tree
 from hmm_jax.algorithms import dmm
 from hmm_jax.client import sampling
+from hmm_jax.merging import ties
 from hmm_jax.merging.data_free import distill, invert
 from hmm_jax.types import InputError
 
@@ -51,9 +52,14 @@ def made(**changed):
   return dmm.dmm(toys.norm(), **settings)
 
 
-def merge(**changed):
-  base, stacked = models()
-  return toys.jit(made(**changed))(base, stacked, FEDERATION, toys.key(0))
+@cache
+def program(**changed):
+  """Returns a compiled merge, whose last argument is the threshold."""
+  return toys.jit(lambda *given: made(**changed, threshold=given[-1])(*given[:-1]))
+
+
+def merge(threshold=None, **changed):
+  return program(**changed)(*models(), FEDERATION, toys.key(0), threshold)
 
 
 def noise(merged, stacked, federation, key):
@@ -61,9 +67,10 @@ def noise(merged, stacked, federation, key):
   return jax.random.normal(key, (40, 4)), {'noise/rows': jnp.float32(40)}
 
 
-def distillation(steps=30, optimizer=None):
+@cache
+def distillation(steps=30):
   return distill.distillation(
-      toys.norm(), optimizer or optax.adam(0.05), order=distill.jointly, steps=steps, batch=20,
+      toys.norm(), optax.adam(0.05), order=distill.jointly, steps=steps, batch=20,
       temperature=1.0, keep=0.0, augment=invert.as_they_are, each=toys.lifts()['map'].each)
 
 
@@ -115,13 +122,21 @@ class MergeTest(parameterized.TestCase):
     toys.assert_close(merged, tree.scale(2, plain))
 
   def test_refuses_a_network_without_normalization(self):
-    with self.assertRaisesRegex(InputError, '^got algorithm=dmm with a network without BatchNorm; '
-                                            'expected .*algorithm=merging.*'):
+    with self.assertRaisesRegex(InputError, 'algorithm=dmm'):
       dmm.dmm(toys.linear(), align=None, combine=None, buffers=None, inputs=None, teach=None,
               weigh=None, distillation=None, settle=None)
 
 
-class DistilTest(parameterized.TestCase):
+def settle(variables, x):
+  """Marks the statistics that a student settles on."""
+  return {**variables, 'batch_stats': {'of': x.mean(axis=0), 'before': variables['batch_stats']}}
+
+
+def distilled(threshold):
+  return merge(threshold, inputs=noise, distillation=distillation(), settle=settle)
+
+
+class DistillTest(parameterized.TestCase):
 
   def test_reports_the_first_loss_and_the_last(self):
     lessons = lambda student, teachers, weights, x, key: (student, jnp.array([5., 1., 2., 3.]))
@@ -138,30 +153,35 @@ class DistilTest(parameterized.TestCase):
       self.assertFalse(dmm.divergent(core, COUNTS * core[:, None]).any())
 
   def test_the_student_is_the_distilled_merge(self):
-    merged, _ = merge()
-    student, facts = merge(inputs=noise, distillation=distillation())
-    toys.assert_close(student['batch_stats'], merged['batch_stats'])
+    merged, _ = merge(0.8)
+    student, facts = distilled(0.8)
+    toys.assert_close(student['batch_stats']['before'], merged['batch_stats'])
     toys.assert_far(student['params'], merged['params'])
     self.assertLess(facts['distil/last_loss'], facts['distil/first_loss'])
     self.assertEqual(facts['noise/rows'], 40)
 
+  def test_settles_on_what_it_was_distilled_on(self):
+    x, _ = noise((), (), (), jax.random.split(toys.key(0), 4)[2])
+    toys.assert_close(distilled(0.8)[0]['batch_stats']['of'], x.mean(axis=0), atol=1e-5)
+
   def test_where_all_agree_the_student_is_the_merge(self):
-    merged, facts = merge(threshold=-1.0)
+    merged, facts = merge(-1.0)
     self.assertEqual(facts['dmm/core'], K)
-    student, facts = merge(threshold=-1.0, inputs=noise, distillation=distillation())
-    toys.assert_close(student, merged, rtol=0, atol=0)
+    student, facts = distilled(-1.0)
+    toys.assert_close(student['params'], merged['params'], rtol=0, atol=0)
+    toys.assert_close(student['batch_stats']['before'], merged['batch_stats'], rtol=0, atol=0)
     self.assertEqual((facts['distil/first_loss'], facts['distil/last_loss']), (0, 0))
 
   def test_teachers_are_all_models_and_the_merge(self):
-    seen = {}
-
     def look(student, teachers, weights, x, key):
       del key
       seen.update(student=student, teachers=teachers, weights=weights, rows=len(x))
       return student, jnp.zeros(1)
 
-    base, stacked = models()
-    merged, _ = made(inputs=noise, distillation=look)(base, stacked, FEDERATION, toys.key(0))
+    (base, stacked), seen = models(), {}
+    merged, seen = toys.jit(lambda *given: (
+        made(inputs=noise, distillation=look)(*given)[0], {**seen}))(
+            base, stacked, FEDERATION, toys.key(0))
     toys.assert_close(seen['student'], merged)
     order = np.argsort(FEDERATION.clients.id)
     toys.assert_close(tree.take(seen['teachers'], slice(K)), tree.take(stacked, order))
@@ -171,11 +191,28 @@ class DistilTest(parameterized.TestCase):
         seen['weights'], distill.by_counts(dmm.divergent(CORE[order], counts[order])))
     self.assertEqual(seen['rows'], 40)
 
-  def test_settles_on_what_it_was_distilled_on(self):
-    settle = lambda variables, x: {**variables, 'batch_stats': {'of': x.mean(axis=0)}}
-    student, _ = merge(inputs=noise, distillation=distillation(1), settle=settle)
-    x, _ = noise((), (), (), jax.random.split(toys.key(0), 4)[2])
-    toys.assert_close(student['batch_stats']['of'], x.mean(axis=0), atol=1e-5)
+
+class ConfigTest(parameterized.TestCase):
+
+  @parameterized.parameters(('mean', None), ('0.25', 0.25), ('-1', -1.0))
+  def test_reads_a_threshold(self, text, wanted):
+    self.assertEqual(dmm.threshold(text), wanted)
+
+  @parameterized.parameters('x', '1.5', '-2', 'nan')
+  def test_refuses_a_threshold(self, text):
+    with self.assertRaisesRegex(InputError, f'got threshold={text}'):
+      dmm.threshold(text)
+
+  def test_ties_is_of_the_core(self):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: {'params': {'a': rng.normal(size=(*shape, 40)).astype(np.float32)}}
+    base, stacked = draw(), draw(3)
+    got = dmm.ties_of_core(0.2)(np.float32([0.25, 0, 0.75]), stacked, base, toys.key(0))
+    core = tree.take(stacked['params'], np.array([0, 2]))
+    wanted = ties.merge(core, base['params'], toys.key(0), weights=np.float32([0.25, 0.75]),
+                        density=0.2)
+    np.testing.assert_allclose(got['a'], wanted['a'], rtol=1e-6)
+    self.assertFalse(np.allclose(got['a'], tree.mix(np.float32([0.25, 0.75]), core)['a']))
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 from reference import fedavg as averaging
-from reference import softmax_regression, rounds, toys
+from reference import rounds, softmax_regression, toys
 
 from hmm_jax import tree
 from hmm_jax.algorithms import feddf

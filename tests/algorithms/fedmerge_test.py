@@ -1,6 +1,6 @@
 """Tests of FedMerge against its steps, and of its laws."""
 
-import itertools
+from functools import cache
 
 from absl.testing import absltest, parameterized
 import chex
@@ -9,48 +9,48 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from reference import fedmerge as reference
-from reference import toys
+from reference import rounds, toys
 
 from hmm_jax import tree
-from hmm_jax.algorithms import fedavg, fedmerge
+from hmm_jax.algorithms import fedmerge
 from hmm_jax.client import losses, mappers
 from hmm_jax.client.initial import initial_models
 from hmm_jax.client.local import local_training
 from hmm_jax.types import Cohort, InputError
 
-LR = 0.3
+LR = rounds.LR
 STEPS = 2
 MU = 0.02
 MODELS = 3
-SIZES = (6, 3, 0, 8, 1)
+FEDERATION = toys.federation()
 SCOPES = {'head': fedmerge.head, 'all': fedmerge.everything}
 RULES = {'max_normalized': fedmerge.max_normalized, 'plain': fedmerge.plain}
 WEIGHS = {'column': fedmerge.column_normalized, 'none': fedmerge.exact}
 
 
-def local(network, mu=MU):
-  return local_training(losses.proximal(losses.cross_entropy(network()), mu), optax.sgd(LR),
-                        batch=99, epochs=STEPS)
-
-
 def make(network=toys.perceptron, *, train=None, scope='head', rule='max_normalized',
          normalize='column', weight_lr=0.01, **settings):
+  train = train or local_training(
+      losses.proximal(losses.cross_entropy(network()), MU), optax.sgd(LR), batch=99, epochs=STEPS)
   return fedmerge.fedmerge(
-      network(), train or local(network), mapper=mappers.one_by_one(),
+      network(), train, mapper=mappers.one_by_one(),
       **{'models': MODELS, 'begin': initial_models, 'scope': SCOPES[scope],
          'rule': RULES[rule], 'optimizer': optax.sgd(weight_lr), 'weigh': WEIGHS[normalize]}
       | settings)
 
 
-def play(algorithm, federation, rounds, state=None):
+def play(algorithm, count, *, federation=FEDERATION, state=None):
   """Returns the states from the start on, and the positions of each round's cohort."""
-  states, cohorts = [state or toys.jit(algorithm.init)(toys.key(0), federation)], []
-  program = toys.jit(algorithm.round)
-  for r in range(rounds):
-    state, metrics = program(states[-1], federation, toys.key(r))
-    states.append(state)
-    cohorts.append([toys.IDS.index(i) for i in metrics['cohort'].id.tolist()])
-  return states, cohorts
+  states, metrics = rounds.play(algorithm, count, federation=federation, state=state)
+  return states, rounds.positions(metrics)
+
+
+@cache
+def merged(scope='head', normalize='none', rule='max_normalized', weight_lr=0.3, cohort=3):
+  """Plays some rounds with those settings, one client without rows."""
+  algorithm = make(scope=scope, normalize=normalize, rule=rule, weight_lr=weight_lr,
+                   participation=cohort)
+  return algorithm, *rounds.play(algorithm, 3)
 
 
 def twins(stacked):
@@ -59,109 +59,55 @@ def twins(stacked):
 
 class FedMergeTest(parameterized.TestCase):
 
-  @parameterized.product(scope=['head', 'all'], cohort=[0, 3], normalize=['column', 'none'])
-  def test_equals_the_steps(self, scope, cohort, normalize):
-    self.assert_equal_to_twin(
-        scope=scope, normalize=normalize, rule='max_normalized', weight_lr=0.3, cohort=cohort)
-
-  @parameterized.parameters('head', 'all')
-  def test_equals_the_steps_of_the_plain_rule(self, scope):
-    self.assert_equal_to_twin(
-        scope=scope, normalize='column', rule='plain', weight_lr=20.0, cohort=2)
-
-  def assert_equal_to_twin(self, *, cohort, **settings):
-    federation = toys.federation(SIZES)
-    states, cohorts = play(make(participation=cohort, **settings), federation, 3)
+  @parameterized.named_parameters(
+      ('of_heads', {'scope': 'head', 'normalize': 'none', 'rule': 'max_normalized',
+                    'weight_lr': 0.3}, 3),
+      ('of_all', {'scope': 'all', 'normalize': 'column', 'rule': 'plain', 'weight_lr': 20.0}, 2))
+  def test_equals_the_steps(self, settings, cohort):
+    algorithm, states, metrics = merged(**settings, cohort=cohort)
     models, logits = reference.fedmerge(
-        twins(states[0].models), states[0].logits, toys.tables(federation), cohorts=cohorts,
-        epochs=STEPS, lr=LR, mu=MU, **settings)
+        twins(states[0].models), states[0].logits, toys.tables(rounds.FEDERATION),
+        cohorts=rounds.positions(metrics), epochs=STEPS, lr=LR, mu=MU, **settings)
     self.assertEqual(states[-1].round, 3)
     self.assertGreater(np.abs(logits).max(), 0.1)
     np.testing.assert_allclose(states[-1].logits, logits, rtol=1e-5, atol=1e-5)
     for got, wanted in zip(twins(states[-1].models), models, strict=True):
       toys.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    # Clients are given their merges.
+    clients = algorithm.views(states[-1], rounds.FEDERATION)['clients']
+    np.testing.assert_allclose(
+        algorithm.gauges(states[-1])['weight'].sum(axis=1), 1, rtol=1e-6)
+    for row, model in zip(logits, tree.unstack(clients), strict=True):
+      toys.assert_close(toys.twin(model), reference.merge(row, models), atol=1e-5)
 
-  @parameterized.parameters('head', 'all')
-  def test_one_model_is_federated_averaging_with_a_pull(self, scope):
-    federation = toys.federation((6, 3, 5))
-    for network in (toys.perceptron, toys.norm):
-      states, _ = play(make(network, models=1, scope=scope, participation=2), federation, 3)
-      plain = fedavg.fedavg(
-          network(), local(network), mapper=mappers.one_by_one(), participation=2)
-      expected, _ = play(plain, federation, 3)
-      for state, other in zip(states, expected, strict=True):
-        toys.assert_close(tree.take(state.models, 0), other.variables, atol=1e-5)
-      np.testing.assert_array_equal(states[-1].logits, np.zeros((3, 1)))
+  def test_one_model_is_federated_averaging(self):
+    algorithm = make(toys.norm, train=rounds.training(toys.norm), models=1, scope='all',
+                     participation=3)
+    states, metrics = rounds.play(algorithm, 2)
+    expected, reports = rounds.averaged()
+    for state, other in zip(states, expected, strict=True):
+      toys.assert_close(tree.take(state.models, 0), other.variables, atol=1e-5)
+    toys.assert_close(metrics, reports)
+    np.testing.assert_array_equal(states[-1].logits, np.zeros((5, 1)))
 
-  @parameterized.parameters('head', 'all')
-  def test_rows_of_the_gradient_sum_to_zero(self, scope):
-    # A plain step with rate 1 shows the gradient itself.
-    states, _ = play(make(scope=scope, rule='plain', weight_lr=1.0), toys.federation(), 3)
-    for before, after in itertools.pairwise(states):
-      gradient = np.asarray(before.logits - after.logits)
-      self.assertGreater(np.abs(gradient).max(), 1e-3)
-      np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=1e-6)
-
-  def test_the_largest_step_of_the_weights_is_the_rate(self):
-    states, _ = play(make(weight_lr=0.07), toys.federation(), 2)
-    for before, after in itertools.pairwise(states):
-      self.assertAlmostEqual(float(np.abs(after.logits - before.logits).max()), 0.07, places=5)
-
-  def test_models_with_equal_weights_move_alike(self):
-    states, _ = play(make(rule='plain', weight_lr=1e-12), toys.federation(), 1)
-    first, *others = tree.unstack(tree.sub(states[1].models, states[0].models))
-    for other in others:
-      toys.assert_close(other, first, atol=1e-6)
-    toys.assert_far(*tree.unstack(states[1].models)[:2], least=0.1)
-
-  def test_who_is_absent_keeps_its_weights(self):
-    federation = toys.federation()
-    for optimizer in (optax.sgd(0.1), optax.adam(0.1)):
-      states, cohorts = play(make(optimizer=optimizer, participation=2), federation, 4)
-      for before, after, cohort in zip(states, states[1:], cohorts, strict=False):
-        moved = np.abs(after.logits - before.logits).max(axis=1) > 0
-        self.assertEqual(np.flatnonzero(moved).tolist(), sorted(cohort))
-
-  def test_an_optimizer_steps_on_the_weights(self):
-    federation = toys.federation()
-    plain, _ = play(make(rule='plain', weight_lr=1.0), federation, 1)
-    adam, _ = play(make(rule='plain', optimizer=optax.adam(0.1)), federation, 1)
-    gradient = plain[0].logits - plain[1].logits
-    wanted = -0.1 * np.sign(gradient)
-    large = np.abs(gradient) > 1e-5
-    self.assertGreater(large.sum(), 10)
-    np.testing.assert_allclose(adam[1].logits[large], wanted[large], rtol=1e-2)
-
-  @parameterized.parameters(
-      (optax.sgd(0.5, momentum=0.9), 0.9, 0.0),
-      (optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.5)), 0.0, 0.3))
-  def test_the_optimizer_knows_each_row_and_what_it_did_to_it(self, optimizer, momentum, decay):
-    federation = toys.federation()
-    algorithm = make(rule='plain', optimizer=optimizer, participation=3)
-    states, cohorts = play(algorithm, federation, 4)
+  def test_the_optimizer_knows_each_row_and_what_it_did_to_it(self):
+    optimizer = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.5, momentum=0.9))
+    states, cohorts = play(make(rule='plain', optimizer=optimizer, participation=3), 4)
     # The same round with a plain step of rate 1 shows the gradient itself.
     plain = make(rule='plain', weight_lr=1.0, participation=3)
-    reveal, fresh = toys.jit(plain.round), plain.init(toys.key(0), federation)
+    reveal, fresh = toys.jit(plain.round), plain.init(toys.key(0), FEDERATION)
     memory = np.zeros((5, MODELS))
     for r, cohort in enumerate(cohorts):
       before = fresh._replace(models=states[r].models, logits=states[r].logits)
-      after, _ = reveal(before, federation, toys.key(r))
-      gradient = np.asarray(before.logits - after.logits + decay * before.logits)
-      memory[cohort] = momentum * memory[cohort] + gradient[cohort]
-      moved = states[r + 1].logits - states[r].logits
-      np.testing.assert_allclose(moved[np.array(cohort)], -0.5 * memory[cohort], atol=1e-6)
+      after, _ = reveal(before, FEDERATION, toys.key(r))
+      gradient = np.asarray(before.logits - after.logits + 0.3 * before.logits)
+      memory[cohort] = 0.9 * memory[cohort] + gradient[cohort]
+      moved = np.asarray(states[r + 1].logits - states[r].logits)
+      np.testing.assert_allclose(moved[cohort], -0.5 * memory[cohort], atol=1e-6)
+      # Who is absent keeps its weights.
+      self.assertEqual(np.flatnonzero(np.abs(moved).max(axis=1)).tolist(), sorted(cohort))
     self.assertGreater(np.abs(memory).max(), 1e-2)
     self.assertNotEqual(set(cohorts[0]), set(cohorts[1]))
-
-  def test_clients_are_given_their_merges(self):
-    algorithm, federation = make(weight_lr=0.5), toys.federation()
-    states, _ = play(algorithm, federation, 3)
-    clients = algorithm.views(states[-1], federation)['clients']
-    weights = algorithm.gauges(states[-1])['weight']
-    np.testing.assert_allclose(np.sum(weights, axis=1), 1, rtol=1e-6)
-    for k, model in enumerate(tree.unstack(clients)):
-      toys.assert_close(toys.twin(model), reference.merge(
-          np.asarray(states[-1].logits[k], np.float64), twins(states[-1].models)), atol=1e-5)
 
   def test_a_variance_is_never_negative(self):
     federation = toys.federation((6, 3))
@@ -170,31 +116,28 @@ class FedMergeTest(parameterized.TestCase):
     variance = np.array([[1e-3] * 4, [5.0] * 4, [5.0] * 4], np.float32)
     norm = start.models['batch_stats']['trunk']['BatchNorm_0'] | {'var': variance}
     models = {**start.models, 'batch_stats': {'trunk': {'BatchNorm_0': norm}}}
-    states, _ = play(algorithm, federation, 1, start._replace(models=models))
+    states, _ = play(algorithm, 1, federation=federation, state=start._replace(models=models))
     norm = states[1].models['batch_stats']['trunk']['BatchNorm_0']
     self.assertEqual(norm['var'].min(), 0)
     self.assertLess(norm['mean'].min(), -0.01)
 
   def test_messages_are_those_of_federated_averaging(self):
-    algorithm = make(participation=2)
-    state = algorithm.init(toys.key(0), toys.federation())
-    _, metrics = toys.jit(algorithm.round)(state, toys.federation(), toys.key(0))
-    size = tree.nbytes(toys.start(toys.perceptron))
-    self.assertEqual((algorithm.traffic.up, algorithm.traffic.down), (size, size))
-    self.assertEqual((metrics['messages_up'], metrics['messages_down']), (2, 2))
+    algorithm, _, metrics = merged()
+    size = tree.nbytes(jax.eval_shape(toys.perceptron().init, toys.key(0)))
+    self.assertEqual(algorithm.traffic, (size, size))
+    self.assertEqual((metrics[0]['messages_up'], metrics[0]['messages_down']), (3, 3))
 
   @parameterized.parameters(
-      ({'models': 0}, 'got fedmerge.models=0; expected at least 1'),
-      ({'begin': fedmerge.same_start}, 'got fedmerge.start=same with fedmerge.models=3'))
+      ({'models': 0}, 'got models=0'),
+      ({'begin': fedmerge.same_init}, 'got start=same with models=3'))
   def test_refuses(self, settings, message):
     with self.assertRaisesRegex(InputError, message):
       make(**settings)
 
   def test_one_model_may_begin_as_any(self):
-    algorithm = make(models=1, begin=fedmerge.same_start)
-    state = algorithm.init(toys.key(0), toys.federation())
+    algorithm = make(models=1, begin=fedmerge.same_init)
+    state = algorithm.init(toys.key(0), FEDERATION)
     toys.assert_close(tree.take(state.models, 0), toys.start(toys.perceptron))
-
 
   def test_a_model_that_nobody_weighs_stays(self):
     mixing = jnp.array([[0.2, 0, 0.3], [0.6, 0, 0.1]])
@@ -207,6 +150,13 @@ class FedMergeTest(parameterized.TestCase):
     gradient = jnp.array([[0.5, -2], [1, 0]])
     toys.assert_close(fedmerge.max_normalized(gradient), gradient / 2)
     toys.assert_close(fedmerge.plain(gradient), gradient)
+
+
+@cache
+def joined():
+  """Plays two rounds in which two newcomers take no part."""
+  algorithm = make(newcomers=2, newcomer_rounds=3, weight_lr=0.1, scope='all')
+  return algorithm, *play(algorithm, 2)
 
 
 class NewcomersTest(parameterized.TestCase):
@@ -222,26 +172,23 @@ class NewcomersTest(parameterized.TestCase):
 
     once, twice = (make(train=at_random, rule='plain', weight_lr=1.0, newcomers=1,
                         newcomer_rounds=rounds) for rounds in (1, 2))
-    federation = toys.federation()
-    start = toys.jit(once.init)(toys.key(0), federation)
+    start = once.init(toys.key(0), FEDERATION)
     program = toys.jit(once.finish)
-    first, _ = program(start, federation, toys.key(9))
-    again, _ = program(first, federation, toys.key(9))
-    both, _ = toys.jit(twice.finish)(start, federation, toys.key(9))
+    first, _ = program(start, FEDERATION, toys.key(9))
+    again, _ = program(first, FEDERATION, toys.key(9))
+    both, _ = toys.jit(twice.finish)(start, FEDERATION, toys.key(9))
     toys.assert_far(both.logits, again.logits)
 
   def test_take_no_part_in_the_run(self):
-    states, cohorts = play(make(newcomers=2, newcomer_rounds=3), toys.federation(), 2)
+    _, states, cohorts = joined()
     # The ids are 7, 2, 9, 0 and 4.
     self.assertEqual([sorted(c) for c in cohorts], [[1, 3, 4]] * 2)
     moved = np.abs(states[-1].logits).max(axis=1) > 0
     self.assertEqual(moved.tolist(), [False, True, False, True, True])
 
   def test_learn_only_their_rows_afterwards(self):
-    federation = toys.federation()
-    algorithm = make(newcomers=2, newcomer_rounds=3, weight_lr=0.1)
-    states, _ = play(algorithm, federation, 2)
-    after, metrics = toys.jit(algorithm.finish)(states[-1], federation, toys.key(9))
+    algorithm, states, _ = joined()
+    after, metrics = rounds.compiled(algorithm.finish)(states[-1], FEDERATION, toys.key(9))
     chex.assert_trees_all_equal_shapes_and_dtypes(after, states[-1])
     toys.assert_close(after.models, states[-1].models, rtol=0, atol=0)
     change = np.abs(np.asarray(after.logits - states[-1].logits)).max(axis=1)
@@ -250,26 +197,26 @@ class NewcomersTest(parameterized.TestCase):
     self.assertEqual((metrics['messages_up'], metrics['messages_down']), (6, 6))
 
   def test_weights_grow_towards_the_models_that_fit(self):
-    federation = toys.federation((6, 3, 5, 8, 8))
-    algorithm = make(newcomers=1, newcomer_rounds=30, weight_lr=0.2, scope='all')
-    states, _ = play(algorithm, federation, 8)
-    after, _ = toys.jit(algorithm.finish)(states[-1], federation, toys.key(9))
-    new = toys.IDS.index(9)
-    x, y = toys.tables(federation)[new]
-    loss = lambda state: float(reference.two_layer.losses(
-        toys.twin(tree.take(algorithm.views(state, federation)['clients'], new)), x, y).mean())
-    self.assertLess(loss(after), loss(states[-1]) - 0.01)
+    algorithm, states, _ = joined()
+    # Models that differ clearly.
+    apart = states[-1]._replace(models=jax.tree.map(
+        lambda x: 3 * x, initial_models(toys.perceptron(), toys.key(3), MODELS)))
+    after, _ = rounds.compiled(algorithm.finish)(apart, FEDERATION, toys.key(9))
+    for new in (0, 2):
+      x, y = toys.tables(FEDERATION)[new]
+      before, then = (float(reference.two_layer.losses(toys.twin(tree.take(
+          algorithm.views(state, FEDERATION)['clients'], new)), x, y).mean())
+                      for state in (apart, after))
+      self.assertLess(then, before - 0.01)
 
   def test_do_not_depend_on_each_other(self):
-    federation = toys.federation()
-    both = make(newcomers=2, newcomer_rounds=3)
-    states, _ = play(both, federation, 2)
-    expected, _ = toys.jit(both.finish)(states[-1], federation, toys.key(9))
-    other = toys.IDS.index(7)
-    emptied = federation._replace(clients=federation.clients._replace(
-        size=np.where(np.arange(5) == other, 0, federation.clients.size).astype(np.int32)))
-    after, _ = toys.jit(both.finish)(states[-1], emptied, toys.key(9))
-    new = toys.IDS.index(9)
+    algorithm, states, _ = joined()
+    finish = rounds.compiled(algorithm.finish)
+    expected, _ = finish(states[-1], FEDERATION, toys.key(9))
+    new, other = toys.IDS.index(9), toys.IDS.index(7)
+    emptied = FEDERATION._replace(clients=FEDERATION.clients._replace(
+        size=np.where(np.arange(5) == other, 0, FEDERATION.clients.size).astype(np.int32)))
+    after, _ = finish(states[-1], emptied, toys.key(9))
     np.testing.assert_allclose(after.logits[new], expected.logits[new], atol=1e-6)
     np.testing.assert_array_equal(after.logits[other], states[-1].logits[other])
     self.assertGreater(float(np.abs(expected.logits[other] - states[-1].logits[other]).max()), 0)

@@ -51,7 +51,7 @@ class FineTuningTest(absltest.TestCase):
           tree.take(views['clients'], k)['params']['head'], wanted, rtol=1e-4, atol=1e-5)
 
   def test_leaves_the_rest_of_the_algorithm_alone(self):
-    self.assertEqual(make()._replace(views=None), average()._replace(views=None))
+    self.assertEqual(make()._replace(views=None), average(toys.linear)._replace(views=None))
 
   def test_draws_follow_the_round_and_the_client_and_statistics_are_trained(self):
     algorithm = make(toys.norm, 2)
@@ -82,7 +82,7 @@ class ConfigTest(absltest.TestCase):
   def test_its_settings(self):
     for rate, expected in ((0.0, 0.05), (0.3, 0.3)):
       tuned = experiment(tiny(algorithm='fedavg', **{
-          'fine_tune.epochs': 1, 'fine_tune.lr': rate, 'local.batch': 999, 'local.steps': 3}))
+          'fine_tune.epochs': 1, 'fine_tune.lr': rate, 'local.batch': 999, 'mlp.hidden': ()}))
       state = tuned.algorithm.init(jax.random.key(0), tuned.federation)
       views = toys.jit(tuned.algorithm.views)(state, tuned.federation)
       # One full batch: one step of that rate along the gradient at the global model.

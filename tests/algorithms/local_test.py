@@ -23,7 +23,7 @@ class LocalTest(absltest.TestCase):
     algorithm = local.local(
         toys.linear(), train, mapper=mappers.one_by_one(), participation=2)
     states, metrics = rounds.play(algorithm, 2)
-    cohorts = sum(rounds.positions(metrics), [])
+    cohorts = np.ravel(rounds.positions(metrics)).tolist()
     counts = [cohorts.count(k) for k in range(5)]
     self.assertIn(0, counts)
     views = algorithm.views(states[-1], FEDERATION)

@@ -114,7 +114,7 @@ class OneShotTest(parameterized.TestCase):
       toys.assert_close(after, before, rtol=0, atol=0)
 
   def test_refuses_a_negative_interval(self):
-    with self.assertRaisesRegex(InputError, 'every -1 rounds'):
+    with self.assertRaisesRegex(InputError, 'got every=-1'):
       made(every=-1)
 
 

@@ -6,7 +6,7 @@ from absl.testing import absltest
 import jax
 import numpy as np
 import optax
-from reference import softmax_regression, rounds, toys
+from reference import rounds, softmax_regression, toys
 from reference.fedavg import client_update, full_batches
 
 from hmm_jax import tree

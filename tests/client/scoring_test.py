@@ -40,7 +40,7 @@ class CrossEntropiesTest(absltest.TestCase):
 
 class MeanOverRowsTest(parameterized.TestCase):
 
-  @parameterized.parameters(1, 3, 4, 99)
+  @parameterized.parameters(3, 99)
   def test_visits_each_row_once(self, batch):
     values = lambda factor, minibatch: factor * jnp.stack(
         [minibatch.x[:, 0], minibatch.y.astype(jnp.float32)])

@@ -25,7 +25,8 @@ class ConsensusTest(parameterized.TestCase):
     stacked = np.float32(rng.normal(30, 1, (1, 500)) + rng.normal(0, 1e-3, (4, 500)))
     wide = stacked.astype(np.float64)
     expected = ((wide - wide.mean(axis=0)) ** 2).sum() / 4
-    np.testing.assert_allclose(consensus.consensus({'a': jnp.asarray(stacked)}), expected, rtol=1e-4)
+    got = consensus.consensus({'a': jnp.asarray(stacked)})
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
 
   def test_equal_models_agree(self):
     self.assertEqual(consensus.consensus({'a': jnp.full((4, 3), 0.5)}), 0)

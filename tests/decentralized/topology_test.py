@@ -21,9 +21,10 @@ KEY = jax.random.key(0)
 ANY = ('ring', 'star', 'complete', 'exponential', 'one_peer_exponential', 'base', 'matching',
        'pull')
 CASES = (
-    *itertools.product(ANY, (2, 5, 8)), ('exponential', 3), ('base', 7), ('torus', 4),
-    ('torus', 9), ('torus', 12), ('hypercube', 2), ('hypercube', 8), ('erdos_renyi', 6),
-    ('erdos_renyi', 9), ('regular', 6), ('regular', 9))
+    *((name, 5) for name in ANY), ('ring', 2), ('base', 2), ('matching', 2), ('pull', 2),
+    ('base', 8), ('exponential', 8), ('matching', 8), ('torus', 8), ('hypercube', 8),
+    ('erdos_renyi', 8), ('regular', 8))
+NAMED = tuple((f'{name}_{size}', name, size) for name, size in CASES)
 SYMMETRIC = ('ring', 'star', 'complete', 'base', 'matching', 'torus', 'hypercube', 'erdos_renyi',
              'regular')
 WEIGHED = ('star', 'ring', 'erdos_renyi')
@@ -32,11 +33,15 @@ EDGES = ((0, 1), (1, 2), (0, 2), (2, 3), (3, 4))
 RATE = 0.3
 
 
+@functools.cache
+def program(matrix):
+  return toys.jit(jax.vmap(matrix, (0, 0, None)))
+
+
 def matrices(graph, rate=1.0, keys=1):
   """Returns what a topology draws, [period * keys, K, K] float64."""
   steps = np.repeat(np.arange(graph.period), keys)
-  draw = toys.jit(jax.vmap(graph.matrix, (0, 0, None)))
-  return np.asarray(draw(steps, jax.random.split(KEY, len(steps)), rate), float)
+  return np.asarray(program(graph.matrix)(steps, jax.random.split(KEY, len(steps)), rate), float)
 
 
 @functools.cache
@@ -118,12 +123,7 @@ class TopologyTest(parameterized.TestCase):
     (folder / 'graph.txt').write_bytes(text if isinstance(text, bytes) else text.encode())
     return f'edges:{folder / "graph.txt"}'
 
-  def assert_fails(self, line, name, clients, **settings):
-    with self.assertRaises(InputError) as caught:
-      topology.topology(name, clients, **settings)
-    self.assertEqual(str(caught.exception), line)
-
-  @parameterized.parameters(*CASES)
+  @parameterized.named_parameters(*NAMED)
   def test_mixes_by_what_it_claims(self, name, size):
     for weights in topology.WEIGHTS if name in WEIGHED else ['metropolis']:
       graph, w = case(name, size, weights)
@@ -145,7 +145,7 @@ class TopologyTest(parameterized.TestCase):
     self.assertEqual((graph.symmetric, graph.stochastic), (False, 'row'))
     self.assertGreater(np.abs(matrices(graph)[0].sum(axis=0) - 1).max(), 0.5)
 
-  @parameterized.parameters(*(case for case in CASES if case[0] not in ENUMERATE))
+  @parameterized.named_parameters(*(case for case in NAMED if case[1] not in ENUMERATE))
   def test_figures_are_those_of_the_matrices(self, name, size):
     for weights in ('metropolis', 'uniform') if name in WEIGHED else ['metropolis']:
       graph, drawn = case(name, size, weights)
@@ -157,7 +157,7 @@ class TopologyTest(parameterized.TestCase):
         np.testing.assert_allclose(graph.contraction(rate), p, atol=2e-6)
         np.testing.assert_allclose(graph.messages(rate), messages, atol=1e-6)
 
-  @parameterized.product(name=('matching', 'pull'), size=(2, 3, 4, 5), rate=(0.0, 0.2, 0.6, 1.0))
+  @parameterized.product(name=('matching', 'pull'), size=(2, 4, 5), rate=(0.2, 1.0))
   def test_figures_of_random_exchanges_are_those_of_all_draws(self, name, size, rate):
     graph = topology.topology(name, size)
     rate = min(rate, graph.max_rate)
@@ -167,8 +167,7 @@ class TopologyTest(parameterized.TestCase):
     np.testing.assert_allclose(graph.messages(rate), messages, atol=1e-6)
 
   @parameterized.parameters(
-      ('matching', 4, 0.4), ('matching', 5, 0.4), ('matching', 5, 0.8), ('matching', 6, 1.0),
-      ('pull', 4, 0.4), ('pull', 4, 1.0))
+      ('matching', 5, 0.4), ('matching', 6, 1.0), ('pull', 4, 0.4))
   def test_draws_are_as_frequent_as_in_all_draws(self, name, size, rate):
     drawn, chances = collections.Counter(), collections.Counter()
     for w in matrices(topology.topology(name, size), rate, keys=4000):
@@ -192,18 +191,16 @@ class TopologyTest(parameterized.TestCase):
     self.assertEqual(topology.topology('pull', 5).max_rate, 1)
 
   @parameterized.parameters(
-      ('matching', 16, 0.2, 0.1067), ('matching', 32, 0.2, 0.1032),
-      ('pull', 16, 0.2, 0.1126), ('pull', 32, 0.2, 0.1061),
-      ('ring', 16, 1.0, 0.099), ('ring', 32, 1.0, 0.0255),
-      ('exponential', 16, 1.0, 0.64), ('exponential', 32, 1.0, 0.5556),
-      ('one_peer_exponential', 16, 1.0, 0.25), ('complete', 16, 1.0, 1.0))
+      ('matching', 16, 0.2, 0.1067), ('pull', 16, 0.2, 0.1126), ('ring', 16, 1.0, 0.099),
+      ('exponential', 16, 1.0, 0.64), ('one_peer_exponential', 16, 1.0, 0.25))
   def test_contraction_in_numbers(self, name, size, rate, p):
     self.assertAlmostEqual(float(topology.topology(name, size).contraction(rate)), p, delta=5e-4)
 
-  @parameterized.parameters(*ANY)
+  @parameterized.named_parameters(*((name, name) for name in (
+      'ring', 'base', 'matching', 'pull')))
   def test_a_silent_round_is_the_identity(self, name):
-    for w in matrices(topology.topology(name, 6), 0.0, keys=20):
-      np.testing.assert_array_equal(w, np.eye(6))
+    for w in matrices(topology.topology(name, 5), 0.0, keys=8):
+      np.testing.assert_array_equal(w, np.eye(5))
 
   def test_everybody_is_silent_together(self):
     graph = topology.topology('ring', 6)
@@ -252,7 +249,7 @@ class TopologyTest(parameterized.TestCase):
       for i, j in np.ndindex(6, 6):
         self.assertEqual(w[i, j], 0.5 if (j - i) % 6 in (0, hop) else 0)
 
-  @parameterized.parameters(2, 4, 8, 16, 32, 64)
+  @parameterized.parameters(2, 8, 32)
   def test_one_peer_exponential_averages_powers_of_two(self, size):
     graph = topology.topology('one_peer_exponential', size)
     self.assertEqual(2**graph.period, size)
@@ -263,13 +260,13 @@ class TopologyTest(parameterized.TestCase):
     self.assertGreater(np.abs(product - 1 / 6).max(), 0.05)
 
   @parameterized.parameters(
-      (8, 1, 3), (5, 1, 5), (6, 1, 4), (22, 4, 4), (6, 5, 1), (36, 5, 2))
+      (8, 1, 3), (5, 1, 5), (22, 4, 4), (6, 5, 1))
   def test_base_is_as_short_as_in_the_paper(self, size, degree, period):
     graph = topology.topology('base', size, degree=degree)
     self.assertEqual(graph.period, period)
     np.testing.assert_allclose(matrices(graph), base_graphs(size, degree), atol=1e-7)
 
-  @parameterized.parameters(1, 4, 5, 6, 9)
+  @parameterized.parameters(1, 4, 6, 9)
   def test_regular_has_the_degree(self, degree):
     size = 2 if degree == 1 else 10
     w, other = (matrices(topology.topology('regular', size, degree=degree, seed=seed))[0]
@@ -285,7 +282,7 @@ class TopologyTest(parameterized.TestCase):
 
   def test_erdos_renyi_draws_again_until_connected(self):
     edges, drawn = [], []
-    for seed in range(40):
+    for seed in range(20):
       graph = topology.topology('erdos_renyi', 8, edge_probability=0.3, seed=seed)
       self.assertGreater(graph.spectral_gap(), 0.01)
       drawn.append(graph.matrix(0, KEY))
@@ -327,7 +324,8 @@ class TopologyTest(parameterized.TestCase):
       for count in counts:  # four standard errors are below 0.04
         self.assertAlmostEqual(float(count.mean()), float(graph.messages(RATE)), delta=0.02)
 
-  @parameterized.parameters(*ANY)
+  @parameterized.named_parameters(*((name, name) for name in (
+      'one_peer_exponential', 'matching', 'pull')))
   def test_compiles_with_everything_traced(self, name):
     graph = topology.topology(name, 6)
     program = toys.jit(lambda step, key, rate: (
@@ -352,59 +350,40 @@ class TopologyTest(parameterized.TestCase):
                      'not symmetric, row stochastic')
 
   @parameterized.parameters(
-      ('got gossip.topology=web; expected one of pull, matching, ring, torus, hypercube, '
-       'star, complete, erdos_renyi, regular, edges:PATH, exponential, one_peer_exponential, base',
-       'web', 8, {}),
-      ('got gossip.weights=even; expected one of metropolis, laplacian, uniform', 'ring', 8,
-       {'weights': 'even'}),
-      ('got gossip.topology=ring with clients=1; expected at least 2', 'ring', 1, {}),
-      ('got gossip.graph_seed=-1; expected a number of at least 0', 'ring', 8, {'seed': -1}),
-      ('got gossip.topology=torus with clients=13; expected a product of two numbers above 1, '
-       'such as 12 or 14', 'torus', 13, {}),
-      ('got gossip.topology=torus with clients=3; expected a product of two numbers above 1, '
-       'such as 4', 'torus', 3, {}),
-      ('got gossip.topology=torus with clients=2; expected a product of two numbers above 1, '
-       'such as 4', 'torus', 2, {}),
-      ('got gossip.topology=hypercube with clients=12; expected a power of 2, such as 8 or 16',
-       'hypercube', 12, {}),
-      ('got gossip.edge_probability=0; expected above 0 and at most 1', 'erdos_renyi', 8,
-       {'edge_probability': 0}),
-      ('got gossip.edge_probability=1.1; expected above 0 and at most 1', 'erdos_renyi', 8,
-       {'edge_probability': 1.1}),
-      ('got gossip.edge_probability=nan; expected above 0 and at most 1', 'erdos_renyi', 8,
-       {'edge_probability': float('nan')}),
-      ('got gossip.edge_probability=0.01 with clients=8; expected a connected graph, but 100 '
-       'draws of gossip.graph_seed=2 gave none', 'erdos_renyi', 8,
-       {'edge_probability': 0.01, 'seed': 2}),
-      ('got gossip.degree=0 with clients=8; expected from 1 to 7', 'regular', 8, {'degree': 0}),
-      ('got gossip.degree=8 with clients=8; expected from 1 to 7', 'regular', 8, {'degree': 8}),
-      ('got gossip.degree=3 with clients=9; expected an even degree where clients is odd',
-       'regular', 9, {'degree': 3}),
-      ('got gossip.degree=1 with clients=6; expected a connected graph, but 100 draws of '
-       'gossip.graph_seed=0 gave none', 'regular', 6, {'degree': 1}),
-      ('got gossip.degree=0; expected at least 1', 'base', 8, {'degree': 0}),
-  )
-  def test_bad_settings(self, line, name, clients, settings):
-    self.assert_fails(line, name, clients, **settings)
+      ('web', 8, {}, 'got topology=web'), ('ring', 8, {'weights': 'even'}, 'got weights=even'),
+      ('ring', 1, {}, 'got topology=ring with clients=1'),
+      ('ring', 8, {'seed': -1}, 'got graph_seed=-1'),
+      ('torus', 13, {}, 'got topology=torus with clients=13; .* 12 or 14'),
+      ('torus', 2, {}, 'got topology=torus with clients=2; .* 4'),
+      ('hypercube', 12, {}, 'got topology=hypercube with clients=12; .* 8 or 16'),
+      ('erdos_renyi', 8, {'edge_probability': 0}, 'got edge_probability=0'),
+      ('erdos_renyi', 8, {'edge_probability': float('nan')}, 'got edge_probability=nan'),
+      ('erdos_renyi', 8, {'edge_probability': 0.01, 'seed': 2},
+       'got edge_probability=0.01 with clients=8; .*graph_seed=2'),
+      ('regular', 8, {'degree': 0}, 'got degree=0 with clients=8'),
+      ('regular', 8, {'degree': 8}, 'got degree=8 with clients=8'),
+      ('regular', 9, {'degree': 3}, 'got degree=3 with clients=9'),
+      ('regular', 6, {'degree': 1}, 'got degree=1 with clients=6'),
+      ('base', 8, {'degree': 0}, 'got degree=0'))
+  def test_refuses(self, name, clients, settings, message):
+    with self.assertRaisesRegex(InputError, message):
+      topology.topology(name, clients, **settings)
 
   @parameterized.parameters(
       ('0 1\n# 2 3\n1', '1', 3), ('\n0 x', '0 x', 2),
       ('0 1 0.5', '0 1 0.5', 1), ('0 1\n2 3 # d', '2 3', 2), ('0 -1', '0 -1', 1),
       ('1 1', '1 1', 1), ('0,1', '0,1', 1))
-  def test_bad_lines_of_an_edge_list(self, text, line, number):
+  def test_refuses_lines_of_an_edge_list(self, text, line, number):
     name = self.edge_list(text)
-    self.assert_fails(f"got gossip.topology={name} with '{line}' in line {number}; expected two "
-                      'different numbers from 0 to 2, clients - 1', name, 3)
+    with self.assertRaisesRegex(InputError, f"got topology={name} with '{line}' in line {number}"):
+      topology.topology(name, 3)
 
-  def test_bad_edge_lists(self):
+  def test_refuses_edge_lists(self):
     name = self.edge_list('0 1\n2 3\n1 4')
-    self.assert_fails(f'got gossip.topology={name}; expected a connected graph, but agent 2 is '
-                      'not reached from 0', name, 5)
-    self.assert_fails(
-        'got gossip.topology=edges:/no/such; expected a text file of edges, but [Errno 2] No '
-        "such file or directory: '/no/such'", 'edges:/no/such', 5)
-    for name in ('edges:', self.edge_list(b'\xff\xfe')):
-      with self.assertRaisesRegex(InputError, f'got gossip.topology={name}; expected a text file '):
+    with self.assertRaisesRegex(InputError, f'got topology={name}; .*agent 2'):
+      topology.topology(name, 5)
+    for name in ('edges:', 'edges:/no/such', self.edge_list(b'\xff\xfe')):
+      with self.assertRaisesRegex(InputError, f'got topology={name}; expected a text file'):
         topology.topology(name, 5)
 
 

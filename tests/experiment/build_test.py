@@ -52,7 +52,7 @@ class BuildTest(parameterized.TestCase):
                                     rf'{re.escape(str(shape))}; .*{expected}'):
           experiment(tiny(model=model, **settings))
       np.savez(path, x=-np.eye(90, dtype=int), y=np.arange(90) % 3)
-      with self.assertRaisesRegex(InputError, 'its tokens go from -1 to 0, expected tokens from 0'):
+      with self.assertRaisesRegex(InputError, 'got dataset=npz:.* from -1 to 0'):
         experiment(tiny(model='lstm', **settings))
       np.savez(path, x=np.eye(90, dtype=int) * 6, y=np.arange(90) % 3)
       made = experiment(tiny(model='lstm', **settings))

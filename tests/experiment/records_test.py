@@ -1,4 +1,4 @@
-"""Tables of an algorithm's own: rows of every round, on disk beside clients.csv."""
+"""What an algorithm records of every round: tables of its own, on disk beside clients.csv."""
 
 import pathlib
 import tempfile
@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from reference import toys
-from reference.configs import experiment as built
-from reference.configs import tiny
 
 from hmm_jax.experiment.checkpoint import Checkpoints
 from hmm_jax.experiment.run import run
@@ -64,7 +62,7 @@ def drawn(seed, number):
   return np.asarray(jax.random.normal(jax.random.fold_in(root, number - 1), (5,)))
 
 
-class FolderTest(parameterized.TestCase):
+class RecordsTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -82,9 +80,6 @@ class FolderTest(parameterized.TestCase):
   def put(self, name, content):
     pathlib.Path(self.workdir.path).mkdir(exist_ok=True)
     self.path(name).write_bytes(content)
-
-
-class RecordsTest(FolderTest):
 
   def run_it(self, algorithm=None, *, workdir=None, **settings):
     return run(experiment(algorithm or recording(), **settings), {}, workdir or self.workdir,
@@ -147,7 +142,7 @@ class RecordsTest(FolderTest):
     self.assertEqual({name: len(self.workdir.read_table(name)) for name in ('anchors', 'search')},
                      {'anchors': 32, 'search': 32})
 
-  @parameterized.parameters((2, ''), (4, ''), (4, '5,3,7,0.'), (5, '5,'))
+  @parameterized.parameters((2, ''), (4, '5,3,7,0.'), (5, '5,'))
   def test_a_kill_before_the_checkpoint_leaves_no_trace(self, last, half):
     self.run_it()
     whole = self.tables()
@@ -181,27 +176,6 @@ class RecordsTest(FolderTest):
                if path.is_file()}
       self.assertEqual(after, before)
       self.put(f'{name}.csv', sound)
-
-  def test_feddle_resumes_bit_for_bit(self):
-    config = tiny(algorithm='feddle', rounds=3, seeds=2, **{
-        'feddle.tau_max': 1, 'server.steps': 5, 'server.batch': 8, 'server.size': 30})
-    made = built(config)
-    whole = self.another('whole')
-    run(made, {}, whole, Screen(silent=True))
-    for rounds in (1, 3):
-      run(made._replace(rounds=rounds), {}, self.workdir, Screen(silent=True))
-    self.assertEqual(self.tables(), self.tables(whole))
-    rows = self.workdir.read_table('anchors')
-    self.assertEqual(set(rows[0]), {'round', 'seed', 'client', 'delay', 'age', 'coefficient',
-                                    'average'})
-    for number in (1, 2, 3):
-      own = [row for row in rows if (row['round'], row['seed']) == (number, 0)]
-      self.assertLen([row for row in own if row['age'] == 0], 3)
-      self.assertEqual({'delay' in row for row in own if row['age'] == 0}, {True})
-    # Five steps have five marks after the start.
-    self.assertLen(self.workdir.read_table('search'), 3 * 2 * 6)
-    self.assertContainsSubset({'server/gradients', 'server/forwards', 'server/fallback'},
-                              self.workdir.read_metrics()[-1])
 
 
 if __name__ == '__main__':

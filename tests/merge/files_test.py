@@ -68,7 +68,7 @@ class TensorsTest(parameterized.TestCase):
     with open(path, 'wb') as file:
       file.write(len(header).to_bytes(8, 'little') + header + bytes(2))
     with files.opened(path) as file, self.assertRaisesRegex(
-        InputError, f'^got {path}, whose x is not to be read: '):
+        InputError, f'^got {path} with x '):
       file.read('x')
 
   def test_refuses_members_of_an_npz_file_that_are_no_arrays(self):
@@ -96,7 +96,7 @@ class TensorsTest(parameterized.TestCase):
   def test_refuses_objects_in_an_npz_file(self):
     path = self.path('x.npz')
     np.savez(path, x=np.array([{}], object))
-    with self.assertRaisesRegex(InputError, f'^got a damaged {path}: '):
+    with self.assertRaisesRegex(InputError, f'^got a damaged {path}'):
       files.opened(path).__enter__()
 
   @parameterized.parameters('x.safetensors', 'x.npz')
@@ -104,7 +104,7 @@ class TensorsTest(parameterized.TestCase):
     path = self.path(name)
     files.save(path, {'x': np.ones(1000, np.float32)})
     os.truncate(path, 700)
-    with self.assertRaisesRegex(InputError, f'^got a damaged {path}: '):
+    with self.assertRaisesRegex(InputError, f'^got a damaged {path}'):
       files.opened(path).__enter__()
 
   def test_refuses_what_is_absent_or_of_another_kind(self):

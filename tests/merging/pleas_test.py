@@ -1,13 +1,14 @@
 """PLeaS against NumPy's least squares, and the optimum that they are."""
 
-from absl.testing import absltest, parameterized
+from absl.testing import absltest
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
-from reference import perceptrons, toys
+from reference import perceptrons, planted, toys
 
 from hmm_jax import tree
-from hmm_jax.merging.pleas import pleas
+from hmm_jax.merging.pleas import fit_layers, pleas
 from hmm_jax.models import layers
 from hmm_jax.models.classifier import classifier
 from hmm_jax.models.mlp import mlp
@@ -17,7 +18,7 @@ RNG = np.random.default_rng(0)
 ROWS = RNG.permutation(30)[:28].reshape(4, 7)
 VECTORS = Examples(np.float32(RNG.normal(size=(30, 4)) + 1), np.zeros(30, np.int32))
 IMAGES = Examples(np.float32(RNG.normal(size=(30, 5, 5, 2))), np.zeros(30, np.int32))
-fit = toys.jit(pleas, static_argnums=0)
+fit = toys.jit(fit_layers, static_argnums=0)
 see = toys.jit(lambda network, variables, x: network.linear(variables, x), static_argnums=0)
 
 
@@ -55,17 +56,17 @@ def matrices(variables):
   return found
 
 
-class PleasTest(parameterized.TestCase):
+class PleasTest(absltest.TestCase):
 
   def test_of_inputs_that_are_nothing_the_mean_is_left(self):
     stacked = stack(CONVOLUTIONS, 2)
     dark = Examples(np.zeros_like(IMAGES.x), IMAGES.y)
-    got = fit(CONVOLUTIONS, stacked, dark, ROWS, ridge=1e-2)['params']['trunk']['Conv_0']
+    got = fit(CONVOLUTIONS, stacked, dark, ROWS, ridge=0.3)['params']['trunk']['Conv_0']
     toys.assert_close(got, tree.mix(np.float32([0.5, 0.5]), stacked['params']['trunk']['Conv_0']))
 
-  @parameterized.parameters(1e-3, 0.3)
-  def test_layers_are_those_of_the_twin(self, ridge):
-    for network, examples, count in ((PERCEPTRON, VECTORS, 3), (CONVOLUTIONS, IMAGES, 2)):
+  def test_layers_are_those_of_the_twin(self):
+    for network, examples, count, ridge in ((PERCEPTRON, VECTORS, 3, 1e-3),
+                                            (CONVOLUTIONS, IMAGES, 2, 0.3)):
       stacked = stack(network, count)
       models, mean = tree.unstack(stacked), matrices(jax.tree.map(lambda x: x.mean(0), stacked))
       got = matrices(fit(network, stacked, examples, ROWS, ridge=ridge))
@@ -81,16 +82,22 @@ class PleasTest(parameterized.TestCase):
 
   def test_everything_else_is_averaged(self):
     stacked = stack(CONVOLUTIONS, 2)
-    got = fit(CONVOLUTIONS, stacked, IMAGES, ROWS, ridge=1e-2)
+    got = fit(CONVOLUTIONS, stacked, IMAGES, ROWS, ridge=0.3)
     mean = tree.mix(np.float32([0.5, 0.5]), stacked)
     for pick in (lambda model: model['batch_stats'],
                  lambda model: model['params']['trunk']['BatchNorm_0']):
       toys.assert_close(pick(got), pick(mean), rtol=1e-6)
 
-  def test_equal_models_come_back(self):
-    stacked = tree.repeat(tree.take(stack(CONVOLUTIONS, 1), 0), 2)
-    got = fit(CONVOLUTIONS, stacked, IMAGES, ROWS, ridge=1e-3)
-    toys.assert_close(got, tree.take(stacked, 0), atol=1e-5)
+  def test_pleas_matches_by_weights_or_by_activations_before_it_fits(self):
+    first, stacked = planted.models()
+    toys.assert_far(tree.mean(stacked['params']), first['params'], least=0.1)
+    own = jnp.stack([planted.INDICES, planted.INDICES + 1])  # Examples may be each model's own.
+    for match, indices in (('weights', planted.INDICES), ('activations', own)):
+      merge = planted.merge(pleas(match=match), indices)
+      toys.assert_close(merge(stacked), first['params'], rtol=1e-3, atol=1e-4)
+      if match == 'weights':  # Of models in one order it is no mean.
+        noisy = planted.noisy(first)
+        toys.assert_far(merge(noisy), tree.mean(noisy['params']), least=0.01)
 
 
 if __name__ == '__main__':

@@ -15,11 +15,20 @@ def free(c):
   return c
 
 
-def run(made, loss, start, batches, *, judge=jnp.sum, key=0, project=free):
+def run(made, loss, start, batches, **settings):
   """Returns where a search ends, and its trace."""
-  trace = toys.jit(lambda start, batches, key: made.run(
-      loss, judge, start, batches, key, project))(start, batches, toys.key(key))
-  return trace.c[-1], trace
+  return runner(made, loss, start, batches, **settings)(0)
+
+
+def runner(made, loss, start, batches, *, judge=jnp.sum, project=free):
+  """Returns (seed) -> where a search ends, and its trace; it is compiled once."""
+  search = toys.jit(lambda key: made.run(loss, judge, start, batches, key, project))
+
+  def run(seed):
+    trace = search(toys.key(seed))
+    return trace.c[-1], trace
+
+  return run
 
 
 def whole(rows, steps):
@@ -63,7 +72,7 @@ class GradientSearchTest(parameterized.TestCase):
     np.testing.assert_array_equal(c[3], start[3])  # Of the empty slot.
     np.testing.assert_allclose(trace.loss[-1], loss(c, jnp.arange(30)), rtol=1e-5)
 
-  @parameterized.parameters(0.0, 0.5, 20.0)
+  @parameterized.parameters(0.0, 0.5)
   def test_a_pull_holds_it_back(self, pull):
     start, goal = jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [-2.0]])
     loss = lambda c, batch: jnp.square(c - goal).sum() / 2
@@ -96,8 +105,7 @@ class GradientSearchTest(parameterized.TestCase):
 
 class MarksTest(parameterized.TestCase):
 
-  @parameterized.parameters((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 3), (7, 1), (10, 5),
-                            (11, 1), (13, 1), (49, 1), (100, 5))
+  @parameterized.parameters((1, 1), (4, 4), (6, 3), (7, 1), (10, 5))
   def test_part_any_number_of_steps_evenly(self, steps, marks):
     values = np.random.default_rng(0).normal(size=steps).astype(np.float32)
     loss = lambda c, batch: c.sum() + batch.sum()
@@ -124,19 +132,20 @@ class MarksTest(parameterized.TestCase):
 
 class EvolutionSearchTest(parameterized.TestCase):
 
-  @parameterized.product(units=[1, 2], key=[0, 1, 2])
-  def test_comes_near_the_least_squares_solution(self, units, key):
+  @parameterized.parameters(1, 2)
+  def test_comes_near_the_least_squares_solution(self, units):
     loss, start, scale, weights = least_squares(units)
-    usable = scale > 0
-    c, _ = run(search.evolution_search(sigma=0.3, population=16), loss, start, whole(30, 200),
-               key=key, project=lambda c: jnp.where(usable, c, 0))
-    rows = jnp.arange(30)
+    usable, rows = scale > 0, jnp.arange(30)
     lowest = loss(jnp.where(usable, weights / scale, 0), rows)
     gap = lambda c: float(loss(c, rows) - lowest)
     self.assertGreater(gap(start), 1)
-    self.assertLess(gap(c), 0.03 * gap(start))
+    go = runner(search.evolution_search(sigma=0.3, population=16), loss, start, whole(30, 200),
+                project=lambda c: jnp.where(usable, c, 0))
+    for seed in range(3):
+      c, _ = go(seed)
+      self.assertLess(gap(c), 0.03 * gap(start))
 
-  @parameterized.product(pull=[0.0, 30.0], population=[8, 3])
+  @parameterized.parameters((0.0, 8), (30.0, 3))
   def test_equals_the_steps(self, pull, population):
     start, sigma = np.array([[0.5, -1.0], [0.2, 0.1]], np.float32), 0.4
     rng = np.random.default_rng(0)
@@ -166,15 +175,16 @@ class EvolutionSearchTest(parameterized.TestCase):
     np.testing.assert_allclose(c, mean, rtol=1e-4)
     self.assertEqual((made.gradients, made.forwards), (0, population))
 
-  @parameterized.parameters(0, 1, 2)
-  def test_what_is_not_a_number_never_wins(self, key):
+  def test_what_is_not_a_number_never_wins(self):
     # Lower and lower towards the edge, beyond which there are no numbers.
     loss = lambda c, batch: jnp.where(c[0] > 0.5, jnp.nan, jnp.square(c - 0.45).sum())
     made = search.evolution_search(sigma=0.1, population=32)
-    c, trace = run(made, loss, jnp.zeros(2), jnp.zeros((25, 1)), judge=lambda c: c[0], key=key)
-    self.assertTrue(np.isfinite(trace.loss).all())
-    self.assertLessEqual(float(trace.judged.max()), 0.5)
-    np.testing.assert_allclose(c, 0.45, atol=0.1)
+    go = runner(made, loss, jnp.zeros(2), jnp.zeros((25, 1)), judge=lambda c: c[0])
+    for seed in range(3):
+      c, trace = go(seed)
+      self.assertTrue(np.isfinite(trace.loss).all())
+      self.assertLessEqual(float(trace.judged.max()), 0.5)
+      np.testing.assert_allclose(c, 0.45, atol=0.1)
 
   def test_where_nobody_has_a_loss_it_stands_still(self):
     start = jnp.array([0.3, -0.2])
@@ -195,16 +205,15 @@ class EvolutionSearchTest(parameterized.TestCase):
 
   def test_draws_follow_the_key(self):
     loss, start, *_ = least_squares(1)
-    made = search.evolution_search(sigma=0.3)
-    first, again, other = (run(made, loss, start, whole(30, 3), key=key)[0] for key in (0, 0, 1))
+    go = runner(search.evolution_search(sigma=0.3), loss, start, whole(30, 3))
+    first, again, other = (go(seed)[0] for seed in (0, 0, 1))
     toys.assert_close(first, again, rtol=0, atol=0)
     toys.assert_far(first, other)
 
 
 class MinibatchesTest(parameterized.TestCase):
 
-  @parameterized.parameters((12, 4, 9), (12, 5, 12), (7, 3, 5), (5, 5, 3), (4, 9, 6), (1, 3, 2),
-                            (9, 2, 2))
+  @parameterized.parameters((12, 4, 9), (7, 3, 5), (4, 9, 6), (1, 3, 2))
   def test_every_epoch_visits_each_row_once(self, count, batch, steps):
     rows = jnp.asarray(3 + 2 * np.arange(count), jnp.int32)
     made = np.asarray(search.minibatches(toys.key(1), rows, batch=batch, steps=steps))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from reference import toys
+from reference.variables import drawn
 
 from hmm_jax import tree
 from hmm_jax.models.classifier import preprocessed
@@ -26,10 +27,7 @@ PATHS = {
 def made(kind, dtype=jnp.float32):
   """Returns a model, variables away from their start, and its functions, compiled."""
   model = fusion((3, 2), 4, 5, classes=3, input_shape=SHAPES[kind], dtype=dtype)
-  rng = np.random.default_rng(0)
-  variables = jax.tree.map(
-      lambda leaf: leaf + 0.3 * np.float32(np.abs(rng.normal(size=leaf.shape))),
-      model.init(jax.random.key(0)))
+  variables = drawn(model)
   return model, variables, jax.jit(model.apply, static_argnames='train')
 
 
@@ -83,12 +81,12 @@ def dense(x, params, variables, name):
 
 class FusionTest(parameterized.TestCase):
 
-  @parameterized.parameters(*SHAPES)
+  @parameterized.named_parameters((kind, kind) for kind in SHAPES)
   def test_forward_pass(self, kind):
     model, variables, apply = made(kind)
     x = inputs(kind)
     expected = features(variables, x if kind == 'both' else {kind: x})
-    self.assertGreater(np.mean(expected > 0), 0.3)
+    self.assertGreater(np.mean(expected > 0), 0.2)
     found = jax.jit(model.features)(variables, x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     head = np64(variables['params'])['head']
@@ -98,7 +96,7 @@ class FusionTest(parameterized.TestCase):
     np.testing.assert_allclose(model.head(variables, found), logits, rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, after, variables)
 
-  @parameterized.parameters(*SHAPES)
+  @parameterized.named_parameters((kind, kind) for kind in SHAPES)
   def test_every_leaf_is_of_a_module(self, kind):
     model, variables, _ = made(kind)
     expected = tuple(path for part, paths in PATHS.items() for path in paths
@@ -128,7 +126,7 @@ class FusionTest(parameterized.TestCase):
     self.assertEqual({name: len(layers) for name, layers in found.items()},
                      {'image': 2, 'text': 1, 'joint': 1})
 
-  @parameterized.parameters(*SHAPES)
+  @parameterized.named_parameters((kind, kind) for kind in SHAPES)
   def test_masked_rows_count_nowhere(self, kind):
     _, variables, apply = made(kind)
     x, keep = inputs(kind, batch=5), np.array([0, 2, 3])
@@ -182,33 +180,30 @@ class FusionTest(parameterized.TestCase):
                       shapes['head']['kernel']), ((2048, 128), (192, 128), (128, 2)))
 
   @parameterized.parameters(
-      (dict(channels=()), r'got fusion.channels=\(\), fusion.embedding=4, fusion.hidden=5; '
-       'expected widths of at least 1'),
-      (dict(channels=(3, 0)), r'got fusion.channels=\(3, 0\), .* widths of at least 1'),
-      (dict(embedding=0), 'fusion.embedding=0, .* widths of at least 1'),
-      (dict(hidden=0), 'fusion.hidden=0; expected widths of at least 1'),
-      (dict(channels=(1, 1, 1, 1)),
-       r'got fusion.channels=\(1, 1, 1, 1\) with images of 9x8; expected at least 16x16'),
-      (dict(input_shape=(6, 5)), r'got model=fusion with inputs of shape \(6, 5\); expected images '
-       r'\[H, W, C\], vectors of text \[F\], or both'),
+      (dict(channels=()), r'got channels=\(\), embedding=4, hidden=5'),
+      (dict(channels=(3, 0)), r'got channels=\(3, 0\)'),
+      (dict(embedding=0), 'embedding=0'), (dict(hidden=0), 'hidden=0'),
+      (dict(channels=(1, 1, 1, 1)), r'got channels=\(1, 1, 1, 1\) with images of 9x8'),
+      (dict(input_shape=(6, 5)), r'got model=fusion with inputs of shape \(6, 5\)'),
       (dict(input_shape={'image': (7,), 'text': (7,)}), 'got model=fusion with inputs of shape {'),
       (dict(input_shape={'image': (6, 5, 3), 'sound': (7,)}), 'got model=fusion with inputs of'))
-  def test_one_line(self, changes, message):
+  def test_names_what_is_wrong(self, changes, message):
     settings = {'channels': (3, 2), 'embedding': 4, 'hidden': 5, 'input_shape': SHAPES['both']}
     with self.assertRaisesRegex(InputError, message):
       fusion(**{**settings, **changes}, classes=3)
 
-  @parameterized.parameters('both', 'image', 'text')
+  @parameterized.named_parameters((kind, kind) for kind in SHAPES)
   def test_takes_texts_that_are_embedded(self, kind):
     model, variables, apply = made(kind)
     x = inputs(kind)
-    embedded = model.embed(variables, x)
+    embedded = jax.jit(model.embed)(variables, x)
     shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(embedded)]
     wanted = {'both': [(9, 8, 3), (4,)], 'image': [(9, 8, 3)], 'text': [(4,)]}
     self.assertEqual(shapes, wanted[kind])
     for mode in (False, True):
       toys.assert_close(apply(variables, embedded, train=mode), apply(variables, x, train=mode))
-    toys.assert_close(model.statistics(variables, embedded), model.statistics(variables, x))
+    statistics = jax.jit(model.statistics)
+    toys.assert_close(statistics(variables, embedded), statistics(variables, x))
 
 
 if __name__ == '__main__':

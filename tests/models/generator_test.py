@@ -37,10 +37,10 @@ class GeneratorTest(parameterized.TestCase):
     np.testing.assert_array_equal(z, again)
     self.assertGreater(np.abs(z - other).max(), 0.1)
 
-  @parameterized.parameters({'hidden': 0}, {'noise': 0})
-  def test_refuses(self, **settings):
-    with self.assertRaisesRegex(InputError, 'got fedgen.hidden='):
-      generator(classes=3, features=4, **settings)
+  @parameterized.parameters('hidden', 'noise')
+  def test_names_what_is_wrong(self, setting):
+    with self.assertRaisesRegex(InputError, f'{setting}=0'):
+      generator(classes=3, features=4, **{setting: 0})
 
 
 if __name__ == '__main__':

@@ -4,20 +4,23 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+from reference.variables import drawn
 
-from hmm_jax.models.classifier import preprocessed
-from hmm_jax.models.cnn import cnn
+from hmm_jax.models import cnn, resnet
+from hmm_jax.models.classifier import classifier, preprocessed
 from hmm_jax.models.lstm import lstm
 from hmm_jax.models.mlp import mlp
-from hmm_jax.models.resnet import resnet
 
 _IMAGES = dict(classes=5, input_shape=(8, 8, 3))
 _MODELS = {
     'softmax': lambda: mlp((), **_IMAGES),
     'mlp': lambda: mlp((8, 6), **_IMAGES),
-    'cnn': lambda: cnn('small', **_IMAGES),
-    'strided': lambda: resnet('9-narrow', **_IMAGES),
-    'biased': lambda: resnet('9-narrow', norm='none', **_IMAGES),
+    'cnn': lambda: classifier(cnn.Trunk(cnn.Size(
+        (4, 6), (False, True), window=3, padding=0, hidden=(5,), least=6)), **_IMAGES),
+    # Convolutions with strides, without a bias and with one.
+    'resnet': lambda: classifier(resnet.Trunk(resnet.Size((4, 6), (1, 1)), 'batch'), **_IMAGES),
+    'resnet_biased': lambda: classifier(
+        resnet.Trunk(resnet.Size((4, 6), (1, 1)), 'none'), **_IMAGES),
 }
 
 
@@ -27,11 +30,12 @@ def images(batch):
 
 class LinearTest(parameterized.TestCase):
 
-  @parameterized.parameters(*_MODELS)
+  @parameterized.named_parameters((name, name) for name in _MODELS)
   def test_outputs_are_inputs_times_the_kernel(self, name):
     model = _MODELS[name]()
-    variables, x = model.init(jax.random.key(0)), images(2)
-    seen = jax.jit(model.linear)(variables, x)
+    variables, x = drawn(model), images(2)
+    seen, logits = jax.jit(lambda variables, x: (
+        model.linear(variables, x), model.apply(variables, x)[0]))(variables, x)
     kernels = {'/'.join(step.key for step in path[:-1]): leaf
                for path, leaf in jax.tree.leaves_with_path(variables['params'])
                if path[-1].key == 'kernel'}
@@ -44,12 +48,13 @@ class LinearTest(parameterized.TestCase):
       expected = np.asarray(inputs, np.float64) @ kernel.reshape(-1, kernel.shape[-1])
       expected = expected + np.asarray(layer.get('bias', 0.0))
       np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(seen['head'].outputs, model.apply(variables, x)[0], rtol=1e-5)
+    np.testing.assert_allclose(seen['head'].outputs, logits, rtol=1e-5)
 
   def test_rows_of_one_image_stand_together(self):
     model = _MODELS['cnn']()
-    variables, x = model.init(jax.random.key(0)), images(3)
-    all_three, second = model.linear(variables, x), model.linear(variables, x[1:2])
+    variables, x = drawn(model), images(3)
+    linear = jax.jit(model.linear)
+    all_three, second = linear(variables, x), linear(variables, x[1:2])
     places = len(second['trunk/Conv_0'].inputs)
     np.testing.assert_allclose(all_three['trunk/Conv_0'].inputs[places:2 * places],
                                second['trunk/Conv_0'].inputs, rtol=1e-6)
@@ -57,13 +62,13 @@ class LinearTest(parameterized.TestCase):
   def test_raw_inputs_are_normalized(self):
     model = _MODELS['mlp']()
     raw = preprocessed(model, normalize=lambda x: x * 2)
-    variables, x = model.init(jax.random.key(0)), images(2)
+    variables, x = drawn(model), images(2)
     np.testing.assert_allclose(raw.linear(variables, x)['head'].inputs,
                                model.linear(variables, 2 * x)['head'].inputs, rtol=1e-6)
 
   def test_of_a_recurrent_network_only_the_head_is_linear(self):
     model = lstm(4, (5,), vocabulary=7, classes=7, input_shape=(3,))
-    seen = model.linear(model.init(jax.random.key(0)), jnp.zeros((2, 3), jnp.int32))
+    seen = jax.eval_shape(model.linear, drawn(model), jnp.zeros((2, 3), jnp.int32))
     self.assertEqual(list(seen), ['head'])
 
 

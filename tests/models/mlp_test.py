@@ -4,6 +4,7 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+from reference.variables import drawn
 
 from hmm_jax import tree
 from hmm_jax.models.mlp import mlp
@@ -18,7 +19,7 @@ class MlpTest(parameterized.TestCase):
 
   def test_one_hidden_layer(self):
     model = mlp((4,), classes=2, input_shape=(2, 3))
-    variables = model.init(jax.random.key(0))
+    variables = drawn(model)
     x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
     hidden, head = variables['params']['trunk']['Dense_0'], variables['params']['head']
     h = np.maximum(x.reshape(5, 6) @ np.asarray(hidden['kernel']) + np.asarray(hidden['bias']), 0)

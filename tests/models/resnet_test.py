@@ -37,7 +37,7 @@ class ResnetTest(parameterized.TestCase):
     variables = jax.eval_shape(model.init, jax.random.key(0))
     self.assertEqual(tree.size(variables['params']), count)
 
-  @parameterized.parameters(*layers.NORMS)
+  @parameterized.named_parameters((norm, norm) for norm in layers.NORMS)
   def test_normalization(self, norm):
     model = resnet(norm=norm, classes=10, input_shape=(1, 1, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0))

@@ -2,6 +2,8 @@
 
 from functools import cache
 
+import jax
+import numpy as np
 import optax
 from reference import toys
 
@@ -16,15 +18,20 @@ compiled = cache(toys.jit)
 
 
 def play(algorithm, rounds, *, federation=FEDERATION, state=None, program=None):
-  """Returns the states from the start on, and the metrics of each round."""
+  """Returns the states from the start on, and the metrics of each round, on the host."""
   program = program or compiled(algorithm.round)
-  states = [algorithm.init(toys.key(0), federation) if state is None else state]
-  metrics = []
+  state = algorithm.init(toys.key(0), federation) if state is None else state
+  states, metrics = [host(state)], []
   for r in range(rounds):
-    state, measured = program(states[-1], federation, toys.key(r))
-    states.append(state)
-    metrics.append(measured)
+    state, measured = program(state, federation, toys.key(r))
+    states.append(host(state))
+    metrics.append(host(measured))
   return states, metrics
+
+
+def host(values):
+  """Returns NumPy arrays, for nothing that tests do with them need be compiled."""
+  return jax.tree.map(np.asarray, values)
 
 
 def positions(metrics):

@@ -164,7 +164,7 @@ class PlotsTest(parameterized.TestCase):
     for rows in ([], evaluated([1, 0.5])):
       self.assertEmpty(self.tables(rows)[0])
 
-  @parameterized.product(clients=[1, 5, 100], models=[1, 5, 20], panels=[1, 6])
+  @parameterized.parameters((1, 1, 1), (100, 20, 1), (5, 1, 6), (1, 20, 6), (100, 20, 6))
   def test_tables_of_any_size_can_be_read(self, clients, models, panels):
     values = np.linspace(0, 1, clients)
     rows = [row for r in range(panels) for row in evaluated(

@@ -5,7 +5,6 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import jax
 
-from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import tables
 
 
@@ -74,14 +73,14 @@ class ShowTest(parameterized.TestCase):
             for k, value in enumerate(accuracies)]
     runs = {'merge': rows, 'none': [], 'mean': rows}
     with mock.patch.object(tables.plots, 'clients') as draw:
-      tables.compare_clients(runs, Workdir('somewhere'))
+      tables.compare_clients(runs, 'clients.png')
     if drawn:
-      draw.assert_called_once_with({'merge': rows, 'mean': rows}, 'somewhere/plots/clients.png')
+      draw.assert_called_once_with({'merge': rows, 'mean': rows}, 'clients.png')
     else:
       draw.assert_not_called()
     with (mock.patch.object(tables.plots, 'clients') as draw,
           mock.patch.object(jax, 'process_index', return_value=1)):
-      tables.compare_clients(runs, Workdir('somewhere'))
+      tables.compare_clients(runs, 'clients.png')
     draw.assert_not_called()
 
   def test_tables(self):
@@ -106,8 +105,9 @@ class ShowTest(parameterized.TestCase):
         ['mean', 'global', '0.5000 ± 0.1000', '0.4000', '0.6000']])
     self.assertLen(paper.tables, 2)  # No table of clients who have no rows.
     tables.show({'mean': other, 'merge': merge}, paper)
-    self.assertEqual(paper.tables["accuracy of each client's model on its own test rows"], [
-        ['run', 'model', 'mean', 'selected', 'weighted by rows', 'worst tenth', 'seed 5', 'seed 6'],
+    self.assertEqual(paper.tables["accuracy of each client's model on its own test examples"], [
+        ['run', 'model', 'mean', 'selected', 'weighted by examples', 'worst tenth', 'seed 5',
+         'seed 6'],
         ['merge', 'clients', '0.8000 ± 0.1000', '0.6000 ± 0.1000', '0.8500 ± 0.1000',
          '0.5000 ± 0.1000', '0.7000', '0.9000']])
     self.assertEqual(paper.tables['accuracy on the global test split'][1:], [

@@ -31,7 +31,7 @@ class PermutationTest(parameterized.TestCase):
     self.assertEqual({group: places.dtype for group, places in
                       permutation.identity(SYMMETRY).items()}, dict.fromkeys('ab', jnp.int32))
 
-  @parameterized.parameters((6, 1), (6, 2), (6, 3), (1, 1))
+  @parameterized.parameters((6, 1), (6, 3), (1, 1))
   def test_an_assignment_is_the_best_of_all_that_are_allowed(self, count, runs):
     for seed in range(8):
       gains = np.random.default_rng(seed).normal(size=(count, count)).astype(np.float32)

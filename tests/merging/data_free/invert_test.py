@@ -39,8 +39,7 @@ def run(steps=300, terms=PLAIN, augment=invert.as_they_are, count=16, model=toys
 
 class ObjectiveTest(parameterized.TestCase):
 
-  @parameterized.parameters(
-      Terms(), Terms(statistics=0.5), Terms(0, labels=2.0), Terms(0, length=3.0), Terms(1, 2, 0, 3))
+  @parameterized.parameters(Terms(0.5), Terms(0, labels=2.0), Terms(0, norm=3.0), Terms(1, 2, 0, 3))
   def test_equals_its_terms(self, *terms):
     terms, (variables, _) = Terms(*terms), trained()
     x, labels = np.random.default_rng(2).normal(size=(6, 4)), np.arange(6) % toys.CLASSES
@@ -49,15 +48,16 @@ class ObjectiveTest(parameterized.TestCase):
     params = {**twin['params']['head'], 'scale': norm['scale'], 'shift': norm['bias']}
     wanted = (terms.statistics * reference.statistics_loss(running['BatchNorm_0'], x)
               + terms.labels * reference.cross_entropy(params, running['BatchNorm_0'], x, labels)
-              + terms.length * reference.length(x))
-    got = invert.objective(toys.norm(), variables, jnp.float32(x), labels, terms)
+              + terms.norm * reference.length(x))
+    got = jax.jit(lambda x: invert.objective(toys.norm(), variables, x, labels, terms))(
+        jnp.float32(x))
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
   def test_total_variation(self):
     np.testing.assert_allclose(
         invert.total_variation(IMAGES), reference.total_variation(np.float64(IMAGES)), rtol=1e-5)
 
-  def test_variation_and_length_are_of_all_inputs(self):
+  def test_variation_and_norm_are_of_all_inputs(self):
     x = {'image': IMAGES, 'text': jnp.ones((3, 2))}
     flat = np.concatenate([np.reshape(IMAGES, (3, -1)), np.ones((3, 2))], axis=1)
     of = lambda terms: invert.objective(None, {}, x, jnp.zeros(3, int), terms)
@@ -65,15 +65,18 @@ class ObjectiveTest(parameterized.TestCase):
         invert, 'statistics_loss', return_value=0.0):
       np.testing.assert_allclose(of(Terms(0, variation=2.0)),
                                  2 * reference.total_variation(np.float64(IMAGES)), rtol=1e-5)
-      np.testing.assert_allclose(of(Terms(0, length=1.0)), reference.length(flat), rtol=1e-5)
+      np.testing.assert_allclose(of(Terms(0, norm=1.0)), reference.length(flat), rtol=1e-5)
 
   def test_is_zero_with_a_gradient_of_zero_where_the_statistics_are_met(self):
-    variables, x = trained()
-    value, gradient = jax.value_and_grad(
-        lambda x: invert.statistics_loss(toys.norm(), variables, x))(x)
+    # Mean and variance of so many small integers are exact.
+    x = np.random.default_rng(0).integers(-4, 5, (16, 4)).astype(np.float32)
+    variables = {**trained()[0], 'batch_stats': {'trunk': {'BatchNorm_0': {
+        'mean': x.mean(axis=0), 'var': x.var(axis=0)}}}}
+    value, gradient = jax.jit(jax.value_and_grad(
+        lambda x: invert.statistics_loss(toys.norm(), variables, x)))(x)
     self.assertEqual(value, 0)
     self.assertTrue(tree.all_finite(gradient))
-    flat = jax.grad(invert.total_variation)(jnp.ones((1, 3, 3, 1)))
+    flat = jax.jit(jax.grad(invert.total_variation))(jnp.ones((1, 3, 3, 1)))
     np.testing.assert_array_equal(flat, np.zeros((1, 3, 3, 1)))
 
 
@@ -98,11 +101,11 @@ class InversionTest(parameterized.TestCase):
     np.testing.assert_array_equal(x, near)
 
   def test_labels_are_met_where_they_count(self):
+    predict = jax.jit(lambda x: toys.norm().apply(trained()[0], x)[0])
     _, x, _ = run(terms=Terms(labels=5.0))
-    logits, _ = toys.norm().apply(trained()[0], x)
-    np.testing.assert_array_equal(logits.argmax(axis=1), np.arange(16) % toys.CLASSES)
+    np.testing.assert_array_equal(predict(x).argmax(axis=1), np.arange(16) % toys.CLASSES)
     _, ignored, _ = run()
-    logits, _ = toys.norm().apply(trained()[0], ignored)
+    logits = predict(ignored)
     self.assertGreater(np.sum(logits.argmax(axis=1) != np.arange(16) % toys.CLASSES), 3)
 
   def test_of_images_behind_a_convolution(self):
@@ -131,7 +134,7 @@ class AugmentTest(parameterized.TestCase):
       seen.update(found)
     self.assertGreater(len(seen), 14)
 
-  @parameterized.parameters((8, 1), (16, 1), (17, 2), (32, 2))
+  @parameterized.parameters((16, 1), (17, 2))
   def test_by_itself_moves_by_a_sixteenth_of_the_side(self, side, most):
     images = jnp.zeros((1, side, side, 1)).at[0, side // 2, side // 2].set(1)
     moved = jax.jit(jax.vmap(invert.shift_and_flip(), (0, None)))(
