@@ -286,7 +286,7 @@ class RunTest(FolderTest):
 class KillTest(FolderTest):
 
   @parameterized.named_parameters(
-      ('fedavg', 6, ('--config.rounds=60', '--config.keep_best=True')),
+      ('fedavg', 3, ('--config.rounds=40', '--config.keep_best=True')),
       ('gossip', 1, ('--config.rounds=12', '--config.algorithm=gossip',
                      '--config.gossip.topology=matching', '--config.gossip.schedule=dense@3:4')))
   def test_killed_at_any_moment_resumes_bit_for_bit(self, kills, flags):

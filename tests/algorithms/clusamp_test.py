@@ -101,8 +101,9 @@ class ClusampTest(parameterized.TestCase):
       self.assertEqual(line.tolist(), reference.ward_leaves(bearings[:, None]))
 
   def test_a_tree_of_one_or_two_leaves(self):
-    self.assertEqual(clusamp.leaves(jnp.zeros((1, 1))).tolist(), [0])
-    self.assertEqual(clusamp.leaves(jnp.ones((2, 2))).tolist(), [0, 1])
+    leaves = toys.jit(clusamp.leaves)
+    self.assertEqual(leaves(jnp.zeros((1, 1))).tolist(), [0])
+    self.assertEqual(leaves(jnp.ones((2, 2))).tolist(), [0, 1])
 
   def test_angles_by_hand(self):
     flat = np.float32([[1, 0, 0], [0, 0, 0], [3, 3, 0], [-2, 0, 0], [0, 0, 0], [1, 2, 3]])
@@ -155,7 +156,7 @@ class ClusampTest(parameterized.TestCase):
 
   @parameterized.named_parameters(('by_size', 'size'), ('by_similarity', 'similarity'))
   def test_draws_one_client_from_each_cluster(self, order):
-    state = played(order)[0][-1]
+    state = jax.tree.map(jnp.asarray, played(order)[0][-1])
     line = ORDERS[order][0](FEDERATION.clients, state.updates)
     r = np.array(reference.distributions(FEDERATION.clients.size[line], 3), float)
     idle = lambda start, examples, client, extra, key: (

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from reference import feddle as reference
 from reference import rounds, toys
 from reference.configs import tiny
@@ -166,6 +167,7 @@ class TwinTest(parameterized.TestCase):
     for got, wanted in zip(measured, metrics, strict=True):
       toys.assert_close(got['records'], wanted['records'], rtol=0, atol=0)
 
+  @pytest.mark.slow
   def test_distills_the_models_that_the_clients_sent(self):
     # An update is not a model, and its model began where it was sent from.
     teach = objectives.distill(toys.perceptron())
@@ -278,6 +280,7 @@ class FoundTest(absltest.TestCase):
 
 class DelayTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_is_uniform_up_to_the_most(self):
     algorithm = make(toys.linear, tau_max=3)
     state = algorithm.init(toys.key(0), FEDERATION)
@@ -353,6 +356,7 @@ class ConfigTest(absltest.TestCase):
     np.testing.assert_allclose(norm['mean'], x.mean(axis=0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(norm['var'], x.var(axis=0), rtol=1e-4)
 
+  @pytest.mark.slow
   def test_learned_soup_is_a_convex_merge_of_the_arrivals(self):
     algorithm = built(feddle.build_learned_soup, toys.linear, **{'learned_soup.lr': 0.5})
     state, weights = recorded(algorithm)
@@ -360,6 +364,7 @@ class ConfigTest(absltest.TestCase):
     self.assertGreaterEqual(weights.min(), 0)
     np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)
 
+  @pytest.mark.slow
   def test_adamerging_is_boxed_and_reads_no_labels(self):
     algorithm = built(feddle.build_adamerging, toys.linear, **{'adamerging.lr': 0.5})
     state, weights = recorded(algorithm)

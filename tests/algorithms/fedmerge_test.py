@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from reference import fedmerge as reference
 from reference import rounds, toys
 
@@ -109,6 +110,7 @@ class FedMergeTest(parameterized.TestCase):
     self.assertGreater(np.abs(memory).max(), 1e-2)
     self.assertNotEqual(set(cohorts[0]), set(cohorts[1]))
 
+  @pytest.mark.slow
   def test_a_variance_is_never_negative(self):
     federation = toys.federation((6, 3))
     algorithm = make(toys.norm)

@@ -82,7 +82,7 @@ class FeSEMTest(absltest.TestCase):
 
   def test_a_center_without_members_stays(self):
     algorithm, (state, *_), _ = played()
-    far = jax.tree.map(lambda x: x.at[1].set(x[1] + 50), state.centers)
+    far = jax.tree.map(lambda x: np.stack([x[0], x[1] + 50]), state.centers)
     states, _ = play(algorithm, 2, state._replace(
         round=jnp.int32(1), centers=far, cluster=jnp.zeros_like(state.cluster)))
     self.assertEqual(set(states[-1].cluster.tolist()), {0})

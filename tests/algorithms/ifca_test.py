@@ -71,9 +71,9 @@ class IFCATest(absltest.TestCase):
   def test_a_model_that_nobody_takes_stays(self):
     algorithm, (state, *_), _ = played()
     # Wrong about every row: its logits are those of the last model, turned round.
-    worst = tree.scale(-9.0, tree.take(state.models, 2))
+    worst = jax.tree.map(lambda x: -9 * x[2], state.models)
     state = state._replace(cluster=0 * state.cluster, models=jax.tree.map(
-        lambda models, model: models.at[1].set(model), state.models, worst))
+        lambda models, model: np.stack([models[0], model, models[2]]), state.models, worst))
     states, _ = rounds.play(algorithm, 2, state=state)
     self.assertNotIn(1, states[-1].cluster.tolist())
     toys.assert_close(tree.take(states[-1].models, 1), worst, atol=0)

@@ -7,6 +7,8 @@ from reference import toys
 from reference.configs import experiment, tiny
 
 from hmm_jax.algorithms import merging
+from hmm_jax.algorithms.parts import Parts
+from hmm_jax.client import mappers
 
 
 def make(**values):
@@ -26,8 +28,10 @@ class MergingTest(parameterized.TestCase):
                      jax.tree.map(lambda x: (x.shape, x.dtype), state))
 
   def test_statistics_of_permuted_units_may_be_recalibrated(self):
-    make(model='resnet', **{'merging.method': 'weight_matching', 'synthetic.rows': 200,
-                            'merging.statistics': 'recalibrated'})
+    config = tiny(algorithm='merging', **{
+        'merging.method': 'weight_matching', 'merging.statistics': 'recalibrated'})
+    merging.check_statistics(
+        Parts(config, toys.norm(), mappers.one_by_one(), toys.federation()), config.merging)
 
   def test_draws_each_clients_own_rows(self):
     clients = jax.tree.map(jax.numpy.asarray, toys.federation().clients)

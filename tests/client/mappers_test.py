@@ -55,7 +55,7 @@ def one_at_a_time(name):
 class LiftTest(parameterized.TestCase):
 
   @parameterized.named_parameters(
-      *((lift, 'linear', lift) for lift in ('map', 'vmap-2', 'sharded-vmap')))
+      *((lift, 'linear', lift) for lift in ('map', 'sharded-vmap')))
   def test_equals_one_at_a_time(self, name, lift):
     self.assert_equals_one_at_a_time(name, lift)
 

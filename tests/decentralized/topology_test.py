@@ -325,7 +325,7 @@ class TopologyTest(parameterized.TestCase):
         self.assertAlmostEqual(float(count.mean()), float(graph.messages(RATE)), delta=0.02)
 
   @parameterized.named_parameters(*((name, name) for name in (
-      'one_peer_exponential', 'matching', 'pull')))
+      'one_peer_exponential', 'matching')))
   def test_compiles_with_everything_traced(self, name):
     graph = topology.topology(name, 6)
     program = toys.jit(lambda step, key, rate: (

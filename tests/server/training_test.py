@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from reference import rounds, softmax_regression, toys
 from reference.fedavg import client_update, full_batches
 
@@ -81,6 +82,7 @@ class ServerGradientTest(parameterized.TestCase):
     toys.assert_close(got['head'], wanted, rtol=1e-4, atol=1e-6)
     self.assertEqual(count, -(-13 // batch))
 
+  @pytest.mark.slow
   def test_of_a_fresh_head_is_at_the_models_own(self):
     objective = objectives.fresh_head(toys.perceptron(), 3, steps=5)
     start = toys.start(toys.perceptron)
