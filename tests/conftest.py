@@ -11,8 +11,11 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(
     'tests', os.environ.get('PYTEST_XDIST_WORKER', 'one')))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('PYTHONWARNINGS', 'ignore:Error reading persistent compilation cache entry')
-# Compiling is most of the time that the tests take.
+# Compiling is most of the time that the tests take; these flags halve it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+os.environ['XLA_FLAGS'] = ' '.join([
+    os.environ.get('XLA_FLAGS', ''), '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1'])
 
 import jax
 import pytest
@@ -25,18 +28,18 @@ DONE = itertools.count(1)
 
 @pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks.
 def pytest_collection_modifyitems(items: list):
-  """Keeps together, on one worker, what is made once for several tests.
+  """Keeps together, on one worker, what is compiled once for several tests.
 
-  That is the set-up of a class, and a method that several laws compile.
+  That is what the tests of a file share, and a method under several laws.
   """
   for item in items:
+    group = item.path.as_posix()
     if item.path.name == 'laws_test.py' and hasattr(item, 'callspec'):
       case = item.callspec.params.get('case') or item.callspec.params['name']
-      item.add_marker(pytest.mark.xdist_group(f'laws of {case.removesuffix("-cohort")}'))
-    elif item.cls is not None and 'setUpClass' in vars(item.cls):
-      item.add_marker(pytest.mark.xdist_group(item.cls.__qualname__))
+      group += f' {case.removesuffix("-cohort")}'
+    item.add_marker(pytest.mark.xdist_group(group))
   # The laws of a method one after another, before its programs are dropped.
-  items.sort(key=lambda item: [m.args[0] for m in item.iter_markers('xdist_group')])
+  items.sort(key=lambda item: item.get_closest_marker('xdist_group').args[0])
 
 
 @pytest.fixture(autouse=True)

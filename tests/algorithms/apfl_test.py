@@ -5,7 +5,6 @@ from functools import cache, partial
 from absl.testing import absltest, parameterized
 import jax
 import numpy as np
-import optax
 from reference import apfl as reference
 from reference import rounds, toys
 
@@ -17,9 +16,8 @@ LR = rounds.LR
 FEDERATION = rounds.FEDERATION
 
 
-def make(network=toys.linear, *, batch=99, epochs=3, optimizer=None, alpha_lr=0.8,
-         **settings):
-  local = apfl.mixture_training(losses.cross_entropy(network()), optimizer or optax.sgd(LR),
+def make(network=toys.linear, *, batch=99, epochs=3, alpha_lr=0.8, **settings):
+  local = apfl.mixture_training(losses.cross_entropy(network()), rounds.OPTIMIZER,
                                 alpha_lr=alpha_lr, batch=batch, epochs=epochs)
   return apfl.apfl(network(), local, mapper=mappers.one_by_one(), **settings)
 
@@ -33,8 +31,7 @@ def program():
 @cache
 def alone():
   """Plays rounds in which clients listen to their own models only."""
-  algorithm = make(toys.norm, batch=2, epochs=2, optimizer=rounds.OPTIMIZER, alpha=1.0,
-                   alpha_lr=0.0, participation=3)
+  algorithm = make(toys.norm, batch=2, epochs=2, alpha=1.0, alpha_lr=0.0, participation=3)
   return algorithm, *rounds.play(algorithm, 2)
 
 
@@ -50,7 +47,7 @@ class APFLTest(parameterized.TestCase):
     self.assertIn(2, set().union(*cohorts))  # This client has no rows.
     w, v, alphas, mixtures = reference.apfl(
         toys.twin(toys.start(toys.linear)), toys.tables(FEDERATION), cohorts=cohorts, steps=3,
-        lr=LR, alpha=alpha, alpha_lr=alpha_lr)
+        lr=LR, alpha=alpha, alpha_lr=alpha_lr, momentum=0.8)
     self.assertContainsSubset(clipped, alphas)
     close = {'rtol': 1e-4, 'atol': 1e-5}
     views = algorithm.views(states[-1], FEDERATION)

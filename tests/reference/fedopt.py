@@ -1,18 +1,11 @@
 """FedOpt line by line (Reddi et al. 2021, algorithms 1 and 2).
 
-The paper's FedAdam and FedYogi have no bias correction; the library takes optax's
-optimizers, which have: `corrected` is what optax adds.
+The paper's FedAdam has no bias correction; the library takes optax's, which has:
+`corrected` is what optax adds.
 """
 
 import numpy as np
 from reference.fedavg import average, client_update, full_batches, size_weights
-
-
-def momentum(delta, memory, step, *, lr, beta):
-  """FedAvgM: returns (change, memory)."""
-  del step
-  velocity = beta * memory.get('m', 0) + delta
-  return lr * velocity, {'m': velocity}
 
 
 def _corrected(moment, beta, step):
@@ -28,19 +21,6 @@ def adam(delta, memory, step, *, lr, b1, b2, eps):
   """FedAdam: returns (change, memory)."""
   m = b1 * memory.get('m', 0) + (1 - b1) * delta
   v = b2 * memory.get('v', 0) + (1 - b2) * delta**2
-  return _adaptive(m, v, step, lr, b1, b2, eps)
-
-
-def yogi(delta, memory, step, *, lr, b1, b2, eps, first=1e-6):
-  """FedYogi: returns (change, memory).
-
-  Args:
-    first: where both moments begin; optax's m does too, and is one of a gradient,
-      the negative of delta.
-  """
-  m = b1 * memory.get('m', -first) + (1 - b1) * delta
-  v = memory.get('v', first)
-  v = v - (1 - b2) * delta**2 * np.sign(v - delta**2)
   return _adaptive(m, v, step, lr, b1, b2, eps)
 
 
