@@ -174,6 +174,7 @@ class RunTest(FolderTest):
     self.assertIn('global/test/accuracy', out)
     self.assertEqual(snapshot(workdir), before)
 
+  @pytest.mark.slow
   def test_more_rounds_continue_a_finished_run(self):
     flags = ('--config.eval_every=2', '--config.algorithm=scaffold', '--config.seeds=2')
     for name, rounds in (('a', 2), ('a', 4), ('b', 4)):

@@ -13,6 +13,7 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 import numpy as np
+import pytest
 
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.run import figures, over_seeds
@@ -124,6 +125,7 @@ class ResultsTest(parameterized.TestCase):
             self.assertRaisesRegex(results.InputError, expected)):
         results.main(['results.py', *words])
 
+  @pytest.mark.slow
   def test_bad_input_is_one_line_and_code_2(self):
     code, out, err = command('results.py', 'diamonds')
     self.assertEqual((code, out), (2, ''))
