@@ -351,7 +351,12 @@ def read_settings(operator: Operator, pairs: Collection[str], key: str) -> dict[
   Raises:
     InputError: one can't be read, or is not of this operator, or out of range.
   """
-  given = read_pairs(pairs)
+  return checked(operator, read_pairs(pairs), key)
+
+
+def checked(operator: Operator, given: Mapping[str, Any], key: str) -> dict[str, Any]:
+  """Returns settings of an operator in their types; arguments and errors as `read_settings`."""
+  given = dict(given)
   for name in given:
     if name not in operator.settings:
       raise InputError(f'got the setting {name} in {key} for {operator.name}; expected '

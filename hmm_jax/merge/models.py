@@ -11,7 +11,7 @@ import numpy as np
 from hmm_jax import tree
 from hmm_jax.merge import evaluation, files, load, state_dict
 from hmm_jax.merging import OPERATORS
-from hmm_jax.registry import Operator, find
+from hmm_jax.registry import Operator, checked, find
 from hmm_jax.types import InputError
 
 # The weights of a model and its base have a cosine well above 0; too few weights tell nothing.
@@ -54,8 +54,8 @@ def merge(method: str, models: Sequence[str], *, base: str | None = None,
   if 'network' in operator.needs and evaluate is None:
     raise InputError(f'got method={method} without evaluate; expected evaluate=PATH of a config '
                      'file or the folder of a run, for its network and data')
-  made = merge_files(operator, settings or {}, models, base=base, evaluate=evaluate, seed=seed,
-                     batch=batch)
+  made = merge_files(operator, checked(operator, settings or {}, 'settings'), models, base=base,
+                     evaluate=evaluate, seed=seed, batch=batch)
   if out:
     files.save(out, made.merged)
   return made.merged
