@@ -4,90 +4,24 @@ from functools import cache, partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 import numpy as np
 
+from hmm_jax.check.toys import (  # noqa: F401, for tests as toys.federation etc.
+  CLASSES,
+  IDS,
+  SIZES,
+  clients,
+  federation,
+  hybrid,
+  linear,
+  norm,
+)
 from hmm_jax.client import mappers
-from hmm_jax.models import classifier, layers, mlp, symmetry
-from hmm_jax.types import Clients, Examples, Federation, Server, Split
-
-CLASSES = 3
-SIZES = (6, 3, 5, 8, 1)
-IDS = (7, 2, 9, 0, 4, 5, 3)  # never the positions, so that what follows ids shows
+from hmm_jax.models import classifier, layers, mlp
 
 # Compiling is nearly all of such a test's time; without optimization it takes far less.
 jit = partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-
-
-def federation(sizes=SIZES, *, shape=(4,), spare=0, seed=0):
-  """Returns clients of these sizes, which differ in their inputs and their classes.
-
-  The last row of the examples is nobody's.
-
-  Args:
-    sizes: rows of each client.
-    shape: of an input.
-    spare: padding beyond the longest client.
-  """
-  rng = np.random.default_rng(seed)
-  count, held = sum(sizes), 12
-  own = np.repeat(np.arange(len(sizes)), sizes)
-  favorite = rng.random(count) < 0.7
-  y = np.concatenate([np.where(favorite, own % CLASSES, rng.integers(0, CLASSES, count)),
-                      rng.integers(0, CLASSES, held)])
-  prototypes = rng.normal(size=(CLASSES, *shape))
-  shift = rng.normal(size=(len(sizes) + 1, *shape))[np.append(own, [len(sizes)] * held)]
-  x = prototypes[y] + 0.5 * shift + 0.5 * rng.normal(size=(count + held, *shape))
-  place = rng.permutation(count + held)  # of each of these rows in the data set
-  examples = Examples(np.append(np.empty_like(x), np.zeros((1, *shape)), axis=0),
-                      np.append(np.empty_like(y), 0))
-  examples.x[place], examples.y[place] = x, y
-  validation, test = np.split(place[count:], [5])
-  return Federation(
-      Examples(jnp.asarray(examples.x, jnp.float32), jnp.asarray(examples.y, jnp.int32)),
-      clients(np.split(place[:count], np.cumsum(sizes)[:-1]), spare=spare),
-      _split(validation, len(sizes)), _split(test, len(sizes)))
-
-
-def hybrid(sizes=SIZES, *, search=9, held_out=4, seed=0, **settings):
-  """Returns such a federation with a server, whose rows are spread around the classes' means.
-
-  Args:
-    sizes: rows of each client.
-    search: rows of the server to learn from.
-    held_out: and to judge by.
-    seed: of all rows.
-    **settings: of `federation`.
-  """
-  made = federation(sizes, seed=seed, **settings)
-  rng = np.random.default_rng([seed, 1])
-  count = search + held_out
-  x, labels = (np.asarray(leaf)[:-1] for leaf in made.examples)
-  means = np.stack([x[labels == c].mean(axis=0) for c in range(CLASSES)])
-  y = rng.permutation(np.arange(count) % CLASSES)
-  examples = Examples(
-      jnp.asarray(means[y] + 0.7 * rng.normal(size=(count, *x.shape[1:])), jnp.float32),
-      jnp.asarray(y, jnp.int32))
-  place = rng.permutation(count)
-  return made._replace(server=Server(
-      examples, *(jnp.asarray(np.sort(rows), jnp.int32) for rows in np.split(place, [search]))))
-
-
-def _split(own, count):
-  """Deals held-out rows to the first clients, two to each; the last hold none."""
-  bounds = np.minimum(2 * np.arange(1, count), len(own))
-  return Split(jnp.asarray(own, jnp.int32), clients(np.split(own, bounds)))
-
-
-def clients(rows, *, ids=None, spare=0, padding=0):
-  """Returns the Clients who hold these lists of row numbers."""
-  width = max(1, *map(len, rows)) + spare
-  index = np.full((len(rows), width), padding, np.int32)
-  for k, own in enumerate(rows):
-    index[k, :len(own)] = own
-  return Clients(np.array(IDS[:len(rows)] if ids is None else ids, np.int32), index,
-                 np.array([len(own) for own in rows], np.int32))
 
 
 def rows(held):
@@ -95,48 +29,27 @@ def rows(held):
   return [index[:size] for index, size in zip(held.index, held.size, strict=True)]
 
 
-def tables(federation):
+def tables(made):
   """Returns [(x, y) of each client], in float64, for the NumPy twins."""
-  x, y = np.asarray(federation.examples.x, np.float64), np.asarray(federation.examples.y)
-  return [(x[own], y[own]) for own in rows(federation.clients)]
+  x, y = np.asarray(made.examples.x, np.float64), np.asarray(made.examples.y)
+  return [(x[own], y[own]) for own in rows(made.clients)]
 
 
-def central(federation, rows=slice(None)):
+def central(made, rows=slice(None)):
   """Returns the server's rows, or some of them, as (x, y) in float64."""
-  x, y = federation.server.examples
+  x, y = made.server.examples
   return np.asarray(x, np.float64)[rows], np.asarray(y)[rows]
 
 
-def one(federation, k):
+def one(made, k):
   """Returns one row of Clients."""
-  return jax.tree.map(lambda x: x[k], federation.clients)
-
-
-@cache
-def linear():
-  """Returns softmax regression on inputs [4]."""
-  return mlp.mlp((), classes=CLASSES, input_shape=(4,))
+  return jax.tree.map(lambda x: x[k], made.clients)
 
 
 @cache
 def perceptron():
   """Returns a network with 5 hidden units on inputs [4]."""
   return mlp.mlp((5,), classes=CLASSES, input_shape=(4,))
-
-
-class NormTrunk(nn.Module):
-  """BatchNorm of the inputs, whose statistics are easy to say."""
-
-  @nn.compact
-  def __call__(self, x, *, train, mask):
-    return layers.normalize(x, 'batch', train=train, mask=mask)
-
-
-@cache
-def norm():
-  """Returns softmax regression on normalized inputs [4]."""
-  return classifier.classifier(
-      NormTrunk(), classes=CLASSES, input_shape=(4,), wiring=symmetry.chain)
 
 
 class ConvTrunk(nn.Module):
