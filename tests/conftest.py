@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list):
     group = item.path.as_posix()
     if item.path.name == 'laws_test.py' and hasattr(item, 'callspec'):
       case = item.callspec.params.get('case') or item.callspec.params['name']
-      group += f' {case.removesuffix("-cohort")}'
+      group += f' {case.removesuffix("-all")}'
     item.add_marker(pytest.mark.xdist_group(group))
   # The laws of a method one after another, before its programs are dropped.
   items.sort(key=lambda item: item.get_closest_marker('xdist_group').args[0])

@@ -37,10 +37,22 @@ class Row(NamedTuple):
 
 
 @cache
-def trial(name: str, cohort: int = 0) -> Trial:
+def trial(name: str) -> Trial:
+  """Returns the trial of a row; one that samples draws COHORT of the clients."""
   row = TABLE[name]
-  return Trial(row.method or name, {'participation': cohort, **row.changes},
+  return Trial(row.method or name, {'participation': cohort(name), **row.changes},
                model=row.model and row.model())
+
+
+@cache
+def full_trial(name: str) -> Trial:
+  """Returns the trial of a row in which every client takes part."""
+  return Trial(TABLE[name].method or name, TABLE[name].changes,
+               model=TABLE[name].model and TABLE[name].model())
+
+
+def cohort(name: str) -> int:
+  return 0 if 'all clients' in METHODS[TABLE[name].method or name].needs else COHORT
 
 
 def far_from(other: str) -> Callable:
@@ -53,7 +65,8 @@ def far_from_average(weights: str = 'size', **changes) -> Callable:
   """The global model after four rounds is not that of fedavg on the same network."""
 
   def step(own):
-    plain = Trial('fedavg', {'fedavg.weights': weights, **changes}, model=own.model)
+    plain = Trial('fedavg', {'participation': own.config.participation, 'fedavg.weights': weights,
+                             **changes}, model=own.model)
     toys.assert_far(own.moments[4].views['global'], plain.play(4)[4].views['global'], least=0.01)
 
   return step
@@ -71,16 +84,16 @@ def nearer_than(other: str) -> Callable:
 
 
 def clients_differ(own: Trial):
-  """After two rounds no two clients have the same model."""
-  for model, other in itertools.combinations(tree.unstack(own.moments[2].views['clients']), 2):
+  """In the end no two clients have the same model."""
+  for model, other in itertools.combinations(tree.unstack(own.moments[-1].views['clients']), 2):
     toys.assert_far(model, other)
 
 
 def clients_share(same: str, private: str) -> Callable:
-  """After two rounds clients have one part in common, and another not."""
+  """In the end clients have one part in common, and another not."""
 
   def step(own):
-    first, *others = tree.unstack(own.moments[2].views['clients']['params'])
+    first, *others = tree.unstack(own.moments[-1].views['clients']['params'])
     for other in others:
       toys.assert_close(other[same], first[same], atol=0)
       toys.assert_far(other[private], first[private], least=0.01)
@@ -89,15 +102,15 @@ def clients_share(same: str, private: str) -> Callable:
 
 
 def mixtures_differ(own: Trial):
-  """After two rounds no two models are the same, nor two clients' weights."""
-  for stacked in own.moments[2].views['clients']:
+  """In the end no two models are the same, nor two clients' weights."""
+  for stacked in own.moments[-1].views['clients']:
     for member, other in itertools.combinations(tree.unstack(stacked), 2):
       toys.assert_far(member, other, least=0.01)
 
 
 def clients_cluster(own: Trial):
-  """After two rounds some clients have the same model, and some another."""
-  models = [jax.tree.leaves(model) for model in tree.unstack(own.moments[2].views['clients'])]
+  """In the end some clients have the same model, and some another."""
+  models = [jax.tree.leaves(model) for model in tree.unstack(own.moments[-1].views['clients'])]
   distinct = {b''.join(leaf.tobytes() for leaf in model) for model in models}
   assert 1 < len(distinct) < K, f'got {len(distinct)} models; expected fewer than clients'
 
@@ -170,10 +183,11 @@ TABLE = {
     'local': Row(clients_differ),
     'centralized': Row(far_from('fedavg')),
 }
-CASES = [*TABLE, *(f'{name}-cohort' for name, row in TABLE.items()
-                   if 'all clients' not in METHODS[row.method or name].needs)]
-# One row of each way in which a round is put together: these compile every law anew.
+# One row of each way in which a round is put together. Laws of how it is compiled and mapped, and of
+# a cohort that is everybody, are theorems about these ways: beyond them they are for the slow tier.
 PATHS = ('fedavg', 'scaffold', 'fedmr', 'ditto', 'feddle', 'gossip', 'fedmerge')
+CASES = [*TABLE, *(pytest.param(f'{name}-all', marks=[] if name in PATHS else pytest.mark.slow)
+                   for name in TABLE if cohort(name))]
 
 
 def law_id(law: str) -> str:
@@ -181,11 +195,12 @@ def law_id(law: str) -> str:
 
 
 def of_case(case: str) -> Trial:
-  return trial(case.removesuffix('-cohort'), COHORT if case.endswith('-cohort') else 0)
+  name = case.removesuffix('-all')
+  return trial(name) if name == case else full_trial(name)
 
 
 def slowly(name: str, law: str) -> list:
-  """Marks what the fast tier leaves out: laws of lifting beyond one row of each path."""
+  """Marks laws of lifting beyond one row of each path."""
   quick = name in PATHS and law not in ('compiled is eager', 'seeds may be vectorized')
   return [] if quick or (name, law) == ('fedavg', 'compiled is eager') else [pytest.mark.slow]
 
