@@ -189,7 +189,7 @@ class Network(NamedTuple):
 
 
 class Source(NamedTuple):
-  """A data source.
+  """A data source: how configs name it, and how it loads a data set.
 
   name:     what configs call it; NAME:PATH if it has a path.
   load:     (path, settings, data_dir) -> Dataset; `path` is '' without one, and `data_dir` the
@@ -310,7 +310,7 @@ def load(key: str, reference: str, *kinds: type[Record]) -> Record:
 
 @functools.cache
 def _file(path: str) -> ModuleType:
-  """Imports a file, once."""
+  """Imports a Python file as a module, once per path."""
   if not os.path.isfile(path):
     raise FileNotFoundError(path)
   name = f'plugin_{hashlib.sha256(path.encode()).hexdigest()[:12]}'
@@ -378,7 +378,7 @@ def literal(text: str) -> Any:
 
 @contextlib.contextmanager
 def section(name: str, keys: Collection[str]) -> Generator[None]:
-  """Lets errors name keys of a section where they named arguments: 'got alpha=-1; ...'."""
+  """Prefixes settings in errors with their section: 'got alpha=2' -> 'got apfl.alpha=2'."""
   try:
     yield
   except InputError as error:

@@ -142,7 +142,7 @@ class Symmetry(NamedTuple):
 
 
 class Embedded(NamedTuple):
-  """A text after the embedding layer: the input of the first normalization."""
+  """Marks a text as embedded already, so that the network skips its embedding layer."""
 
   x: Array  # [B, E]
 
@@ -384,7 +384,7 @@ class Trace(NamedTuple):
 
 
 class Topology(NamedTuple):
-  """Mixing matrices of decentralized learning; a rate may be a float or traced.
+  """A communication topology as mixing matrices; rates may be Python floats or traced.
 
   matrix:       (step, key, rate=1.0) -> [K, K] float32, pure.
   spectral_gap: (rate=1.0) -> 1 - |lambda_2| of E[W].

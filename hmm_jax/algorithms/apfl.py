@@ -83,7 +83,7 @@ def mixture(alpha: Array, v: PyTree, w: PyTree) -> PyTree:
 
 def mixture_training(loss: Loss, optimizer: optax.GradientTransformation, *, alpha_lr: float,
                      batch: int, epochs: int = 1, steps: int = 0) -> Local:
-  """Trains w as `local_training` does, and also (v_i, alpha_i), which are `extra`.
+  """Returns local training of w_i and, as the client's `extra`, of (v_i, alpha_i).
 
   Both w_i and u_i minimize `loss`; w_i and v_i have separate optimizer states. `alpha_lr` is
   the learning rate of alpha_i, other arguments are those of `local_training`.

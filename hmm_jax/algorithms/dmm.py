@@ -149,9 +149,10 @@ SETTINGS = {
                       choices=('inverted', 'noise', 'real', 'none')),
     'statistics_of': Setting(
         'merged', 'the models whose statistics are inverted', choices=INVERTED),
-    'batch': Setting(256, 'inputs per batch that is inverted', at_least=1),
+    'batch': Setting(256, 'inputs per batch, which are synthesized jointly', at_least=1),
     'batches': Setting(
-        4, 'number of these batches; with statistics_of=each, for each model', at_least=1),
+        4, 'number of batches that are synthesized; with statistics_of=each, for each model',
+        at_least=1),
     'augment': Setting(
         'shift_flip', 'augmentation of images in inversion and distillation',
         choices=AUGMENTATIONS),

@@ -70,7 +70,7 @@ def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
     tau_max: largest delay of an update: it is trained from the model of d rounds ago, with d
       drawn from 0 .. tau_max for each update.
     strikes: consecutive rounds with a negative score before the worst update is dropped; 0: never.
-    memory: decay of the score, a moving average of the coefficients.
+    memory: decay of an update's score, the moving average of its coefficients.
     calibrate: (variables, federation) -> variables with recalibrated statistics; by default they
       stay averaged.
 
@@ -172,7 +172,7 @@ SETTINGS = {
     'strikes': Setting(
         5, 'consecutive rounds with a negative score before the worst update is dropped; 0: never',
         at_least=0),
-    'memory': Setting(0.9, 'decay of the score, a moving average of the coefficients',
+    'memory': Setting(0.9, "decay of an update's score, the moving average of its coefficients",
                       at_least=0, at_most=1),
     'tau_max': Setting(0, 'largest delay of an update, in rounds', at_least=0),
     'statistics': Setting(
@@ -244,7 +244,8 @@ def check(config):
   settings = config.feddle
   if (settings.normalize, settings.coefficients) == ('layer', 'global'):
     raise InputError('got normalize=layer with coefficients=global; expected '
-                     'coefficients=layer, as no global coefficients would give the average')
+                     'coefficients=layer, as after scaling each layer no global coefficients '
+                     'give the average')
 
 
 FEDDLE = Method(

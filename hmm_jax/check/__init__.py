@@ -1,1 +1,1 @@
-"""The laws that methods and operators obey, also those of one's own."""
+"""The laws that methods and operators obey, whether built in or your own."""

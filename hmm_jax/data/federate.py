@@ -34,8 +34,8 @@ def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
   train, test = (np.sort(rng.permutation(len(y))[:round(share * len(y))])
                  for y in (dataset.y_train, dataset.y_test))
   if not (0 < share < 1 and len(train)):
-    raise InputError(f'got subset={share}; expected a share of {len(dataset.y_train)} examples '
-                     'above 0 and up to 1')
+    raise InputError(f'got subset={share}; expected a number above 0 and of at most 1 that '
+                     f'keeps at least one of {len(dataset.y_train)} training examples')
   return dataset.keep(train)._replace(
       x_test=jax.tree.map(lambda leaf: leaf[test], dataset.x_test), y_test=dataset.y_test[test])
 
@@ -221,7 +221,7 @@ def _check(validation, test, seed):
     raise InputError(f'got validation={validation} and test={test}; expected '
                      'a sum below 1')
   if seed < 0:
-    raise InputError(f'got seed={seed}; expected a whole number from 0')
+    raise InputError(f'got seed={seed}; expected at least 0')
 
 
 def _labels(dataset):

@@ -270,9 +270,9 @@ def resample(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alph
   """
   _check_alpha(alpha)
   if clients < 1:
-    raise InputError(f'got clients={clients}; expected a number from 1')
+    raise InputError(f'got clients={clients}; expected at least 1')
   if size < 1:
-    raise InputError(f'got size={size}; expected a number of examples from 1')
+    raise InputError(f'got size={size}; expected at least 1 example per client')
   logits = _log_gamma(rng, alpha, (clients, classes))
   members = [np.flatnonzero(labels == c) for c in range(classes)]
   absent = [not len(rows) for rows in members]

@@ -30,8 +30,8 @@ def of_domain(dataset: Dataset, domain: int, size: int, seed: int) -> tuple[Data
   source = f'domain:{domain}'
   names = () if dataset.domain is None else np.unique(dataset.domain)
   if len(names) < 2 or domain not in names:
-    raise InputError(f'got source={source}; expected one of two domains or more, the data '
-                     f'set has {", ".join(map(str, names)) or "none"}')
+    raise InputError(f'got source={source}; expected a domain of a data set with at least two, '
+                     f'this one has {", ".join(map(str, names)) or "none"}')
   inside = np.flatnonzero(dataset.domain == domain)
   rows = inside[_draw(dataset.y_train[inside], size, len(inside), seed, source)]
   return dataset.keep(np.flatnonzero(dataset.domain != domain)), _examples(dataset, rows)
@@ -49,8 +49,8 @@ def other(dataset: Dataset, source: Dataset, size: int, seed: int) -> Examples:
   """
   for side in (source, dataset):
     if isinstance(side.x_train, dict):
-      raise InputError(f'got source={source.name}; inputs of {side.name} are of several '
-                       'modalities, expected held_out, domain:N or sets of one modality')
+      raise InputError(f'got source={source.name}, where {side.name} has several modalities; '
+                       'expected held_out, domain:N or data sets of one modality')
   _check_fits(source, dataset.x_train)
   rows = _draw(source.y_train, size, len(source.y_train), seed, source.name)
   chunks = np.array_split(rows, -(-size // _CHUNK))
@@ -148,12 +148,14 @@ def _with_channels(x, channels):
 DEFAULT_SIZE = 200
 SETTINGS = {
     'size': Setting(
-        -1, f'number of examples; -1: {DEFAULT_SIZE} if the method learns on them, else none',
+        -1, f'number of server examples; -1: {DEFAULT_SIZE} if the method learns on them, else none',
         at_least=-1),
-    'source': Setting('held_out', 'held_out: from the training examples; domain:N: from that '
-                      'domain, which no client holds; or the name of another data set'),
+    'source': Setting('held_out', "where the server's examples come from: held_out: the training "
+                      'examples; domain:N: that domain, which no client holds; or the name of '
+                      'another data set'),
     'held_out': Setting(
-        0.2, 'share of these examples to evaluate on, not to learn from', at_least=0, at_most=1),
-    'noise': Setting(0.0, 'share of their labels that are wrong', at_least=0, at_most=1),
-    'seed': Setting(0, 'seed of the draw of these examples', at_least=0),
+        0.2, "share of the server's examples held out for evaluation", at_least=0, at_most=1),
+    'noise': Setting(0.0, "share of the server's labels that are replaced by a wrong class",
+                     at_least=0, at_most=1),
+    'seed': Setting(0, "seed of the draw of the server's examples and of wrong labels", at_least=0),
 }

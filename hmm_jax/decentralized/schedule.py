@@ -83,8 +83,8 @@ def _piece(text: str, rounds: int, max_rate: float) -> Piece:
   start, stop = (int(edge) if edge else None for edge in window.groups())
   start = start or 0
   if not start < (rounds if stop is None else stop) <= rounds:
-    raise InputError(f'got {text!r} in the schedule; expected a window from 0 to '
-                     f'rounds={rounds} with an end after its start')
+    raise InputError(f'got {text!r} in the schedule; expected @FROM:TO with '
+                     f'0 <= FROM < TO <= rounds={rounds}')
   return Piece(name, numbers, start, stop)
 
 

@@ -161,7 +161,7 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
 
 
 def selecting_view(algorithm: Algorithm, federated: Federation) -> str:
-  """Returns the view by which a round is selected: `clients` if the algorithm has it."""
+  """Returns the view whose metric selects a round: `clients` if the algorithm has it."""
   views = jax.eval_shape(
       lambda key, f: algorithm.views(algorithm.init(key, f), f), jax.random.key(0), federated)
   return 'clients' if 'clients' in views else 'global'

@@ -20,7 +20,7 @@ COSMETIC = {'name', 'references', 'variants'}
 
 
 def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
-  """Trains one config in its workdir, or resumes it, or reads what it left.
+  """Trains one config in its workdir, or resumes it; a finished run is only read.
 
   Returns:
     The summary.

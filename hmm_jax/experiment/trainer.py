@@ -153,7 +153,7 @@ def _first(metrics, count: int):
 
 
 def _divergence(cohort, alive: np.ndarray, frozen: np.ndarray, done: int, seeds: tuple) -> str:
-  """Returns an error message with the first non-finite round and its clients."""
+  """Returns an error message that names the first round that diverged, and its clients."""
   s = min(np.flatnonzero(~alive), key=lambda i: frozen[i])
   at = frozen[s] - done
   bad = sorted(cohort.id[s, at][~cohort.finite[s, at]].tolist())

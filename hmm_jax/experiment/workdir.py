@@ -59,7 +59,7 @@ class Workdir:
     except (OSError, ValueError) as error:
       raise InputError(f'got a damaged {self.file(name)}; expected JSON') from error
     if not isinstance(content, dict) or 'rounds' not in content:
-      raise InputError(f'got a foreign {self.file(name)}; expected that of a run')
+      raise InputError(f'got a foreign {self.file(name)}; expected one written by a run')
     return content
 
   def write_json(self, name: str, content: dict):
@@ -128,8 +128,8 @@ class Workdir:
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
       raise InputError(f'got a damaged {self.file(name)}; expected numbers') from error
     if not all(columns <= row.keys() for row in rows):
-      raise InputError(f'got a foreign {self.file(name)}; expected that of a run, with columns '
-                       f'{", ".join(sorted(columns))}')
+      raise InputError(f'got a foreign {self.file(name)}; expected one written by a run, '
+                       f'with columns {", ".join(sorted(columns))}')
     return rows
 
   def _parse_table(self, name: str, lines: list[str]) -> list[dict]:

@@ -68,7 +68,7 @@ def adamerging(*, by: str = 'layer', initial: float = 0.3, lr: float = 1e-3,
   """
   check(by, lr, 'steps', steps)
   if not 0 <= initial <= 1:
-    raise InputError(f'got initial={initial}; expected from 0 to 1')
+    raise InputError(f'got initial={initial}; expected a number from 0 to 1')
 
   def apply(model, stacked, base, examples, rows, key):
     logits = logits_of(model, stacked)

@@ -132,7 +132,7 @@ def any_weights(weights: Array, usable: Array) -> Array:
 
 
 def convex(weights: Array, usable: Array) -> Array:
-  """Projects each unit's weights of usable anchors onto the simplex: [A, U]."""
+  """Projects the weights of usable anchors onto the simplex, for each unit: [A, U]."""
   # Two below the minimum, unusable anchors are projected to 0; larger offsets could overflow.
   low = jnp.min(weights, axis=0, keepdims=True, where=usable, initial=0) - 2
   padded = jnp.where(usable, weights, low)

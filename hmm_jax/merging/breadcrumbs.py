@@ -15,7 +15,7 @@ def breadcrumbs(*, smallest: float = 0.85, largest: float = 0.01, scale: float =
   Args:
     smallest, largest: shares that are dropped (their defaults are our choice: the paper tunes
       them).
-    scale: factor of the merged task vector.
+    scale: scaling factor of the merged task vector.
     weights: one finite number for each model; 1 each if None.
 
   Reference: Davari, Belilovsky. Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse
@@ -27,9 +27,9 @@ def breadcrumbs(*, smallest: float = 0.85, largest: float = 0.01, scale: float =
 OPERATOR = Operator(
     'breadcrumbs', breadcrumbs, ('base',),
     {'smallest': Setting(
-         0.85, 'share of the smallest entries that is dropped', at_least=0, at_most=1),
+         0.85, 'share of the entries that are dropped as the smallest', at_least=0, at_most=1),
      'largest': Setting(
-         0.01, 'share of the largest entries that is dropped', at_least=0, at_most=1),
+         0.01, 'share of the entries that are dropped as the largest', at_least=0, at_most=1),
      'scale': SCALE._replace(default=0.3), 'weights': WEIGHTS},
     summary='task arithmetic without the smallest and the largest entries',
     paper='Davari, Belilovsky. ECCV 2024. arXiv:2312.06795')

@@ -24,7 +24,7 @@ def cat(*, directions: int = 3, scale: float = 1.0, trade_off: float = 1.0) -> C
 
   Args:
     directions: c, number of directions per tensor that each task forbids the others.
-    scale: alpha, factor of the sum of the trimmed task vectors.
+    scale: alpha, scaling factor of the sum of the trimmed task vectors.
     trade_off: lambda, weight of the harm that trimming does to a task vector on its own task,
       relative to the conflict that it removes from another (our default: 1).
 
@@ -142,7 +142,7 @@ OPERATOR = Operator(
     'cat', cat, ('base', 'network', 'data'),
     {'directions': Setting(
          3, 'directions per tensor that each task forbids the others', at_least=1),
-     'scale': Setting(1.0, 'factor of the sum of the trimmed task vectors'),
+     'scale': Setting(1.0, 'scaling factor of the sum of the trimmed task vectors'),
      'trade_off': Setting(1.0, 'weight of the harm that trimming does to the own task')},
     summary="task vectors, trimmed where they disturb other tasks' features",
     paper='Sun et al. ICML 2025. arXiv:2505.06977')

@@ -22,7 +22,7 @@ def dare(*, density: float = 0.1, scale: float = 0.3,
 
   Args:
     density: probability that an entry is kept: 1 minus the drop rate.
-    scale: factor of the merged task vector.
+    scale: scaling factor of the merged task vector.
     weights: one finite number for each model; 1 each if None.
 
   Reference: Yu, Yu, Yu, Huang, Li. Language Models are Super Mario: Absorbing Abilities from

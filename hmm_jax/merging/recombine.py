@@ -47,12 +47,12 @@ def permutation(key: Key, returned: Array) -> Array:
 
 
 def tensors(model: Model, variables: PyTree) -> PyTree:
-  """Returns one unit per tensor."""
+  """Returns the units that are single tensors: a different number for each leaf."""
   return segments(len(jax.tree.leaves(variables)))(model, variables)
 
 
 def layers(model: Model, variables: PyTree) -> PyTree:
-  """Returns one unit per module: its weight, bias and statistics."""
+  """Returns the units that are modules: one number for their weight, bias and statistics."""
   return jax.tree.map(model.modules().index, model.groups(variables))
 
 

@@ -28,7 +28,7 @@ def regmean(*, factor: float = 0.9) -> Callable:
     Language Models. ICLR 2023. arXiv:2212.09849.
   """
   if not 0 <= factor <= 1:
-    raise InputError(f'got factor={factor}; expected from 0 to 1')
+    raise InputError(f'got factor={factor}; expected a number from 0 to 1')
 
   def apply(model, stacked, base, examples, rows, key):
     del base, key
@@ -110,7 +110,7 @@ def gram_of(grams: dict, path: tuple) -> Array | None:
 
 OPERATOR = Operator(
     'regmean', regmean, ('shared init', 'network', 'data'),
-    {'factor': Setting(0.9, 'factor of the off-diagonal entries of a Gram matrix',
+    {'factor': Setting(0.9, 'scaling factor of the off-diagonal entries of a Gram matrix',
                        at_least=0, at_most=1)},
     summary="linear layers that fit every model's outputs on its own inputs",
     paper='Jin et al. ICLR 2023. arXiv:2212.09849')

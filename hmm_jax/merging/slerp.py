@@ -25,15 +25,15 @@ def slerp(*, t: float = 0.5, parallel: float = 0.9995) -> Merge:
   Reference: Shoemake. Animating Rotation with Quaternion Curves. SIGGRAPH 1985.
   """
   if not 0 <= t <= 1:
-    raise InputError(f'got t={t}; expected from 0 to 1')
+    raise InputError(f'got t={t}; expected a number from 0 to 1')
   if not 0 <= parallel <= 1:
-    raise InputError(f'got parallel={parallel}; expected from 0 to 1')
+    raise InputError(f'got parallel={parallel}; expected a number from 0 to 1')
   shares = jnp.array([1 - t, t])
 
   def merge(stacked, base, key):
     del base, key
     if (count := tree.count(stacked)) != 2:
-      raise InputError(f'got {count} models; expected 2 to interpolate between')
+      raise InputError(f'got {count} models; expected exactly 2')
     along = lambda x: tree.mix(_arc(tree.gram(x), shares, parallel), x)
     return jax.tree.map(jax.jit(along), stacked)
 
@@ -50,8 +50,9 @@ def _arc(gram, shares, parallel):
 
 OPERATOR = Operator(
     'slerp', slerp, ('shared init', 'two models'),
-    {'t': Setting(0.5, 'from 0, the first model, to 1, the second', at_least=0, at_most=1),
-     'parallel': Setting(0.9995, 'cosine from which interpolation is linear',
-                         at_least=0, at_most=1)},
+    {'t': Setting(0.5, 'position from the first model, 0, to the second, 1', at_least=0, at_most=1),
+     'parallel': Setting(
+         0.9995, 'absolute cosine of two tensors from which they are interpolated linearly',
+         at_least=0, at_most=1)},
     summary='spherical interpolation of two models, tensor by tensor',
     paper='Shoemake. SIGGRAPH 1985')

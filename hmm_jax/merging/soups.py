@@ -39,7 +39,7 @@ class Soup(NamedTuple):
 
 
 def greedy(stacked: PyTree, score: Callable) -> Soup:
-  """Adds models to a mean, the best first, if that strictly raises its score.
+  """Adds models to a mean, best first, keeping each that strictly raises the score of the mean.
 
   Every model is tried once. Models of equal scores are tried in their order (our choice).
 

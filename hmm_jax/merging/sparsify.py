@@ -120,4 +120,4 @@ def _magnitude(x):
 
 def _check_share(name, value):
   if not 0 <= value <= 1:
-    raise InputError(f'got {name}={value}; expected from 0 to 1')
+    raise InputError(f'got {name}={value}; expected a number from 0 to 1')

@@ -40,7 +40,7 @@ def merge(stacked: PyTree, base: PyTree, key: Key, *, weights: Array, sparsify: 
     key: of random sparsification; each model has its own.
     weights: [K]; a negative one changes the sign of its votes.
     sparsify, elect, reduce: as above.
-    scale: factor of the merged task vector.
+    scale: scaling factor of the merged task vector.
   """
   # One model at a time: finding limits takes memory.
   limits = lax.map(lambda one: sparsify.limits(delta(one, base)), stacked)
@@ -138,4 +138,4 @@ def _add(stacked):
 
 
 WEIGHTS = Setting(None, 'one finite number for each model; 1 each by default')
-SCALE = Setting(1.0, 'factor of the merged task vector')
+SCALE = Setting(1.0, 'scaling factor of the merged task vector')

@@ -22,7 +22,7 @@ def ties(*, density: float = 0.2, scope: str = 'model', scale: float = 1.0,
   Args:
     density: share of the entries that are kept.
     scope: 'model' to rank all entries together, as in the paper; 'tensor' as in some tools.
-    scale: factor of the merged task vector.
+    scale: scaling factor of the merged task vector.
     weights: one finite number for each model; 1 each if None.
 
   Reference: Yadav, Tam, Choshen, Raffel, Bansal. TIES-Merging: Resolving Interference When

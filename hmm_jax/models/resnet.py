@@ -39,7 +39,7 @@ def _layer(x, features, *, window, strides=1, norm, train, mask):
 
 
 class Block(nn.Module):
-  """Two 3x3 convolutions around a shortcut: a 1x1 projection where the shape changes."""
+  """Two 3x3 convolutions plus a shortcut: a 1x1 projection where the shape changes."""
 
   features: int
   strides: int
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-  """The stem, the stages of a `Size` and the mean over the image."""
+  """The stem, the stages of a `Size` and global average pooling."""
 
   size: Size
   norm: str

@@ -101,7 +101,7 @@ def fresh_head(model: Model, classes: int, *, ridge: float = 1e-3, steps: int = 
 
 
 def training_loss(objective: Objective) -> Loss:
-  """Returns the objective as a training loss, whose `extra` is the objective's context."""
+  """Converts an objective to a training loss, which takes the context as `extra`."""
 
   def loss(params, statistics, batch, start, extra, key):
     del start

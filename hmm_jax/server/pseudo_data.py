@@ -88,7 +88,7 @@ def of_merged(merged, stacked):
 
 
 def of_each(merged, stacked):
-  """Returns all K models: merged statistics carry little information on divergent ones."""
+  """Returns all K models, as merging the statistics of divergent models loses information."""
   del merged
   return stacked
 

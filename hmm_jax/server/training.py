@@ -53,7 +53,8 @@ def spent(*, gradients: Array | int, forwards: Array | int = 0) -> dict:
 
 
 SETTINGS = {
-    'steps': Setting(100, 'minibatches per round, of a search or of training', at_least=1),
+    'steps': Setting(100, 'minibatches per round at the server, to train on or to search with',
+                     at_least=1),
     'batch': Setting(50, 'examples per minibatch', at_least=1),
     'lr': Setting(0.05, 'learning rate of SGD at the server', above=0),
 }

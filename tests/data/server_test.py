@@ -193,7 +193,7 @@ class OtherTest(parameterized.TestCase):
     one = images(np.zeros((9, 4, 4, 3)), name='near')
     both = one._replace(name='far', x_train={'image': one.x_train, 'text': np.zeros((9, 2))})
     for dataset, source in ((both, one), (one, both)):
-      with self.assertRaisesRegex(InputError, f'got source={source.name}; inputs of far '):
+      with self.assertRaisesRegex(InputError, f'got source={source.name}, where far has'):
         server.other(dataset, source, 2, 0)
 
 

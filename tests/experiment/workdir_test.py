@@ -113,7 +113,7 @@ class WorkdirTest(parameterized.TestCase):
     self.put('b.csv', b'round,x\r\n1,2\r\n')
     for name in ('clients', 'b'):
       for use in (self.workdir.read_table, lambda name: self.workdir.drop_table(name, after=5)):
-        with self.assertRaisesRegex(InputError, f'got a foreign .*{name}.csv; expected that of a'):
+        with self.assertRaisesRegex(InputError, f'got a foreign .*{name}.csv; expected one'):
           use(name)
 
 
