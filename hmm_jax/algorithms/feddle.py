@@ -149,7 +149,8 @@ CONSTRAINTS = {'none': lambda bound: anchors.any_weights, 'convex': lambda bound
 FALLBACKS = {'held_out': HELD_OUT, 'none': NEVER}
 EVICTIONS = {'oldest': anchors.oldest, 'worst': anchors.worst}
 SETTINGS = {
-    'atlas': Setting(50, 'slots for updates, at most one per client', at_least=1),
+    'atlas': Setting(50, 'number of slots for the latest updates, at most one per client',
+                     at_least=1),
     'normalize': Setting(
         'whole', 'scaling to the median norm: of whole updates, of each layer, or none',
         choices=SCALES),

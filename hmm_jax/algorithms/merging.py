@@ -50,7 +50,7 @@ SETTINGS = {
     'rows': Setting(
         'validation', "split of the clients' examples that operators and statistics use",
         choices=EXAMPLES),
-    'batches': Setting(8, 'minibatches of these examples per client', at_least=1),
+    'batches': Setting(8, 'minibatches per client that operators and statistics use', at_least=1),
     'batch': Setting(32, 'examples per minibatch', at_least=1),
     'statistics': Setting(
         'pooled', "the merged model's BatchNorm statistics: pooled, recalibrated, or REPAIR of all "

@@ -115,7 +115,7 @@ SETTINGS = {
     'lam': Setting(15.0, 'weight of the proximal term between personal and global model',
                    at_least=0),
     'inner_steps': Setting(5, 'steps of the personal model per minibatch', at_least=1),
-    'personal_lr': Setting(0.1, 'learning rate of these steps', above=0),
+    'personal_lr': Setting(0.1, "learning rate of the personal model's steps", above=0),
     'beta': Setting(1.0, "the server's step size towards the mean", above=0),
 }
 

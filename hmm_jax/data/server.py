@@ -148,14 +148,14 @@ def _with_channels(x, channels):
 DEFAULT_SIZE = 200
 SETTINGS = {
     'size': Setting(
-        -1, f'number of server examples; -1: {DEFAULT_SIZE} if the method learns on them, else none',
+        -1, f'number of server examples; -1: {DEFAULT_SIZE} if the method learns on them, else 0',
         at_least=-1),
-    'source': Setting('held_out', "where the server's examples come from: held_out: the training "
-                      'examples; domain:N: that domain, which no client holds; or the name of '
-                      'another data set'),
+    'source': Setting('held_out', "source of the server's examples: held_out (from the training "
+                      'examples), domain:N (from that domain, which no client holds) or the name '
+                      'of another data set'),
     'held_out': Setting(
         0.2, "share of the server's examples held out for evaluation", at_least=0, at_most=1),
-    'noise': Setting(0.0, "share of the server's labels that are replaced by a wrong class",
+    'noise': Setting(0.0, "share of the server's labels replaced by a wrong class",
                      at_least=0, at_most=1),
-    'seed': Setting(0, "seed of the draw of the server's examples and of wrong labels", at_least=0),
+    'seed': Setting(0, "seed of the draw of the server's examples and wrong labels", at_least=0),
 }

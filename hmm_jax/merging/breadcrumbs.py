@@ -27,9 +27,9 @@ def breadcrumbs(*, smallest: float = 0.85, largest: float = 0.01, scale: float =
 OPERATOR = Operator(
     'breadcrumbs', breadcrumbs, ('base',),
     {'smallest': Setting(
-         0.85, 'share of the entries that are dropped as the smallest', at_least=0, at_most=1),
+         0.85, 'share of the entries to drop, smallest first', at_least=0, at_most=1),
      'largest': Setting(
-         0.01, 'share of the entries that are dropped as the largest', at_least=0, at_most=1),
+         0.01, 'share of the entries to drop, largest first', at_least=0, at_most=1),
      'scale': SCALE._replace(default=0.3), 'weights': WEIGHTS},
     summary='task arithmetic without the smallest and the largest entries',
     paper='Davari, Belilovsky. ECCV 2024. arXiv:2312.06795')

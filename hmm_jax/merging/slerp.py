@@ -52,7 +52,7 @@ OPERATOR = Operator(
     'slerp', slerp, ('shared init', 'two models'),
     {'t': Setting(0.5, 'position from the first model, 0, to the second, 1', at_least=0, at_most=1),
      'parallel': Setting(
-         0.9995, 'absolute cosine of two tensors from which they are interpolated linearly',
+         0.9995, 'absolute cosine at or above which two tensors are interpolated linearly',
          at_least=0, at_most=1)},
     summary='spherical interpolation of two models, tensor by tensor',
     paper='Shoemake. SIGGRAPH 1985')

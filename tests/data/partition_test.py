@@ -67,7 +67,7 @@ class PartitionTest(parameterized.TestCase):
   @parameterized.named_parameters((kind, kind) for kind in ALL if kind != 'natural')
   def test_client_numbers_out_of_range(self, kind):
     for clients in (0, -1):
-      with self.assertRaisesRegex(InputError, f'got clients={clients}; expected .*from 1'):
+      with self.assertRaisesRegex(InputError, f'got clients={clients}; expected (at least|from) 1'):
         ALL[kind](LABELS, clients, rng())
     if kind != 'resample':
       with self.assertRaisesRegex(InputError, 'got clients=401; expected from 1 to 400'):

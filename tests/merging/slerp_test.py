@@ -39,7 +39,7 @@ class SlerpTest(parameterized.TestCase):
   @parameterized.parameters(1, 3)
   def test_refuses_other_than_two_models(self, count):
     models, base = flat_models.drawn(count)
-    with self.assertRaisesRegex(InputError, f'got {count} models; expected 2'):
+    with self.assertRaisesRegex(InputError, f'got {count} models; expected exactly 2'):
       slerp()(flat_models.stack(models), base, toys.key(0))
 
 
