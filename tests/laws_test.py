@@ -183,8 +183,8 @@ TABLE = {
     'local': Row(clients_differ),
     'centralized': Row(far_from('fedavg')),
 }
-# One row of each way in which a round is put together. Laws of how it is compiled and mapped, and of
-# a cohort that is everybody, are theorems about these ways: beyond them they are for the slow tier.
+# One row of each way in which a round is put together. Laws of how it is compiled and mapped, and
+# of a cohort of all clients, are theorems about these ways: the slow tier has the other rows.
 PATHS = ('fedavg', 'scaffold', 'fedmr', 'ditto', 'feddle', 'gossip', 'fedmerge')
 CASES = [*TABLE, *(pytest.param(f'{name}-all', marks=[] if name in PATHS else pytest.mark.slow)
                    for name in TABLE if cohort(name))]

@@ -33,6 +33,8 @@ class AnyMachineTest(absltest.TestCase):
   def test_a_run_without_what_linux_alone_has(self):
     lean = {name: getattr(os, name) for name in dir(os)
             if name not in ('sched_getaffinity', 'sched_setaffinity')}
+    if 'process_cpu_count' in lean:  # From CPython 3.13 on; elsewhere it is cpu_count.
+      lean['process_cpu_count'] = os.cpu_count
     with mock.patch.dict(sys.modules, resource=None, fcntl=None), (
         mock.patch.dict(vars(os), lean, clear=True)), (
         tempfile.TemporaryDirectory()) as folder:
