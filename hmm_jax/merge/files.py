@@ -60,17 +60,24 @@ def opened(path: str) -> Generator[Tensors]:
 
 
 def save(path: str, tensors: dict[str, Array]):
-  """Writes tensors to a file atomically, in the format of its suffix."""
+  """Writes tensors to a file atomically, in the format of its suffix.
+
+  Any layout in memory is written by its values: transposed, strided, broadcast, big-endian.
+
+  Raises:
+    InputError: a tensor is of a type that `opened` does not read from this format.
+  """
   path = os.path.abspath(path)
+  arrays = {name: _plain(path, name, x) for name, x in tensors.items()}
   os.makedirs(os.path.dirname(path), exist_ok=True)
   part = f'{path}.part'
   if path.endswith('.npz'):
     with zipfile.ZipFile(part, 'w') as archive:  # np.savez takes no tensor of the name `file`.
-      for name, x in tensors.items():
+      for name, x in arrays.items():
         with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
-          np.lib.format.write_array(file, np.asarray(x), allow_pickle=False)
+          np.lib.format.write_array(file, x, allow_pickle=False)
   else:
-    save_file({name: np.asarray(x) for name, x in tensors.items()}, part)
+    save_file(arrays, part)
   os.replace(part, path)
 
 
@@ -92,6 +99,22 @@ def unflatten(tensors: dict[str, Array]) -> dict:
   return tree
 
 
+def _plain(path, name, x) -> Array:
+  """Returns an array as the formats want it: in C order and the machine's order of bytes."""
+  x = np.asarray(x)
+  # Types of ml_dtypes have no name in npz; of these, safetensors gives back bfloat16 only.
+  foreign = x.dtype.kind == 'V' and (path.endswith('.npz') or x.dtype != jnp.bfloat16)
+  if foreign or not _supported(x.dtype):
+    raise InputError(f'got {name} in {x.dtype} for {path}; expected integers, or floats of at most '
+                     '64 bits' + ('; .safetensors also takes bfloat16' if foreign else ''))
+  return x.astype(x.dtype.newbyteorder('='), order='C', copy=False)
+
+
+def _supported(dtype) -> bool:
+  kinds = jnp.floating, jnp.integer, jnp.bool_
+  return dtype.itemsize <= 8 and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+
+
 def _checked(path, read):
   """Wraps `read` with a check that the array holds integers or floats."""
 
@@ -101,8 +124,7 @@ def _checked(path, read):
     except (AttributeError, TypeError) as error:  # NumPy lacks the type.
       raise InputError(f'got {path} with {name} of an unknown type; expected integers or floats: '
                        f'{error}') from error
-    kinds = jnp.floating, jnp.integer, jnp.bool_
-    if x.dtype.itemsize > 8 or not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+    if not _supported(x.dtype):
       raise InputError(f'got {path} with {name} in {x.dtype}; expected integers, or floats of at '
                        'most 64 bits')
     return x

@@ -30,6 +30,28 @@ class TensorsTest(parameterized.TestCase):
       for key, wanted in TENSORS.items():
         np.testing.assert_array_equal(file.read(key), wanted)
 
+  @parameterized.product(
+      name=('x.safetensors', 'x.npz'),
+      view=(np.transpose, np.asfortranarray, lambda x: x[:, ::2], lambda x: x[::-1],
+            lambda x: np.broadcast_to(x[:1], x.shape), lambda x: x.astype('>f4'),
+            lambda x: x[:0], lambda x: x[1, 1]))
+  def test_any_layout_is_written_by_its_values(self, name, view):
+    path, x = self.path(name), view(np.arange(12, dtype=np.float32).reshape(3, 4))
+    files.save(path, {'x': x})
+    with files.opened(path) as file:
+      self.assertEqual((file.shapes['x'], file.read('x').dtype), (x.shape, np.float32))
+      np.testing.assert_array_equal(file.read('x'), x)
+
+  @parameterized.parameters(
+      ('x.npz', jnp.bfloat16), ('x.npz', jnp.int4), ('x.npz', np.complex64), ('x.npz', object),
+      ('x.safetensors', jnp.float8_e4m3fn), ('x.safetensors', jnp.int4), ('x.safetensors', str),
+      ('x.safetensors', np.complex64), ('x.safetensors', np.longdouble))
+  def test_a_type_that_is_not_read_back_is_not_written(self, name, dtype):
+    path = self.path(name)
+    with self.assertRaisesRegex(InputError, f'got odd in .* for {path}; expected integers, or'):
+      files.save(path, {'fine': np.ones(2), 'odd': np.ones(2).astype(dtype)})
+    self.assertEqual(os.listdir(os.path.dirname(path)), [])
+
   def test_bfloat16(self):
     path = self.path('x.safetensors')
     files.save(path, {'x': jnp.ones(3, jnp.bfloat16)})
