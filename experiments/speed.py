@@ -23,7 +23,7 @@ Showed on 2 CPU cores, mean seconds a round of this and of pfl-research 0.6.0 (P
 
 Losses after 6 rounds, mean ± std over seeds, against a plain PyTorch loop: B cnn 2.204 ±
 0.015 (seeds 10 to 13) and 2.229 ± 0.008 (4 seeds), B mlp 0.0539 ± 0.0024 (seeds 0 to 4)
-and 0.0533 ± 0.0013 (5 seeds). Of A5 the loss hangs on whether client 0 took part lately:
+and 0.0533 ± 0.0013 (5 seeds). Of A5 the loss depends on whether client 0 took part lately:
 1.89 to 2.29 over seeds 1 to 5, 2.24 for seed 0, against 2.26 for pfl-research's one seed.
 
 Gossip and federated averaging (which keeps no stack of models), mean seconds a round of G

@@ -105,7 +105,8 @@ class Setting(NamedTuple):
     if wanted is float and type(value) is int:
       value = _float(value)
     if self.default is not REQUIRED and type(value) is not wanted:
-      raise InputError(f'got {key}={value}; expected a value like {self.default}')
+      expected = self.expected if self.choices else f'a value like {self.default}'
+      raise InputError(f'got {key}={value}; expected {expected}')
     return value
 
 

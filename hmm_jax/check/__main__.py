@@ -44,7 +44,7 @@ def laws_of(name: str) -> dict[str, Callable[[], None]]:
   if name not in known and not is_reference(name):
     raise InputError(f'got {name}; expected a method, an operator, package.module:RECORD or '
                      'path/to/file.py:RECORD' + suggestion(name, known))
-  record = known.get(name) or load('name', name, Method, Operator)
+  record = known.get(name) or load('record', name, Method, Operator)
   if isinstance(record, Operator):
     return {law: lambda f=f: f(record) for law, f in operators.LAWS.items()}
   trial = methods.Trial(name)

@@ -1,5 +1,6 @@
 """Saved runs: config, metrics, states, models and predictions from the folder of a run."""
 
+from collections.abc import Callable
 from functools import cached_property
 import os
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from hmm_jax import tree
 from hmm_jax.experiment import build, federation
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.checkpoint import Checkpoints
@@ -134,14 +136,17 @@ class Run:
     variables = views[view]
     if view in STACKED:
       _check_client(view, client, len(self.federation.clients.id))
-    apply = jax.jit(lambda variables, x: jax.nn.softmax(self.model.apply(variables, x)[0]))
     if isinstance(variables, Mixture):
-      each = jnp.stack([apply(jax.tree.map(lambda leaf, m=m: leaf[m], variables.models), x)
+      each = jnp.stack([self._probabilities(tree.take(variables.models, m), x)
                         for m in range(variables.weights.shape[1])])
       return jnp.einsum('m,mbc->bc', variables.weights[client], each)
     if view in STACKED:
-      variables = jax.tree.map(lambda leaf: leaf[client], variables)
-    return apply(variables, x)
+      variables = tree.take(variables, client)
+    return self._probabilities(variables, x)
+
+  @cached_property
+  def _probabilities(self) -> Callable:
+    return jax.jit(lambda variables, x: jax.nn.softmax(self.model.apply(variables, x)[0]))
 
   @cached_property
   def _checkpoints(self) -> Checkpoints:
