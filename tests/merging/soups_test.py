@@ -1,6 +1,8 @@
 """Soups against plain loops, on losses whose gradients are known, and of networks."""
 
 from functools import cache
+import itertools
+from types import SimpleNamespace
 
 from absl.testing import absltest, parameterized
 import jax
@@ -12,6 +14,7 @@ from reference import soups as reference
 
 from hmm_jax import tree
 from hmm_jax.merging import soups
+from hmm_jax.types import Examples
 
 BATCHES = np.random.default_rng(9).normal(size=(20,)).astype(np.float32)
 
@@ -66,6 +69,20 @@ class GreedySoupTest(parameterized.TestCase):
     row = np.isin(np.arange(3), members) / np.float32(len(members))
     got = normalized.merge(soups.greedy_soup())(stacked)
     toys.assert_close(got, tree.mix(row, stacked['params']))
+
+  def test_as_many_right_answers_in_other_batches_are_no_rise(self):
+    model = SimpleNamespace(apply=lambda variables, x, train: (
+        jnp.stack([variables['params'][x], jnp.zeros(len(x))], axis=-1), variables))
+    merge = toys.jit(lambda stacked: soups.greedy_soup()(
+        model, {'params': stacked}, None, Examples(jnp.arange(40), jnp.zeros(40, int)),
+        jnp.arange(40).reshape(2, 20), None))
+    right = {first: np.arange(40) % 20 < np.repeat([first, 33 - first], 20)
+             for first in range(13, 21)}
+    for alone, mean in itertools.permutations(right.values(), 2):
+      one = np.where(alone, 1.0, -1.0)
+      # By itself right on few examples; its mean with the other is right on 33, as the other is.
+      other = np.where(alone & mean, -0.5, np.where(mean, 3.0, -3.0))
+      np.testing.assert_array_equal(merge(jnp.float32([one, other])), one)
 
 
 @cache
