@@ -26,6 +26,7 @@ DOORS = {
     'flax': ('models', 'check/toys'),
     'orbax': ('experiment/checkpoint',),
     'tensorflow_datasets': ('data/sources/tfds',),
+    'filelock': ('experiment/workdir',),
     'matplotlib': ('report/plots',),
     'safetensors': ('merge/files',),
     'networkx': ('decentralized/undirected',),

@@ -1,5 +1,6 @@
 """One run by its config: trained, resumed, or read if it has finished."""
 
+import contextlib
 import os
 
 import jax
@@ -41,8 +42,12 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   counts = label_counts(federated, classes)
   del made, federated  # The devices have what they need.
 
-  summary = run(experiment, config.to_dict(), workdir, screen)
-  if jax.process_index() == 0:
+  leads = jax.process_index() == 0
+  with workdir.owned() if leads else contextlib.nullcontext():
+    compare(config, workdir)  # Again, for another process may have been quicker.
+    check_extension(config, workdir, experiment.algorithm)
+    summary = run(experiment, config.to_dict(), workdir, screen)
+  if leads:
     plots.partition(counts, workdir.file('plots', 'partition.png'))
     plots.of_run(workdir.read_metrics(),
                  {name: workdir.read_table(name) for name in ('clients', 'anchors', 'search')},

@@ -1,11 +1,14 @@
 """The folder of a run: files that stay consistent if the process is killed."""
 
+from collections.abc import Generator
 import contextlib
 import csv
 import itertools
 import json
 import os
 import tempfile
+
+import filelock
 
 from hmm_jax.types import InputError
 
@@ -37,6 +40,25 @@ class Workdir:
     except OSError as error:
       raise InputError(f'got {flag}={self.path}; expected a writable folder, but {folder}: '
                        f'{error.strerror}') from error
+
+  @contextlib.contextmanager
+  def owned(self) -> Generator[None]:
+    """Keeps other processes from training in the folder, until the end or a kill.
+
+    Raises:
+      InputError: another process is training in it.
+    """
+    os.makedirs(self.path, exist_ok=True)
+    lock = filelock.FileLock(self.file('.lock'))
+    try:
+      lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+      raise InputError(f'got workdir={self.path}, in which another process is training; expected '
+                       'another --workdir, or to wait until that process has ended') from error
+    try:
+      yield
+    finally:
+      lock.release()
 
   def results(self) -> list[str]:
     """Returns the names of the results of a run in this folder."""

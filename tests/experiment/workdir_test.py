@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 
 from absl.testing import absltest, parameterized
@@ -100,6 +102,21 @@ class WorkdirTest(parameterized.TestCase):
     self.assertFalse(os.path.exists(self.workdir.file('b.csv')))
     self.workdir.drop_table('b', after=0)
     self.assertEqual(self.workdir.read_table('b'), [])
+
+  def test_one_process_owns_it_until_it_is_killed(self):
+    code = ("import sys, time; from hmm_jax.experiment.workdir import Workdir\n"
+            "with Workdir(sys.argv[1]).owned(): print('mine', flush=True); time.sleep(100)")
+    other = subprocess.Popen([sys.executable, '-c', code, self.workdir.path],
+                             stdout=subprocess.PIPE, text=True)
+    with other:
+      self.assertEqual(other.stdout.readline(), 'mine\n')
+      with (self.assertRaisesRegex(InputError, 'in which another process is training; expected'),
+            self.workdir.owned()):
+        self.fail('two processes own one folder')
+      other.kill()
+    for _ in range(2):
+      with self.workdir.owned():
+        pass
 
   def test_no_rows_make_no_file(self):
     self.workdir.append_table('a', [])
