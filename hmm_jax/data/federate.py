@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax.registry import Setting
@@ -19,6 +20,7 @@ Parts = Sequence[Sequence[np.ndarray]]
 Source = Callable[..., tuple[Parts, np.ndarray]]
 
 _ALIGNMENT = 64  # bytes
+_TYPES = tuple(map(np.dtype, (np.uint8, np.int32, np.float32, np.float16, jnp.bfloat16)))  # inputs
 _GLOBAL, _DEAL, _LOCAL, _ALIKE, _SUBSET = range(5)  # streams of random numbers under one seed
 
 
@@ -129,9 +131,12 @@ def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
     A Federation of NumPy arrays; examples that no client holds stay unused.
 
   Raises:
-    InputError: impossible fractions, a client without examples, or no test example.
+    InputError: impossible fractions, a client without examples, no test example, or arrays that
+      would have to be cast: labels that are no classes, or inputs of a wider type.
   """
   _check(validation, test, seed)
+  for split in ('train', 'test'):
+    _check_arrays(dataset, split)
   parts, global_test = test_rows(
       dataset, assign, divide, fractions=(validation, test), seed=seed, held_out=held_out)
   train, own_validation, own_test = map(_clients, parts)
@@ -275,6 +280,23 @@ def _clients(rows):
   for k, own in enumerate(rows):
     index[k, :size[k]] = own
   return Clients(np.arange(len(rows), dtype=np.int32), index, size)
+
+
+def _check_arrays(dataset, split):
+  """Refuses what a federation could hold only with other values: nothing is cast silently."""
+  inputs, y = getattr(dataset, f'x_{split}'), getattr(dataset, f'y_{split}')
+  of = f'{split} split of {dataset.name}'
+  for x in jax.tree.leaves(inputs):
+    if x.dtype not in _TYPES:
+      raise InputError(f'got inputs in {x.dtype} in the {of}; expected '
+                       f'{", ".join(map(str, _TYPES))}')
+    if len(x) != len(y):
+      raise InputError(f'got {len(x)} inputs and {len(y)} labels in the {of}; expected as many')
+  if len(y) and not np.issubdtype(y.dtype, np.integer):
+    raise InputError(f'got labels in {y.dtype} in the {of}; expected integers, the classes')
+  if len(y) and not 0 <= y.min() <= y.max() < dataset.classes:
+    raise InputError(f'got labels from {y.min()} to {y.max()} in the {of}; expected from 0 to '
+                     f'{dataset.classes - 1}, below classes={dataset.classes}')
 
 
 def _join(train, test):

@@ -167,7 +167,8 @@ class LabelsTest(parameterized.TestCase):
         make(rate, CLASSES)
 
   def test_one_class_has_no_other(self):
-    data = dataset()._replace(y_train=np.zeros(ROWS, np.int32), classes=1)
+    data = dataset()
+    data = data._replace(y_train=0 * data.y_train, y_test=0 * data.y_test, classes=1)
     made = corrupted(corrupt.symmetric(1.0, 1), data=data)
     np.testing.assert_array_equal(made.examples.y[:ROWS], 0)
 

@@ -185,6 +185,23 @@ class FederateTest(parameterized.TestCase):
     with self.assertRaisesRegex(InputError, pattern):
       deal(**settings)
 
+  @parameterized.named_parameters(
+      ('regression', 'y_train', lambda y: y / 3, 'got labels in float64 in the train split'),
+      ('whole_floats', 'y_test', lambda y: y.astype(float), 'got labels in float64 in the test'),
+      ('texts', 'y_train', lambda y: y.astype(str), 'got labels in <U'),
+      ('wide', 'y_train', lambda y: np.int64(y) + 2**40, 'got labels from 1099511627776 to'),
+      ('negative', 'y_test', lambda y: y - 1, 'got labels from -1 to 2 in the test'),
+      ('beyond', 'y_train', lambda y: y + 1, 'got labels from 1 to 4 .* below classes=4'),
+      ('fewer', 'y_train', lambda y: y[1:], f'got {ROWS} inputs and {ROWS - 1} labels'),
+      ('wide_inputs', 'x_train', lambda x: np.float64(x), 'got inputs in float64 in the train'),
+      ('long_inputs', 'x_test', lambda x: np.int64(x), 'got inputs in int64 in the test'))
+  def test_nothing_is_cast_silently(self, field, change, pattern):
+    data = dataset(test_rows=20)
+    data = data._replace(**{field: jax.tree.map(change, getattr(data, field))})
+    with self.assertRaisesRegex(InputError, pattern):
+      federate.federate(data, KINDS['iid'], divide=federate.deal_then_split, validation=0, test=0,
+                        seed=0)
+
   @parameterized.parameters(federate.deal_then_split, federate.split_then_deal)
   def test_names_a_client_without_rows(self, divide):
     def assign(pool, rng):
@@ -195,8 +212,8 @@ class FederateTest(parameterized.TestCase):
       federate.federate(dataset(), assign, divide=divide, validation=0, test=0, seed=0)
 
   def test_too_few_rows_for_a_test_split(self):
-    data = dataset()._replace(x_train=np.zeros((4, 1)), y_train=np.array([0, 0, 1, 2]),
-                              x_test=np.zeros((0, 1)), y_test=np.zeros(0, int),
+    data = dataset()._replace(x_train=np.zeros((4, 1), np.float32), y_train=np.array([0, 0, 1, 2]),
+                              x_test=np.zeros((0, 1), np.float32), y_test=np.zeros(0, int),
                               client=None, domain=None)
     with self.assertRaisesRegex(InputError, "got dataset='numbers'; expected test"):
       federate.federate(data, KINDS['iid'], divide=federate.deal_then_split, validation=0, test=0,
