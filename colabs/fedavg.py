@@ -72,7 +72,7 @@ def deal(pool, rng):
 federation = federate.federate(
     data, deal, divide=federate.deal_then_split, validation=0.1, test=0.1, seed=0)
 for what, figures in federate.describe(federation, data.classes):
-  print(f'{what:24}{figures}')
+  print(f'{what:30}{figures}')
 
 # %%
 with tempfile.TemporaryDirectory() as folder:

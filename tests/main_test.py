@@ -215,7 +215,7 @@ class RunTest(FolderTest):
                '--config.eval_every=3', '--config.seeds=1', '--config.server.steps=10',
                '--config.feddle.tau_max=1', '--config.corrupt.kind=random',
                '--config.corrupt.clients=0.2', draw=True)
-    self.assertRegex(out, r'server.* │ 160 to learn from, 40 to judge by')
+    self.assertRegex(out, r'server.* │ 160 to learn from, 40 held out')
     self.assertRegex(out, r'corrupted clients +│ 4')
     for name in ('coefficients', 'staleness', 'search'):
       self.assertTrue(os.path.exists(self.path('run', 'plots', f'{name}.png')), name)

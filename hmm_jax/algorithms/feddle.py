@@ -50,7 +50,7 @@ class FeddleState(NamedTuple):
 
 
 def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
-           slots: int, units: Callable, lengths: Callable, first_to_go: Callable,
+           slots: int, units: Callable, lengths: Callable, eviction: Callable,
            participation: int = 0, tau_max: int = 0, strikes: int = 0, memory: float = 0.9,
            calibrate: Callable = lambda variables, federation: variables) -> Algorithm:
   """Merges the updates of m clients and older ones each round, by optimized coefficients.
@@ -65,7 +65,7 @@ def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
       `recombine.layers`.
     lengths: (atlas, unit) -> factors [A, U] that normalize the updates: `atlas.to_median`,
       `atlas.to_median_by_unit` or `atlas.as_they_are`.
-    first_to_go: which update a full atlas evicts: `atlas.oldest` or `atlas.worst`.
+    eviction: which update a full atlas evicts: `atlas.oldest` or `atlas.worst`.
     participation: clients per round, m; 0 means all.
     tau_max: largest delay of an update: it is trained from the model of d rounds ago, with d
       drawn from 0 .. tau_max for each update.
@@ -108,7 +108,7 @@ def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
     updates, _, cohort = train(state.past, federation.examples, clients, delays, local_key)
 
     atlas, arrivals = anchors.add(
-        state.atlas, updates['params'], clients.id, state.round, first_to_go=first_to_go)
+        state.atlas, updates['params'], clients.id, state.round, eviction=eviction)
     scale = lengths(atlas, unit)
     weights = jnp.zeros(len(scale)).at[arrivals].set(sampling.by_size(clients))
     average = jnp.where(scale > 0, weights[:, None] / jnp.where(scale > 0, scale, 1), 0)
@@ -199,7 +199,7 @@ def build_feddle(parts: Parts, settings) -> Algorithm:
   return feddle(
       parts.model, parts.training(), guide=guide, slots=settings.atlas,
       units=UNITS[settings.coefficients], lengths=SCALES[settings.normalize],
-      first_to_go=EVICTIONS[settings.evict], tau_max=settings.tau_max, strikes=settings.strikes,
+      eviction=EVICTIONS[settings.evict], tau_max=settings.tau_max, strikes=settings.strikes,
       memory=settings.memory, calibrate=calibrate, **parts.cohort)
 
 
@@ -237,7 +237,7 @@ def _merge_of_arrivals(parts, guide, units):
   """Searches over the updates of the current round only, without normalization."""
   return feddle(
       parts.model, parts.training(), guide=guide, slots=parts.config.participation or parts.clients,
-      units=units, lengths=anchors.as_they_are, first_to_go=anchors.oldest, **parts.cohort)
+      units=units, lengths=anchors.as_they_are, eviction=anchors.oldest, **parts.cohort)
 
 
 def check(config):

@@ -199,12 +199,13 @@ def describe(federation: Federation, classes: int, *,
   used = np.unique(np.concatenate([train, validation, test, federation.test.rows]))
   return [
       ('clients', f'{len(counts):,}'),
-      ('training rows', f'{len(np.unique(train)):,} of {total:,}'),
-      ('training rows a client', _spread(counts.sum(axis=1))),
-      ('classes a client', _spread((counts > 0).sum(axis=1))),
-      ('validation rows', f'{len(federation.validation.rows):,}'),
-      ('test rows', f"{len(federation.test.rows):,}, and {len(np.unique(test)):,} of clients' own"),
-      ('unused rows', f'{total - len(used):,}'),
+      ('training examples', f'{len(np.unique(train)):,} of {total:,}'),
+      ('training examples per client', _spread(counts.sum(axis=1))),
+      ('classes per client', _spread((counts > 0).sum(axis=1))),
+      ('validation examples', f'{len(federation.validation.rows):,}'),
+      ('test examples',
+       f"{len(federation.test.rows):,}, and {len(np.unique(test)):,} of clients' own"),
+      ('unused examples', f'{total - len(used):,}'),
       *_describe_server(federation.server, source),
       *([] if federation.corrupted is None else
         [('corrupted clients', f'{federation.corrupted.sum():,}')]),
@@ -214,8 +215,8 @@ def describe(federation: Federation, classes: int, *,
 def _describe_server(server, source):
   if server is None:
     return []
-  figures = f'{len(server.search):,} to learn from, {len(server.held_out):,} to judge by'
-  return [("the server's rows", ', from '.join(filter(None, [figures, source])))]
+  figures = f'{len(server.search):,} to learn from, {len(server.held_out):,} held out'
+  return [('server examples', ', from '.join(filter(None, [figures, source])))]
 
 
 def _check(validation, test, seed):

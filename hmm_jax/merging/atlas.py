@@ -43,7 +43,7 @@ def empty(params: PyTree, slots: int) -> Atlas:
 
 
 def add(atlas: Atlas, updates: PyTree, ids: Array, now: Array, *,
-        first_to_go: Callable) -> tuple[Atlas, Array]:
+        eviction: Callable) -> tuple[Atlas, Array]:
   """Adds the updates of m <= A clients to the atlas.
 
   An update replaces its client's older one, whose score it inherits; otherwise it takes an empty
@@ -54,14 +54,14 @@ def add(atlas: Atlas, updates: PyTree, ids: Array, now: Array, *,
     updates: [m, ...].
     ids: [m], all different.
     now: the round.
-    first_to_go: (atlas) -> [A], lowest for the anchor to be evicted: `oldest` or `worst`.
+    eviction: (atlas) -> [A], lowest for the anchor to be evicted: `oldest` or `worst`.
 
   Returns:
     The atlas and the slots [m] of the updates.
   """
   same = atlas.owner[None] == ids[:, None]
   known, stays = same.any(axis=1), same.any(axis=0)
-  rank = jnp.where(atlas.owner == EMPTY, -jnp.inf, first_to_go(atlas))
+  rank = jnp.where(atlas.owner == EMPTY, -jnp.inf, eviction(atlas))
   free = jnp.argsort(jnp.where(stays, jnp.inf, rank))
   slots = jnp.where(known, same.argmax(axis=1), free[jnp.cumsum(~known) - 1])
   keep = lambda values: values.at[slots].set(jnp.where(known, values[slots], 0))

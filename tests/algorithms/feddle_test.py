@@ -52,7 +52,7 @@ def make(network=toys.perceptron, *, train=None, leads=None, slots=5, coefficien
       losses.cross_entropy(network()), optax.sgd(LR), batch=99, epochs=EPOCHS)
   return feddle.feddle(
       network(), train, mapper=mappers.one_by_one(), guide=leads, slots=slots,
-      units=UNITS[coefficients], lengths=LENGTHS[lengths], first_to_go=EVICT[evict], **settings)
+      units=UNITS[coefficients], lengths=LENGTHS[lengths], eviction=EVICT[evict], **settings)
 
 
 @cache

@@ -415,32 +415,32 @@ class SummaryTest(absltest.TestCase):
     low, high = sorted(made.clients.size)
     self.assertEqual(table, {
         'clients': '2',
-        'training rows': f'{train} of 2,300',
-        'training rows a client': f'{low} to {high}, median {(low + high) / 2:.0f}',
-        'classes a client': table['classes a client'],
-        'validation rows': f'{validation}',
-        'test rows': f"2,000, and {own} of clients' own",
-        'unused rows': f'{300 - train - validation - own}'})
-    self.assertRegex(table['classes a client'], r'^[34] to 4, median 4$')
+        'training examples': f'{train} of 2,300',
+        'training examples per client': f'{low} to {high}, median {(low + high) / 2:.0f}',
+        'classes per client': table['classes per client'],
+        'validation examples': f'{validation}',
+        'test examples': f"2,000, and {own} of clients' own",
+        'unused examples': f'{300 - train - validation - own}'})
+    self.assertRegex(table['classes per client'], r'^[34] to 4, median 4$')
 
   def test_description_counts_shared_rows_once(self):
     made = deal('resample')
     table = dict(federate.describe(made, 4))
-    self.assertEqual(table['training rows'], f'{len(flat(made.clients))} of 300')
+    self.assertEqual(table['training examples'], f'{len(flat(made.clients))} of 300')
     self.assertLess(len(flat(made.clients)), sum(made.clients.size))
 
   def test_description_of_the_server_and_of_the_corrupted(self):
     made = deal()
     self.assertNoCommonElements(
         dict(federate.describe(made, 4, source='held_out')),
-        ["the server's rows", 'corrupted clients'])
+        ['server examples', 'corrupted clients'])
     rows = np.arange(1500, dtype=np.int32)
     hybrid = made._replace(server=Server(made.examples, rows[:1200], rows[1200:]),
                            corrupted=np.arange(6) < 2)
     for source, said in (('', ''), ('held_out', ', from held_out')):
       self.assertEqual(federate.describe(hybrid, 4, source=source), [
           *federate.describe(made, 4),
-          ("the server's rows", f'1,200 to learn from, 300 to judge by{said}'),
+          ('server examples', f'1,200 to learn from, 300 held out{said}'),
           ('corrupted clients', '2')])
 
 

@@ -177,7 +177,7 @@ class TrainTest(FolderTest):
     with self.assertRaises(KeyboardInterrupt):
       launch.train(config, self.workdir, screen)
     figures = ' '.join(f'{what}: {value}' for what, value in screen.table.call_args.args[2])
-    self.assertRegex(figures, 'server.*: 24 to learn from, 6 to judge by, from held_out')
+    self.assertRegex(figures, 'server.*: 24 to learn from, 6 held out, from held_out')
     self.assertIn('corrupted clients: 5', figures)
 
   @parameterized.parameters('validation', 'test')

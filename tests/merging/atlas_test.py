@@ -24,7 +24,7 @@ LENGTHS = {'whole': anchors.to_median, 'layer': anchors.to_median_by_unit,
 NAMES = {'global': [['hidden_kernel', 'hidden_bias', 'kernel', 'bias']],
          'layer': [['hidden_kernel', 'hidden_bias'], ['kernel', 'bias']]}
 MAKE = {'global': anchors.whole, 'layer': recombine.layers}
-add = toys.jit(anchors.add, static_argnames='first_to_go')
+add = toys.jit(anchors.add, static_argnames='eviction')
 
 
 def params():
@@ -52,7 +52,7 @@ def filled(count, *, slots=SLOTS, seed=0, empty=()):
   """Returns an atlas of so many arrivals, and its twin."""
   stacked = updates(count, seed=seed, empty=empty)
   made, _ = add(anchors.empty(params(), slots), stacked, jnp.arange(count), 0,
-                first_to_go=anchors.oldest)
+                eviction=anchors.oldest)
   twin = reference.empty(slots)
   reference.add(twin, dict(enumerate(twins(stacked))), 0, 'came')
   return made, twin
@@ -68,9 +68,9 @@ def small(owner, **columns):
       jnp.array(columns['score'], jnp.float32), jnp.array(columns['strikes'], jnp.int32))
 
 
-def put(atlas, ids, now=9, first_to_go=anchors.oldest):
+def put(atlas, ids, now=9, eviction=anchors.oldest):
   return add(atlas, {'w': 10.0 * jnp.array(ids)[:, None] + 1}, jnp.array(ids, jnp.int32), now,
-             first_to_go=first_to_go)
+             eviction=eviction)
 
 
 class AtlasTest(parameterized.TestCase):
@@ -91,7 +91,7 @@ class AtlasTest(parameterized.TestCase):
     atlas = anchors.empty({'w': jnp.zeros(1)}, slots)
     twin, dropped, evicted, returned = reference.empty(slots), 0, 0, 0
     step = toys.jit(lambda atlas, w, ids, now: anchors.add(
-        atlas, {'w': w}, ids, now, first_to_go=KEYS[evict]))
+        atlas, {'w': w}, ids, now, eviction=KEYS[evict]))
     score = toys.jit(lambda atlas, c: anchors.judge(atlas, c, decay=0.6))
     drop = toys.jit(lambda atlas: anchors.drop(atlas, 2))
     for now in range(40):
@@ -130,7 +130,7 @@ class AtlasTest(parameterized.TestCase):
     # Nobody who is there has to go, though all came long ago and score low.
     atlas = small([3, -1, 5, -1], came=[-5, 4, -6, 4], score=[-9, 2, -9, 2])
     for rule in (anchors.oldest, anchors.worst):
-      after, slots = put(atlas, [1, 2], first_to_go=rule)
+      after, slots = put(atlas, [1, 2], eviction=rule)
       self.assertEqual(slots.tolist(), [1, 3])
       self.assertEqual(after.owner.tolist(), [3, 1, 5, 2])
       self.assertEqual(after.score.tolist(), [-9, 0, -9, 0])
@@ -139,7 +139,7 @@ class AtlasTest(parameterized.TestCase):
   def test_then_the_oldest_or_the_worst_makes_room(self, rule, slots):
     # 7 is the next to go by either rule, but it arrives itself.
     atlas = small([3, 5, 7, 9], came=[3, 2, 0, 5], score=[.4, -.1, -.9, -.2], strikes=[1, 2, 3, 4])
-    after, found = put(atlas, [1, 7, 2], first_to_go=rule)
+    after, found = put(atlas, [1, 7, 2], eviction=rule)
     self.assertEqual(found.tolist(), [slots[0], 2, slots[1]])
     self.assertEqual(after.score[np.array(slots)].tolist(), [0, 0])
     self.assertEqual(after.strikes[np.array(slots)].tolist(), [0, 0])
@@ -178,7 +178,7 @@ class AtlasTest(parameterized.TestCase):
     @toys.jit
     def round(atlas, w, ids, now, coefficients):
       traces.append(now)
-      atlas, _ = anchors.add(atlas, {'w': w}, ids, now, first_to_go=anchors.worst)
+      atlas, _ = anchors.add(atlas, {'w': w}, ids, now, eviction=anchors.worst)
       return anchors.drop(anchors.judge(atlas, coefficients, decay=0.5), 1)
 
     rng = np.random.default_rng(0)

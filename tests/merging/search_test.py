@@ -44,7 +44,7 @@ def least_squares(units):
   as_tree = lambda v: {'a': jnp.float32(v[..., :4]), 'b': jnp.float32(v[..., 4:])}
   unit = {'a': 0, 'b': units - 1}
   atlas = anchors.empty(as_tree(place), 4)
-  atlas, _ = anchors.add(atlas, as_tree(rows), jnp.array([4, 1, 7]), 0, first_to_go=anchors.oldest)
+  atlas, _ = anchors.add(atlas, as_tree(rows), jnp.array([4, 1, 7]), 0, eviction=anchors.oldest)
   lengths = {1: anchors.to_median, 2: anchors.to_median_by_unit}[units]
   scale = lengths(atlas, unit)
 

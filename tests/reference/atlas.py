@@ -7,14 +7,14 @@ def empty(count):
   return dict.fromkeys(range(count))
 
 
-def add(slots, arrivals, now, first_to_go):
+def add(slots, arrivals, now, eviction):
   """Puts arrivals {id: update} into the slots, in the order of the ids given.
 
   Args:
     slots: {slot: None or entry}, changed.
     arrivals: {id: {name: array}}.
     now: the round.
-    first_to_go: 'came' or 'score', least for who makes room; of equals the first slot.
+    eviction: 'came' or 'score', least for who makes room; of equals the first slot.
 
   Returns:
     {id: its slot}.
@@ -29,7 +29,7 @@ def add(slots, arrivals, now, first_to_go):
       slot, fresh = vacant[0], {'score': 0.0, 'strikes': 0}
     else:
       others = [slot for slot, entry in slots.items() if entry['owner'] not in arrivals]
-      slot, fresh = min(others, key=lambda s: slots[s][first_to_go]), {'score': 0.0, 'strikes': 0}
+      slot, fresh = min(others, key=lambda s: slots[s][eviction]), {'score': 0.0, 'strikes': 0}
     slots[slot] = {**(slots[slot] or {}), 'owner': client, 'update': update, 'came': now, **fresh}
     places[client] = slot
   return places
