@@ -141,7 +141,7 @@ variants = {
     'on inverted inputs': {},
     'each inverted': {'dmm.statistics_of': 'each', 'dmm.batches': 1},
     'on real examples': {'dmm.inputs': 'real'},
-    'all models teach': {'dmm.teachers': 'everybody'},
+    'all models teach': {'dmm.teachers': 'all'},
 }
 
 

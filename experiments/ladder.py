@@ -48,7 +48,7 @@ VARIANTS = {
     'inverted': {'dmm.inputs': 'inverted'},
     'real': {'dmm.inputs': 'real'},
     'each': {'dmm.statistics_of': 'each', 'dmm.batch': 64, 'dmm.batches': 1},
-    'everybody': {'dmm.teachers': 'everybody'},
+    'everybody': {'dmm.teachers': 'all'},
     'average': {'algorithm': 'merging'},
     'ties': {'algorithm': 'merging', 'merging.method': 'ties'},
     'cat': {'algorithm': 'merging', 'merging.method': 'cat'},

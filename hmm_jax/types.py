@@ -364,7 +364,7 @@ class Objective(NamedTuple):
 class Search(NamedTuple):
   """A search for the coefficients of a merge, and its cost.
 
-  run:       (loss, judge, start, batches, key, project) -> Trace; see merging/search.py.
+  run:       (loss, evaluate, start, batches, key, project) -> Trace; see merging/search.py.
   gradients: gradients of the loss per minibatch.
   forwards:  further evaluations of the loss per minibatch.
   """
@@ -380,7 +380,7 @@ class Trace(NamedTuple):
   step: Array  # [P] int32
   c: Array  # [P, ...] the candidates
   loss: Array  # [P], mean over the minibatches since the previous candidate
-  judged: Array  # [P], their loss on held-out examples
+  held_out_loss: Array  # [P], their loss on held-out examples
 
 
 class Topology(NamedTuple):

@@ -19,7 +19,7 @@ TINY = ('--config.algorithm=dmm', '--config.model=fusion', '--config.fusion.chan
         '--config.partition.kind=iid', '--config.rounds=1', '--config.eval_every=1',
         '--config.seeds=2', '--config.dmm.batch=8', '--config.dmm.batches=2',
         '--config.dmm.steps=5', '--config.inversion.steps=5', '--config.dmm.threshold=0',
-        '--config.dmm.teachers=everybody', '--config.mapper=map', '--config.subset=0.3')
+        '--config.dmm.teachers=all', '--config.mapper=map', '--config.subset=0.3')
 
 
 def command(*arguments):

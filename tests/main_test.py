@@ -32,8 +32,7 @@ QUICK = ('--config.local.epochs=1', '--config.mlp.hidden=(16,)')
 
 def start(*flags):
   """Starts the command in a process of its own."""
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu',
-                 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}  # Which compiles as the tests do.
   return subprocess.Popen(
       [sys.executable, '-m', 'hmm_jax.main', '--cpu_devices=2', *flags, *QUICK],
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -226,7 +225,7 @@ class RunTest(FolderTest):
     fresh = [[row for row in anchors if row['round'] == n and row['age'] == 0] for n in (1, 2, 3)]
     self.assertEqual([len(rows) for rows in fresh], [10] * 3)
     self.assertTrue(all('delay' in row for rows in fresh for row in rows))
-    # Ten steps have five marks after the start.
+    # Ten steps have five checkpoints after the start.
     self.assertEqual([(r['round'], r['step']) for r in search],
                      [(n, s) for n in (1, 2, 3) for s in range(0, 11, 2)])
     self.assertContainsSubset({'server/gradients', 'server/forwards', 'server/fallback'},

@@ -45,8 +45,8 @@ VALUES = {
     'feddle.atlas': 3, 'gossip.topology': 'ring', 'gossip.schedule': 'dense@1:2',
     'gossip.final_merge': 'none', 'merging.method': 'ties', 'dmm.threshold': '0.1',
     'merging.settings': ('density=0.5',), 'local.optimizer': 'adamw',
-    'feddle.marks': 2, 'gossip.weights': 'uniform',
-    'fedmr.segments': 2, 'local.batch': 2, 'dmm.distil_batch': 1,
+    'feddle.checkpoints': 2, 'gossip.weights': 'uniform',
+    'fedmr.segments': 2, 'local.batch': 2, 'dmm.distillation_batch': 1,
 }
 # What only images show, or other data; and what only networks with BatchNorm show.
 ELSEWHERE = ('dmm.augment', 'dmm.shift', 'merging.rows')
@@ -54,7 +54,7 @@ NEEDS_STATISTICS = ('gossip.statistics', 'gossip.merged_statistics', 'gossip.mer
                     'gossip.merge_batches', 'feddle.statistics', 'feddle.batches',
                     'merging.statistics')
 TINY = {'merging.rows': 'train', 'dmm.batch': 4, 'dmm.batches': 1, 'dmm.steps': 2,
-        'dmm.distil_batch': 2, 'inversion.steps': 2, 'fedgen.steps': 2}
+        'dmm.distillation_batch': 2, 'inversion.steps': 2, 'fedgen.steps': 2}
 SHARED = {
     'local': ('fedavg', LOCAL),
 }

@@ -51,7 +51,7 @@ def dmm(model: Model, *, align: Callable, combine: Callable, buffers: Callable,
     inputs: (merged, stacked, federation, key) -> (x, diagnostics), of server/pseudo_data.py;
       None: no distillation.
     teach: (core [K], counts [K, C]) -> class counts of the teachers [K + 1, C], with the merge
-      as the last; 0 for models that are no teachers: `divergent` or `everybody`.
+      as the last; 0 for models that are no teachers: `divergent` or `all_models`.
     weigh: (counts [K + 1, C]) -> weights of their predictions, such as `distill.by_counts`.
     distillation: a function made by `distill.distillation` for `model.bare`.
     settle: (variables, x) -> variables with the final statistics of the student.
@@ -124,7 +124,7 @@ def divergent(core, counts):
   return jnp.append(others, merged, axis=0)
 
 
-def everybody(core, counts):
+def all_models(core, counts):
   """Selects all K models as teachers."""
   del core
   return jnp.pad(counts, ((0, 1), (0, 0)))
@@ -132,7 +132,7 @@ def everybody(core, counts):
 
 COMBINATIONS = ('mean', 'matching', 'ties')
 BUFFERS = {'pooled': pooled, 'core': of_core}
-TEACHERS = {'divergent': divergent, 'everybody': everybody}
+TEACHERS = {'divergent': divergent, 'all': all_models}
 TEACHER_WEIGHTS = {'counts': distill.by_counts, 'equal': distill.equally}
 ORDERS = {'joint': distill.jointly, 'in_turn': distill.in_turn}
 INVERTED = {'merged': pseudo_data.of_merged, 'each': pseudo_data.of_each}
@@ -165,7 +165,7 @@ SETTINGS = {
     'order': Setting('joint', 'distillation from all teachers jointly or one after another',
                      choices=ORDERS),
     'steps': Setting(500, 'steps of Adam in distillation', at_least=1),
-    'distil_batch': Setting(64, 'inputs per step of distillation', at_least=1),
+    'distillation_batch': Setting(64, 'inputs per step of distillation', at_least=1),
     'lr': Setting(1e-3, 'learning rate of Adam', above=0),
     'temperature': Setting(1.0, 'temperature of teachers and student', above=0),
     'keep': Setting(0.0, "weight of the KL divergence from the merged model's initial predictions",
@@ -186,7 +186,7 @@ def build_dmm(parts: Parts, settings) -> Algorithm:
   augment = _augmentation(settings)
   distillation = distill.distillation(
       bare, optax.adam(settings.lr), order=ORDERS[settings.order], steps=settings.steps,
-      batch=settings.distil_batch, temperature=settings.temperature, keep=settings.keep,
+      batch=settings.distillation_batch, temperature=settings.temperature, keep=settings.keep,
       augment=augment, each=parts.mapper.each)
   merge = dmm(
       parts.model, distillation=distillation, inputs=pseudo_inputs(parts, settings),

@@ -130,7 +130,7 @@ def feddle(model: Model, local: Local, *, mapper: Mapper, guide: Guide | None,
         'valid': atlas.owner != anchors.EMPTY, 'client': atlas.owner, 'delay': delay,
         'age': state.round - atlas.came, 'coefficient': c.mean(axis=1),
         'average': average.mean(axis=1)}}
-    atlas = anchors.judge(atlas, c, decay=memory)
+    atlas = anchors.update_scores(atlas, c, decay=memory)
     atlas = anchors.drop(atlas, strikes) if strikes else atlas
     return FeddleState(state.round + 1, past, atlas), {
         **sampling.round_metrics(cohort), **spent, 'records': records}
@@ -160,7 +160,7 @@ SETTINGS = {
     'lr': Setting(0.05, 'learning rate of the optimizer, with cosine decay', above=0),
     'sigma': Setting(0.05, 'initial step size (evolution)', above=0),
     'population': Setting(16, 'candidates per step (evolution)', at_least=1),
-    'marks': Setting(
+    'checkpoints': Setting(
         5, 'candidates along a search that are evaluated on held-out examples, at most',
         at_least=1),
     'pull': Setting(0.0, 'weight of the penalty 1/2 |c - average|^2', at_least=0),
@@ -206,11 +206,11 @@ def build_feddle(parts: Parts, settings) -> Algorithm:
 def _search(parts, settings):
   if settings.search == 'evolution':
     return search.evolution_search(sigma=settings.sigma, population=settings.population,
-                                   pull=settings.pull, marks=settings.marks)
+                                   pull=settings.pull, checkpoints=settings.checkpoints)
   rate = optax.cosine_decay_schedule(settings.lr, parts.config.server.steps)
   optimizer = named_optimizer('feddle.search', settings.search, {'learning_rate': rate},
                               others=('evolution', 'none'))
-  return search.gradient_search(optimizer, pull=settings.pull, marks=settings.marks)
+  return search.gradient_search(optimizer, pull=settings.pull, checkpoints=settings.checkpoints)
 
 
 def _recalibrate(parts, variables, federation):

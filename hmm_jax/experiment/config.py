@@ -106,12 +106,14 @@ OLD_KEYS = {
     'normalise': 'normalize', 'feddle.normalise': 'feddle.normalize',
     'fedmerge.normalise': 'fedmerge.normalize', 'dmm.whose': 'dmm.statistics_of',
     'dmm.words': 'dmm.teacher_weights', 'dmm.after': 'dmm.student_statistics',
-    'inversion.length': 'inversion.norm',
+    'dmm.distil_batch': 'dmm.distillation_batch', 'inversion.length': 'inversion.norm',
+    'feddle.marks': 'feddle.checkpoints',
 }
 OLD_VALUES = {
     ('algorithm', 'centralised'): 'centralized',
     ('fedmerge.weight_step', 'max_normalised'): 'max_normalized',
     ('dmm.student_statistics', 're_estimated'): 'recalibrated',
+    ('dmm.teachers', 'everybody'): 'all',
 }
 
 

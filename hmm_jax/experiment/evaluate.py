@@ -115,9 +115,9 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
         continue
       own = own_models(views['clients'], split) if 'clients' in views else None
       for name in (n for n in views if n not in STACKED):
-        everybody, each = one_model(views[name], split_name, split)
+        overall, each = one_model(views[name], split_name, split)
         if len(split.rows):
-          metrics |= _named(name, split_name, *(x.mean() for x in everybody))
+          metrics |= _named(name, split_name, *(x.mean() for x in overall))
         if name == 'global' and own is None:
           own = each
       if 'locals' in views and len(split.rows):

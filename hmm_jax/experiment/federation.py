@@ -38,8 +38,8 @@ def _load(config, name, key='dataset'):
 
 def cohort(config: ConfigDict) -> int:
   """Returns the number of clients per round; 0 if not known yet."""
-  everybody = 'all clients' in configs.method(config).needs or not config.participation
-  return config.clients if everybody else config.participation
+  takes_all = 'all clients' in configs.method(config).needs or not config.participation
+  return config.clients if takes_all else config.participation
 
 
 def federation(config: ConfigDict, data: Dataset) -> Federation:

@@ -80,7 +80,7 @@ def worst(atlas: Atlas) -> Array:
   return atlas.score
 
 
-def judge(atlas: Atlas, coefficients: Array, *, decay: float) -> Atlas:
+def update_scores(atlas: Atlas, coefficients: Array, *, decay: float) -> Atlas:
   """Updates the scores, moving averages of the coefficients [A, U], and the strikes."""
   filled = atlas.owner != EMPTY
   score = decay * atlas.score + (1 - decay) * coefficients.mean(axis=1)

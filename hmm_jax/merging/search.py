@@ -1,7 +1,7 @@
 """Searches for the coefficients of a merge, on data.
 
 From `start`, any array c, a search lowers `loss`: (c, batch) -> scalar over the T members of
-`batches`, and evaluates candidates by `judge`: (c) -> scalar along the way; `project`: (c) -> c
+`batches`, and scores candidates by `evaluate`: (c) -> scalar along the way; `project`: (c) -> c
 maps coefficients back to the allowed ones. It is one scan.
 """
 
@@ -14,16 +14,16 @@ from hmm_jax.types import Array, Key, Search, Trace
 
 
 def gradient_search(optimizer: optax.GradientTransformation, *, pull: float = 0.0,
-                    marks: int = 5) -> Search:
+                    checkpoints: int = 5) -> Search:
   """Returns a search by gradients, on one minibatch per step.
 
   Args:
     optimizer: any optax transformation; Adam in our reconstruction of Feddle.
     pull: weight of pull/2 |c - start|^2.
-    marks: maximal number of candidates along the search that `judge` evaluates.
+    checkpoints: maximal number of candidates along the search that are evaluated.
   """
 
-  def search(loss, judge, start, batches, key, project):
+  def search(loss, evaluate, start, batches, key, project):
     del key
 
     def pulled(c, batch):
@@ -36,13 +36,14 @@ def gradient_search(optimizer: optax.GradientTransformation, *, pull: float = 0.
       change, state = optimizer.update(gradient, state, c)
       return (project(optax.apply_updates(c, change)), state), value
 
-    return _scan_with_checkpoints(step, judge, (start, optimizer.init(start)), batches, marks)
+    carry = start, optimizer.init(start)
+    return _scan_with_checkpoints(step, evaluate, carry, batches, checkpoints)
 
   return Search(search, gradients=1, forwards=0)
 
 
 def evolution_search(*, sigma: float, population: int = 16, pull: float = 0.0,
-                     marks: int = 5) -> Search:
+                     checkpoints: int = 5) -> Search:
   """Returns a search by a (mu, lambda) evolution strategy, without gradients.
 
   A step draws lambda candidates around the mean, each with its own step size, and recombines
@@ -52,14 +53,14 @@ def evolution_search(*, sigma: float, population: int = 16, pull: float = 0.0,
   Args:
     sigma: initial step size.
     population: lambda.
-    pull, marks: as in `gradient_search`.
+    pull, checkpoints: as in `gradient_search`.
 
   Reference: Beyer, Schwefel. Evolution strategies: a comprehensive introduction. Natural
     Computing 1, 2002: log-normal self-adaptation, intermediate recombination.
   """
   parents = max(population // 4, 1)
 
-  def search(loss, judge, start, batches, key, project):
+  def search(loss, evaluate, start, batches, key, project):
     rate = 1 / jnp.sqrt(2.0 * start.size)
 
     def step(carry, batch):
@@ -79,7 +80,8 @@ def evolution_search(*, sigma: float, population: int = 16, pull: float = 0.0,
       chosen = jax.vmap(jnp.where, (0, None, 0))(jnp.isnan(values[best]), mean, candidates[best])
       return (chosen.mean(axis=0), sizes[best].mean(), key), jnp.nanmean(values[best])
 
-    return _scan_with_checkpoints(step, judge, (start, jnp.log(sigma), key), batches, marks)
+    carry = start, jnp.log(sigma), key
+    return _scan_with_checkpoints(step, evaluate, carry, batches, checkpoints)
 
   return Search(search, gradients=0, forwards=population)
 
@@ -99,15 +101,15 @@ def _pull(strength, c, start):
   return strength / 2 * jnp.square(c - start).sum()
 
 
-def _scan_with_checkpoints(step, judge, carry, batches, most):
+def _scan_with_checkpoints(step, evaluate, carry, batches, most):
   """Scans all batches; evaluates c, the first entry of `carry`, at evenly spaced checkpoints."""
   steps = jax.tree.leaves(batches)[0].shape[0]
-  marks = max(m for m in range(1, most + 1) if steps % m == 0)
-  parts = jax.tree.map(lambda x: x.reshape(marks, -1, *x.shape[1:]), batches)
+  checkpoints = max(m for m in range(1, most + 1) if steps % m == 0)
+  parts = jax.tree.map(lambda x: x.reshape(checkpoints, -1, *x.shape[1:]), batches)
 
   def part(carry, some):
     carry, losses = lax.scan(step, carry, some)
-    return carry, (carry[0], losses.mean(), judge(carry[0]))
+    return carry, (carry[0], losses.mean(), evaluate(carry[0]))
 
   _, seen = lax.scan(part, carry, parts)
-  return Trace((1 + jnp.arange(marks)) * (steps // marks), *seen)
+  return Trace((1 + jnp.arange(checkpoints)) * (steps // checkpoints), *seen)

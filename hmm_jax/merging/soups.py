@@ -53,15 +53,15 @@ def greedy(stacked: PyTree, score: Callable) -> Soup:
   """
   stacked = jax.tree.map(jnp.asarray, stacked)
   like = tree.take(stacked, 0)
-  judge = lambda params: jnp.float32(score(params))
-  order = jnp.argsort(-lax.map(judge, stacked))
+  evaluate = lambda params: jnp.float32(score(params))
+  order = jnp.argsort(-lax.map(evaluate, stacked))
 
   def turn(carry, k):
     mean, best, members = carry
     count = members.sum()
     add = lambda m, x: m + (wide(x[k]) - m) / (count + 1)
     tried = jax.tree.map(add, mean, stacked)
-    value = judge(cast(tried, like))
+    value = evaluate(cast(tried, like))
     better = (value > best) | (count == 0)
     return tree.where(better, (tried, value, members.at[k].set(True)), carry), None
 

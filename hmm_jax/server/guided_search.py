@@ -16,7 +16,7 @@ class Fallback(NamedTuple):
   """Rule for selecting the result of a search, or falling back to the plain average.
 
   rows:   (server) -> indices of the examples that the search may read.
-  choose: (judged [P]) -> the position of the selected candidate, by its held-out loss.
+  choose: (losses [P]) -> the position of the selected candidate, by its held-out loss.
   accept: (found, average) -> bool, from the held-out losses of the two.
   """
 
@@ -78,7 +78,7 @@ def follow(guide: Guide, merge: Callable, statistics: PyTree, average: Array, sc
   def loss(c, some):
     return mean(merge(c), (statistics, context), _take(examples, some))
 
-  def judge(c):
+  def evaluate(c):
     return loss(c, server.held_out)
 
   def project(c):
@@ -86,28 +86,28 @@ def follow(guide: Guide, merge: Callable, statistics: PyTree, average: Array, sc
     return jnp.where(usable, weights / jnp.where(usable, scale, 1), 0)
 
   batches = minibatches(batch_key, rows, batch=guide.batch, steps=guide.steps)
-  trace = guide.search.run(loss, judge, average, batches, search_key, project)
-  chosen = guide.fallback.choose(trace.judged)
-  found, first, last = trace.c[chosen], judge(average), trace.judged[chosen]
+  trace = guide.search.run(loss, evaluate, average, batches, search_key, project)
+  chosen = guide.fallback.choose(trace.held_out_loss)
+  found, first, last = trace.c[chosen], evaluate(average), trace.held_out_loss[chosen]
   accepted = guide.fallback.accept(last, first)
-  judged = (len(trace.step) + 1) * len(server.held_out)
+  evaluations = (len(trace.step) + 1) * len(server.held_out)
   metrics = {
       'server/average_loss': first, 'server/found_loss': last,
       'server/fallback': 1 - accepted.astype(jnp.float32),
       **spent(gradients=guide.search.gradients * len(batches),
-              forwards=guide.search.forwards * batches.size + judged)}
+              forwards=guide.search.forwards * batches.size + evaluations)}
   return jnp.where(accepted, found, average), metrics, {'search': {
       'step': jnp.append(0, trace.step), 'loss': jnp.append(jnp.nan, trace.loss),
-      'held_out_loss': jnp.append(first, trace.judged)}}
+      'held_out_loss': jnp.append(first, trace.held_out_loss)}}
 
 
 # Selects on examples that the search has not read; NaN counts as the largest loss.
 HELD_OUT = Fallback(lambda server: server.search,
-                    lambda judged: jnp.argmin(jnp.where(jnp.isnan(judged), jnp.inf, judged)),
+                    lambda losses: jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses)),
                     lambda found, average: found < average)
 # Searches on all examples and takes the last candidate.
 NEVER = Fallback(lambda server: jnp.arange(len(server.examples.y)),
-                 lambda judged: len(judged) - 1,
+                 lambda losses: len(losses) - 1,
                  lambda found, average: jnp.bool_(True))
 
 

@@ -95,8 +95,8 @@ def of_each(merged, stacked):
 
 def _draw(federation, count, key):
   """Draws training examples of all clients, with replacement."""
-  everybody = sampling.pool(federation.clients)
-  rows = everybody.index[0][jax.random.randint(key, (count,), 0, everybody.size[0])]
+  together = sampling.pool(federation.clients)
+  rows = together.index[0][jax.random.randint(key, (count,), 0, together.size[0])]
   return jax.tree.map(lambda leaf: leaf[rows], federation.examples.x)
 
 

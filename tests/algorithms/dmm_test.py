@@ -147,7 +147,7 @@ class DistillTest(parameterized.TestCase):
     core = np.array([False, True, True])
     np.testing.assert_array_equal(
         dmm.divergent(core, COUNTS), [[3, 0, 0], [0, 0, 0], [0, 0, 0], [0, 3, 4]])
-    np.testing.assert_array_equal(dmm.everybody(core, COUNTS), [*COUNTS, [0, 0, 0]])
+    np.testing.assert_array_equal(dmm.all_models(core, COUNTS), [*COUNTS, [0, 0, 0]])
     with self.subTest('where all agree, or the others have no rows, nobody teaches'):
       self.assertFalse(dmm.divergent(np.full(3, True), COUNTS).any())
       self.assertFalse(dmm.divergent(core, COUNTS * core[:, None]).any())

@@ -233,7 +233,7 @@ def told():
   The second argument is added to the statistics.
   """
   def round(found, more, *given):
-    def run(loss, judge, start, batches, key, project):
+    def run(loss, evaluate, start, batches, key, project):
       c = jnp.where(start > 0, -2.0, start)
       return Trace(jnp.array([1]), c[None], jnp.zeros(1), jnp.full(1, found))
 
@@ -311,7 +311,7 @@ class ContractTest(parameterized.TestCase):
       self.assertEqual((metrics['messages_up'], metrics['messages_down']), (2, 2))
       self.assertEqual(set(metrics['records']), {'anchors', 'search'})
       self.assertEqual(set(metrics['records']['anchors']), {'valid', *TABLE})
-      # Three marks after the start; 4 rows are judged by 4 times.
+      # Three checkpoints after the start; 4 examples are evaluated 4 times.
       self.assertEqual({len(column) for column in metrics['records']['search'].values()}, {4})
       self.assertEqual((metrics['server/gradients'], metrics['server/forwards']), (STEPS, 4 * 4))
 

@@ -92,7 +92,7 @@ class AtlasTest(parameterized.TestCase):
     twin, dropped, evicted, returned = reference.empty(slots), 0, 0, 0
     step = toys.jit(lambda atlas, w, ids, now: anchors.add(
         atlas, {'w': w}, ids, now, eviction=KEYS[evict]))
-    score = toys.jit(lambda atlas, c: anchors.judge(atlas, c, decay=0.6))
+    score = toys.jit(lambda atlas, c: anchors.update_scores(atlas, c, decay=0.6))
     drop = toys.jit(lambda atlas: anchors.drop(atlas, 2))
     for now in range(40):
       before = {entry['owner'] for entry in twin.values() if entry}
@@ -157,10 +157,10 @@ class AtlasTest(parameterized.TestCase):
 
   def test_a_score_is_a_moving_average_of_the_mean_coefficient(self):
     atlas = small([3, -1, 5], score=[.5, .5, -.2], strikes=[0, 4, 2])
-    after = anchors.judge(atlas, jnp.array([[1., 2.], [5., 5.], [-3., -1.]]), decay=0.75)
+    after = anchors.update_scores(atlas, jnp.array([[1., 2.], [5., 5.], [-3., -1.]]), decay=0.75)
     np.testing.assert_allclose(after.score, [.75 * .5 + .25 * 1.5, 0, -.15 - .5])
     self.assertEqual(after.strikes.tolist(), [0, 0, 3])
-    again = anchors.judge(after, jnp.array([[-9.], [-9.], [9.]]), decay=0.75)
+    again = anchors.update_scores(after, jnp.array([[-9.], [-9.], [9.]]), decay=0.75)
     self.assertEqual(again.strikes.tolist(), [1, 0, 0])  # In a row.
 
   def test_the_worst_of_those_out_is_dropped_and_one_at_a_time(self):
@@ -179,7 +179,7 @@ class AtlasTest(parameterized.TestCase):
     def round(atlas, w, ids, now, coefficients):
       traces.append(now)
       atlas, _ = anchors.add(atlas, {'w': w}, ids, now, eviction=anchors.worst)
-      return anchors.drop(anchors.judge(atlas, coefficients, decay=0.5), 1)
+      return anchors.drop(anchors.update_scores(atlas, coefficients, decay=0.5), 1)
 
     rng = np.random.default_rng(0)
     first = atlas = anchors.empty({'w': jnp.zeros(1)}, slots)

@@ -20,9 +20,9 @@ def run(made, loss, start, batches, **settings):
   return runner(made, loss, start, batches, **settings)(0)
 
 
-def runner(made, loss, start, batches, *, judge=jnp.sum, project=free):
+def runner(made, loss, start, batches, *, evaluate=jnp.sum, project=free):
   """Returns (seed) -> where a search ends, and its trace; it is compiled once."""
-  search = toys.jit(lambda key: made.run(loss, judge, start, batches, key, project))
+  search = toys.jit(lambda key: made.run(loss, evaluate, start, batches, key, project))
 
   def run(seed):
     trace = search(toys.key(seed))
@@ -90,7 +90,7 @@ class GradientSearchTest(parameterized.TestCase):
     start = jnp.array([[0.0]])
     made = search.gradient_search(optax.sgd(1.0))
     c, trace = run(made, loss, start, batches, project=project)
-    np.testing.assert_allclose(trace.judged, [-1, 1, -2, 2, 2])
+    np.testing.assert_allclose(trace.held_out_loss, [-1, 1, -2, 2, 2])
     np.testing.assert_allclose(trace.loss, [0, 2, 3, 8, -10])
     self.assertEqual(float(c[0, 0]), 2)
     self.assertEqual((made.gradients, made.forwards), (1, 0))
@@ -106,28 +106,29 @@ class GradientSearchTest(parameterized.TestCase):
 class MarksTest(parameterized.TestCase):
 
   @parameterized.parameters((1, 1), (4, 4), (6, 3), (7, 1), (10, 5))
-  def test_part_any_number_of_steps_evenly(self, steps, marks):
+  def test_part_any_number_of_steps_evenly(self, steps, checkpoints):
     values = np.random.default_rng(0).normal(size=steps).astype(np.float32)
     loss = lambda c, batch: c.sum() + batch.sum()
     _, trace = run(search.gradient_search(optax.sgd(1.0)), loss, jnp.array([0.0]), values[:, None],
-                   judge=lambda c: 100 * c.sum())
-    every = steps // marks
-    self.assertEqual(trace.step.tolist(), [every * (1 + i) for i in range(marks)])
-    wanted = (values - np.arange(steps)).reshape(marks, every).mean(axis=1)
+                   evaluate=lambda c: 100 * c.sum())
+    every = steps // checkpoints
+    self.assertEqual(trace.step.tolist(), [every * (1 + i) for i in range(checkpoints)])
+    wanted = (values - np.arange(steps)).reshape(checkpoints, every).mean(axis=1)
     np.testing.assert_allclose(trace.loss, wanted, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(trace.judged, -100 * np.asarray(trace.step), rtol=1e-6)
+    np.testing.assert_allclose(trace.held_out_loss, -100 * np.asarray(trace.step), rtol=1e-6)
     np.testing.assert_array_equal(trace.c[:, 0], -np.asarray(trace.step))
 
   @parameterized.parameters((6, [2, 4, 6]), (7, [7]))
-  def test_of_an_evolution_are_alike(self, steps, marks):
+  def test_of_an_evolution_are_alike(self, steps, checkpoints):
     batches = jnp.arange(steps, dtype=jnp.float32)[:, None]
     made = search.evolution_search(sigma=0.1, population=4)
     c, trace = run(made, lambda c, batch: batch.sum(), jnp.zeros(2), batches,
-                   judge=lambda c: c[0])
-    self.assertEqual(trace.step.tolist(), marks)
-    np.testing.assert_allclose(trace.loss, np.arange(steps).reshape(len(marks), -1).mean(axis=1))
-    np.testing.assert_array_equal(trace.judged, trace.c[:, 0])
-    self.assertEqual(trace.c.shape, (len(marks), *c.shape))
+                   evaluate=lambda c: c[0])
+    self.assertEqual(trace.step.tolist(), checkpoints)
+    parts = np.arange(steps).reshape(len(checkpoints), -1)
+    np.testing.assert_allclose(trace.loss, parts.mean(axis=1))
+    np.testing.assert_array_equal(trace.held_out_loss, trace.c[:, 0])
+    self.assertEqual(trace.c.shape, (len(checkpoints), *c.shape))
 
 
 class EvolutionSearchTest(parameterized.TestCase):
@@ -152,10 +153,10 @@ class EvolutionSearchTest(parameterized.TestCase):
     batches = rng.normal(size=(3, 2, 2)).astype(np.float32)
     made = search.evolution_search(sigma=sigma, population=population, pull=pull)
     loss = lambda c, batch: jnp.square(c - batch).sum()
-    c, trace = run(made, loss, start, batches, judge=lambda c: c[1, 0],
+    c, trace = run(made, loss, start, batches, evaluate=lambda c: c[1, 0],
                    project=lambda c: jnp.maximum(c, -1.1))
     mean, length, key = np.float64(start), np.log(sigma), toys.key(0)
-    for batch, judged, seen in zip(batches, trace.judged, trace.loss, strict=True):
+    for batch, held_out_loss, seen in zip(batches, trace.held_out_loss, trace.loss, strict=True):
       key, draw_key = jax.random.split(key)
       candidates = []
       for one in jax.random.split(draw_key, population):
@@ -170,7 +171,7 @@ class EvolutionSearchTest(parameterized.TestCase):
       best = sorted(candidates, key=lambda candidate: candidate[0])[:max(population // 4, 1)]
       _, values, lengths, places = zip(*best)
       mean, length = np.mean(places, axis=0), np.mean(lengths)
-      np.testing.assert_allclose(judged, mean[1, 0], rtol=1e-4)
+      np.testing.assert_allclose(held_out_loss, mean[1, 0], rtol=1e-4)
       np.testing.assert_allclose(seen, np.mean(values), rtol=1e-4)
     np.testing.assert_allclose(c, mean, rtol=1e-4)
     self.assertEqual((made.gradients, made.forwards), (0, population))
@@ -179,11 +180,11 @@ class EvolutionSearchTest(parameterized.TestCase):
     # Lower and lower towards the edge, beyond which there are no numbers.
     loss = lambda c, batch: jnp.where(c[0] > 0.5, jnp.nan, jnp.square(c - 0.45).sum())
     made = search.evolution_search(sigma=0.1, population=32)
-    go = runner(made, loss, jnp.zeros(2), jnp.zeros((25, 1)), judge=lambda c: c[0])
+    go = runner(made, loss, jnp.zeros(2), jnp.zeros((25, 1)), evaluate=lambda c: c[0])
     for seed in range(3):
       c, trace = go(seed)
       self.assertTrue(np.isfinite(trace.loss).all())
-      self.assertLessEqual(float(trace.judged.max()), 0.5)
+      self.assertLessEqual(float(trace.held_out_loss.max()), 0.5)
       np.testing.assert_allclose(c, 0.45, atol=0.1)
 
   def test_where_nobody_has_a_loss_it_stands_still(self):
@@ -197,7 +198,7 @@ class EvolutionSearchTest(parameterized.TestCase):
     # Outside of the box everything is better: whoever got there would win.
     loss = lambda c, batch: jnp.where((c < 0).any() | (c > 0.3).any(), -1e3, c.sum())
     made = search.evolution_search(sigma=0.5)
-    c, trace = run(made, loss, jnp.full(3, 0.2), jnp.zeros((10, 1)), judge=lambda c: c.max(),
+    c, trace = run(made, loss, jnp.full(3, 0.2), jnp.zeros((10, 1)), evaluate=lambda c: c.max(),
                    project=lambda c: jnp.clip(c, 0, 0.3))
     self.assertGreaterEqual(float(trace.loss.min()), 0)
     self.assertTrue(((c >= 0) & (c <= 0.3)).all())

@@ -72,10 +72,10 @@ def follow(made, *, server=SERVER, key=0, models=None):
 
 @cache
 def told(fallback):
-  """Returns a compiled `follow` of a search that finds 1, 2 and 3, judged as it is told."""
+  """Returns a compiled `follow` of a search that finds 1, 2 and 3, evaluated as it is told."""
   def run(judged):
-    def find(loss, judge, start, batches, key, project):
-      del loss, judge, batches, key, project
+    def find(loss, evaluate, start, batches, key, project):
+      del loss, evaluate, batches, key, project
       c = jnp.stack([jnp.full_like(start, value) for value in (1, 2, 3)])
       return Trace(2 * (1 + jnp.arange(3)), c, jnp.zeros(3), judged)
 
@@ -122,7 +122,7 @@ class FallbackTest(parameterized.TestCase):
   @parameterized.parameters(
       ([-2, -1, -3], 3.0, -3), ([-2, -4, -3], 2.0, -4), ([np.nan, -1, np.inf], 2.0, -1),
       ([-3, np.nan, np.nan], 1.0, -3))
-  def test_the_best_mark_is_taken(self, judged, taken, loss):
+  def test_the_best_checkpoint_is_taken(self, judged, taken, loss):
     c, metrics, records = told(guided_search.HELD_OUT)(*judged)
     np.testing.assert_array_equal(c, jnp.full_like(c, taken))
     self.assertEqual((metrics['server/fallback'], metrics['server/found_loss']), (0, loss))
@@ -150,7 +150,7 @@ class RowsTest(parameterized.TestCase):
   def test_which_rows_a_search_may_read(self, fallback, allowed):
     given = []
 
-    def run(loss, judge, start, batches, key, project):
+    def run(loss, evaluate, start, batches, key, project):
       given.append((batches, jax.random.key_data(key)))
       return Trace(jnp.array([1]), start[None], jnp.zeros(1), jnp.zeros(1))
 
@@ -179,7 +179,7 @@ class RowsTest(parameterized.TestCase):
     else:
       toys.assert_far((changed, far), (c, trace))
 
-  def test_judges_by_the_held_out_rows(self):
+  def test_evaluates_on_the_held_out_rows(self):
     c, metrics, records = follow(guide(fallback=ALWAYS))
     np.testing.assert_allclose(metrics['server/average_loss'], held_out_loss(AVERAGE), rtol=1e-5)
     np.testing.assert_allclose(metrics['server/found_loss'], held_out_loss(c), rtol=1e-5)
