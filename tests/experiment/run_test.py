@@ -314,6 +314,26 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(summary['rounds'], 8)
     self.assertEqual(self.run_it(shrinking, rounds=100, patience=3)['rounds'], 8)
 
+  def test_patience_waits_for_the_last_of_the_seeds(self):
+    # The first seed is best at once, the second improves until round 6.
+    scores = iter([0.5, 0.1, 0.4, 0.2, 0.4, 0.3, 0.4, 0.2])
+    summary = self.run_it(counting(), rounds=100, patience=1, evaluate=lambda views: Scores(
+        {'global/validation/accuracy': next(scores)}, {}))
+    self.assertEqual(summary['rounds'], 8)
+
+  def test_seconds_add_up_over_chunks_and_calls(self):
+    rounds = Trainer.rounds
+
+    def timed(trainer, states, done):
+      for *made, _ in rounds(trainer, states, done):
+        yield *made, 1.5
+
+    with mock.patch.object(Trainer, 'rounds', timed):
+      self.run_it(counting())
+      self.run_it(counting(), rounds=6)
+    self.assertEqual([row['seconds'] for row in self.workdir.read_metrics()[::2]],
+                     [1.5, 3.0, 4.5, 6.0])
+
   def test_the_selected_round_is_the_best_on_validation(self):
     shrinking = counting()._replace(views=lambda state, _: {'global': -state.value})
     summary = self.run_it(shrinking, keep_best=True)
