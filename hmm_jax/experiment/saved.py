@@ -134,15 +134,14 @@ class Run:
     if view not in views:
       raise InputError(f'got view={view}; expected one of {", ".join(views)}')
     variables = views[view]
-    if view in STACKED:
-      _check_client(view, client, len(self.federation.clients.id))
+    if view not in STACKED:
+      return self._probabilities(variables, x)
+    own = _own_place(view, client, len(self.federation.clients.id))
     if isinstance(variables, Mixture):
       each = jnp.stack([self._probabilities(tree.take(variables.models, m), x)
                         for m in range(variables.weights.shape[1])])
-      return jnp.einsum('m,mbc->bc', variables.weights[client], each)
-    if view in STACKED:
-      variables = tree.take(variables, client)
-    return self._probabilities(variables, x)
+      return jnp.einsum('m,mbc->bc', variables.weights[own], each)
+    return self._probabilities(tree.take(variables, own), x)
 
   @cached_property
   def _probabilities(self) -> Callable:
@@ -153,8 +152,10 @@ class Run:
     return Checkpoints(self.folder.file('checkpoints'), self.config.keep)
 
 
-def _check_client(view, client, total):
+def _own_place(view, client, total) -> int:
+  """Returns the position of a client's own model."""
   if client is None:
     raise InputError(f'got view={view} without a client; expected client from 0 to {total - 1}')
   if not 0 <= client < total:
     raise InputError(f'got client={client}; expected from 0 to {total - 1}')
+  return client

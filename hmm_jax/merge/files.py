@@ -99,7 +99,7 @@ def unflatten(tensors: dict[str, Array]) -> dict:
   return tree
 
 
-def _plain(path, name, x) -> Array:
+def _plain(path, name, x) -> np.ndarray:
   """Returns an array as the formats want it: in C order and the machine's order of bytes."""
   x = np.asarray(x)
   # Types of ml_dtypes have no name in npz; of these, safetensors gives back bfloat16 only.
