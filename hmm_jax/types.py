@@ -91,6 +91,7 @@ class Federation(NamedTuple):
 class Dataset(NamedTuple):
   """A loaded data set: NumPy arrays on the host, before any partition.
 
+  Inputs are uint8, int32 or floats of at most 32 bits, labels are integers from 0 to C - 1.
   `x_test` is empty where the set has no test split of its own. `client` and
   `domain` ([D] int) are the natural owner and the domain of each training example;
   `relabeled` ([D] int) are alternative labels, such as those of human annotators.

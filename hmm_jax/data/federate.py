@@ -20,7 +20,8 @@ Parts = Sequence[Sequence[np.ndarray]]
 Source = Callable[..., tuple[Parts, np.ndarray]]
 
 _ALIGNMENT = 64  # bytes
-_TYPES = tuple(map(np.dtype, (np.uint8, np.int32, np.float32, np.float16, jnp.bfloat16)))  # inputs
+_INPUT_TYPES = tuple(map(np.dtype, (
+    np.uint8, np.int32, np.float32, np.float16, jnp.bfloat16)))
 _GLOBAL, _DEAL, _LOCAL, _ALIKE, _SUBSET = range(5)  # streams of random numbers under one seed
 
 
@@ -288,9 +289,9 @@ def _check_arrays(dataset, split):
   inputs, y = getattr(dataset, f'x_{split}'), getattr(dataset, f'y_{split}')
   of = f'{split} split of {dataset.name}'
   for x in jax.tree.leaves(inputs):
-    if x.dtype not in _TYPES:
+    if x.dtype not in _INPUT_TYPES:
       raise InputError(f'got inputs in {x.dtype} in the {of}; expected '
-                       f'{", ".join(map(str, _TYPES))}')
+                       f'{", ".join(map(str, _INPUT_TYPES))}')
     if len(x) != len(y):
       raise InputError(f'got {len(x)} inputs and {len(y)} labels in the {of}; expected as many')
   if len(y) and not np.issubdtype(y.dtype, np.integer):

@@ -17,7 +17,7 @@ class Workdir:
   """The folder of one run: config, metrics, tables, summary, plots, checkpoints.
 
   Files are replaced atomically. Tables, such as clients.csv, are appended to instead;
-  incomplete rows of a killed process are dropped on resuming.
+  incomplete rows of a killed process are dropped on resuming. One process trains in it at a time.
   """
 
   def __init__(self, path: str):

@@ -103,7 +103,7 @@ class GradientSearchTest(parameterized.TestCase):
     np.testing.assert_allclose(c, [2 - 0.2 - 0.1 * (0.9 * 2 + 1.9)], rtol=1e-6)
 
 
-class MarksTest(parameterized.TestCase):
+class CheckpointsTest(parameterized.TestCase):
 
   @parameterized.parameters((1, 1), (4, 4), (6, 3), (7, 1), (10, 5))
   def test_part_any_number_of_steps_evenly(self, steps, checkpoints):
