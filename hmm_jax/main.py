@@ -1,7 +1,8 @@
 """Trains a federation: python -m hmm_jax.main [--config=FILE] [--config.key=value ...].
 
 Run it again with the same settings to resume, or to see the summary of a finished
-run. Bad input is one line on stderr and exit code 2; a diverged run exits with 1.
+run. Bad input is one line on stderr and exit code 2; a run that diverges or can't be
+saved exits with 1, and one that a signal has stopped with 128 + its number.
 """
 
 from collections.abc import Sequence
@@ -17,11 +18,12 @@ from ml_collections import ConfigDict
 from hmm_jax.experiment import comparisons, devices
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.launch import default_workdir, prepare, train
+from hmm_jax.experiment.stopping import Stopped
 from hmm_jax.experiment.trainer import Diverged
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import tables
 from hmm_jax.report.screen import Screen, fail
-from hmm_jax.types import InputError
+from hmm_jax.types import InputError, SaveError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default runs/NAME.')
 
@@ -100,14 +102,17 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def entry():
-  """Runs `main`; turns bad input into one line and an exit code."""
+  """Runs `main`; turns bad input, a failure or a signal into one line and an exit code."""
   try:
     config, argv = read_command(sys.argv)
     app.run(partial(main, config), argv=argv, flags_parser=parse_flags)
   except InputError as error:
     devices.leave(fail(error, 2))
-  except Diverged as error:  # The same in every process.
-    devices.leave(fail(error, 1) if jax.process_index() == 0 else 1)
+  except (Diverged, SaveError, Stopped) as error:  # In a mesh, the same in every process.
+    code = getattr(error, 'code', 1)
+    devices.leave(fail(error, code) if jax.process_index() == 0 else code)
+  except KeyboardInterrupt:
+    devices.leave(fail('interrupted', 130))
   except Exception:
     if not jax.distributed.is_initialized():
       raise

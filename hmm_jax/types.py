@@ -32,6 +32,10 @@ class InputError(ValueError):
   """
 
 
+class SaveError(RuntimeError):
+  """A result that could not be saved; `main` prints it as one line and exits with code 1."""
+
+
 class Examples(NamedTuple):
   """Examples of a data set: `x` is a pytree of [D, ...] arrays, `y` is [D] int32."""
 

@@ -286,7 +286,7 @@ class RunTest(FolderTest):
 class KillTest(FolderTest):
 
   @parameterized.named_parameters(
-      ('fedavg', 3, ('--config.rounds=40', '--config.keep_best=True')),
+      ('fedavg', 2, ('--config.rounds=40', '--config.keep_best=True')),
       ('gossip', 1, ('--config.rounds=12', '--config.algorithm=gossip',
                      '--config.gossip.topology=matching', '--config.gossip.schedule=dense@3:4')))
   def test_killed_at_any_moment_resumes_bit_for_bit(self, kills, flags):
@@ -294,8 +294,8 @@ class KillTest(FolderTest):
     code, _, _ = command(f'--workdir={self.path("whole")}', *flags)
     self.assertEqual(code, 0)
     rng = random.Random(0)
-    for _ in range(kills):
-      self.kill_after_some_rows(time_left=rng.uniform(0, 0.12), flags=flags)
+    for number in [signal.SIGKILL] * kills + [signal.SIGTERM]:
+      self.stop_after_some_rows(number, time_left=rng.uniform(0, 0.12), flags=flags)
     # Otherwise nothing was left to interrupt.
     self.assertLess(len(metrics(self.path('killed'))), len(metrics(self.path('whole'))))
     code, _, err = command(f'--workdir={self.path("killed")}', *flags)
@@ -303,12 +303,15 @@ class KillTest(FolderTest):
     self.assertEqual(metrics(self.path('killed')), metrics(self.path('whole')))
     self.assertEqual(clients(self.path('killed')), clients(self.path('whole')))
 
-  def kill_after_some_rows(self, *, time_left, flags):
+  def stop_after_some_rows(self, number, *, time_left, flags):
     process = start(f'--workdir={self.path("killed")}', *flags)
     self.assertTrue(self.wait_for_rows(process))
     time.sleep(time_left)  # The writes of a round take about 40 ms.
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(number)
+    _, err = process.communicate()
+    if number == signal.SIGTERM:
+      self.assertEqual(process.returncode, 143)
+      self.assertRegex(err, r'\A(hmm_jax: [^\n]*\n){2}\Z')
 
   def wait_for_rows(self, process):
     """Waits until a started run has written a new metrics.csv."""

@@ -55,8 +55,9 @@ def finished_run(path: str, **changes) -> dict:
   summary = figures(rows, SEEDS, CRITERION) | {
       'rounds_requested': 2, 'criterion': CRITERION, 'peak_memory_bytes': 2**30,
       'device': '1 x toy', 'versions': {'jax': '0'}, 'compile_seconds': 0.25}
+  workdir.make()
   workdir.write_json('config.json', config.to_dict())
-  workdir.write_metrics(rows)
+  workdir.table('metrics').write(rows)
   workdir.write_json('summary.json', summary)
   return summary
 
@@ -97,8 +98,8 @@ class ResultsTest(parameterized.TestCase):
     finished_run(path)
     rows = [{'round': number, 'seed': seed, 'age': age, 'client': 7 * number, 'average': 0.1,
              'coefficient': -seed / 3} for number in (1, 2) for seed in SEEDS for age in (0, 1)]
-    Workdir(path).append_table('anchors', rows)
-    Workdir(path).append_table('clients', [
+    Workdir(path).table('anchors').append(rows)
+    Workdir(path).table('clients').append([
         {'round': 2, 'seed': seed, 'client': k, 'corrupted': k % 2}
         for seed in SEEDS for k in range(4)])
     self.enter_context(mock.patch.object(results, 'FOLDER', pathlib.Path(self.folder, 'results')))

@@ -1,62 +1,68 @@
-"""Checkpoints of a run: atomic, with the newest few kept."""
+"""Checkpoints of a run: each is complete or ignored."""
 
+from collections.abc import Callable
+from functools import cached_property
 import os
-from typing import Any
+import shutil
 
 from absl import logging
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
-from hmm_jax.types import InputError, PyTree
+from hmm_jax import storage
+from hmm_jax.types import InputError, PyTree, SaveError
 
 
 class Checkpoints:
-  """The checkpoints in one folder, numbered by round.
+  """The checkpoints in one folder, numbered by round; only `save` and `remove` change it.
 
   Incomplete checkpoints of a killed process are ignored. Trees are saved as host arrays,
   so they can be restored on any number of devices.
   """
 
-  def __init__(self, folder: str, keep: int = 2):
-    # Imported here, because it takes 0.2 s.
-    from orbax.checkpoint import v1 as orbax
-    logging.set_verbosity(logging.FATAL)  # Damaged files are reported by `restore`, once.
-    self._folder = folder
-    latest: Any = orbax.training.preservation_policies.LatestN(keep)
-    self._orbax = orbax.training.Checkpointer(
-        os.path.abspath(folder), cleanup_tmp_directories=True, preservation_policy=latest)
+  def __init__(self, folder: str):
+    self._folder = os.path.abspath(folder)
 
-  def latest(self) -> int | None:
-    """Returns the round of the newest checkpoint, or None.
+  def rounds(self) -> list[int]:
+    """Returns the rounds of the complete checkpoints, in order.
 
     Raises:
-      InputError: several processes do not see the same folder.
+      InputError: there is a file in the folder's place.
     """
-    newest = self._orbax.latest.step if self._orbax.latest else None
-    seen = multihost_utils.process_allgather(np.int32(-1 if newest is None else newest))
-    if (seen != seen.ravel()[0]).any():
-      raise InputError(f'got {self._folder} with different checkpoints in other processes; '
-                       'expected a workdir that all processes share')
-    return newest
+    if not os.path.isdir(self._folder):
+      if os.path.lexists(self._folder):
+        raise InputError(f'got {self._folder}, which is a file; expected a folder of checkpoints')
+      return []
+    return sorted(int(name) for name in os.listdir(self._folder)
+                  if name.isdecimal() and str(int(name)) == name
+                  and _orbax().is_orbax_checkpoint(self._path(int(name))))
 
-  def save(self, round_number: int, tree: PyTree):
-    """Saves a tree of arrays; returns when it is complete on disk."""
-    self._orbax.save(round_number, jax.tree.map(np.asarray, tree))
+  def save(self, number: int, tree: PyTree):
+    """Saves a tree of arrays; returns when it is complete on disk.
 
-  def restore(self, round_number: int, like: PyTree) -> PyTree:
+    Raises:
+      SaveError: the file system refuses.
+    """
+    try:
+      self._saver.save(number, jax.tree.map(np.asarray, tree))
+    except Exception as error:  # Orbax and tensorstore raise various types on a full disk.
+      reason = getattr(error, 'strerror', None) or str(error).partition('[')[0]
+      raise SaveError(f'could not write {self._path(number)}: {reason}; what was saved before is '
+                      'whole') from error
+
+  def restore(self, number: int, like: PyTree) -> PyTree:
     """Loads a tree with the structure, shapes and dtypes of `like`.
 
     Raises:
       InputError: the checkpoint is damaged, or of another model or algorithm.
     """
     expected = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-    where = f'checkpoint {os.path.join(self._folder, str(round_number))}'
+    where = f'checkpoint {self._path(number)}'
     try:
-      tree = self._orbax.load(round_number, expected)
+      tree = _orbax().load(self._path(number), expected)
     except Exception as error:  # Orbax and tensorstore raise various types on damaged files.
-      raise InputError(f'got a damaged or foreign {where}; expected one of this run, move it away '
-                       'to resume from an earlier one') from error
+      raise InputError(f'got a damaged or foreign {where}; expected one of this run, or '
+                       'resume=previous to go back to the last whole one') from error
     differ = [jax.tree_util.keystr(path) for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(expected))
               if (a.shape, a.dtype) != (b.shape, b.dtype)]
@@ -64,3 +70,30 @@ class Checkpoints:
       raise InputError(f'got {where} of another model or algorithm; expected one of this run, but '
                        f'{differ[0]} differs')
     return tree
+
+  def remove(self, unless: Callable[[int], bool]):
+    """Removes the checkpoints, incomplete ones too, unless a function of their round forbids it."""
+    for name in os.listdir(self._folder) if os.path.isdir(self._folder) else ():
+      number = name.partition('.')[0]  # A temporary folder has a suffix.
+      if number.isdecimal() and not unless(int(number)):
+        with storage.saving(self._folder):
+          shutil.rmtree(os.path.join(self._folder, name))
+
+  def files(self, number: int) -> list[str]:
+    """Returns the paths of the files of one checkpoint."""
+    return sorted(os.path.join(folder, name)
+                  for folder, _, names in os.walk(self._path(number)) for name in names)
+
+  def _path(self, number):
+    return os.path.join(self._folder, str(number))
+
+  @cached_property
+  def _saver(self):
+    return _orbax().training.Checkpointer(self._folder, cleanup_tmp_directories=True)
+
+
+def _orbax():
+  # Imported here, because it takes 0.2 s.
+  from orbax.checkpoint import v1 as orbax
+  logging.set_verbosity(logging.FATAL)  # Damaged files are reported by `restore`, once.
+  return orbax

@@ -67,6 +67,8 @@ RUN = {
                          choices=('accuracy', 'loss')),
     'keep_best': Setting(False, 'also keep the states of that round'),
     'keep': Setting(2, 'number of checkpoints', at_least=1),
+    'resume': Setting('newest', 'from which checkpoint a run goes on: the newest, or, if that is '
+                      'damaged, a previous one', choices=('newest', 'previous')),
     'tensorboard': Setting(False, 'event files in workdir/events'),
     'references': Setting('', 'also run, for comparison: any of iid,linear,local,fedavg'),
     'variants': Setting((), "also run, each with settings of its own: 'NAME key=value key=value'"),

@@ -1,5 +1,7 @@
 """Devices of a run: CPU cores as devices, the compile cache, and several processes."""
 
+from collections.abc import Callable
+import functools
 import os
 import sys
 
@@ -43,10 +45,22 @@ def prepare(*, mapper: str, cohort: int, count: int = 0):
     count: number of devices; 0: one per core, at most one per client.
   """
   logging.set_verbosity(logging.WARNING)  # JAX logs every backend that is absent.
+  jax.config.update('jax_enable_x64', False)  # Models are float32.
   set_by_user = 'host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
   if mapper in ('auto', 'sharded') and not set_by_user:
     cores = usable_cores()
     jax.config.update('jax_num_cpu_devices', count or min(cores, cohort or cores))
+
+
+def in_32_bits(function: Callable) -> Callable:
+  """Runs a function with JAX's 32-bit types, whatever JAX_ENABLE_X64 says: models are float32."""
+
+  @functools.wraps(function)
+  def inner(*args, **kwargs):
+    with jax.enable_x64(False):
+      return function(*args, **kwargs)
+
+  return inner
 
 
 def usable_cores() -> int:

@@ -1,8 +1,10 @@
 """Builds the federation of a config: data set, server examples and client examples."""
 
+import os
 
 from ml_collections import ConfigDict
 
+from hmm_jax import storage
 from hmm_jax.data import arrays, corrupt, federate, server
 from hmm_jax.data.partition import PARTITIONERS
 from hmm_jax.data.sources import SOURCES
@@ -56,6 +58,25 @@ def federation(config: ConfigDict, data: Dataset) -> Federation:
     return made
   with section('corrupt', corrupt.SETTINGS):
     return corrupt.corrupt(made, change, share=config.corrupt.clients, seed=config.partition.seed)
+
+
+def fingerprint(config: ConfigDict, federated: Federation) -> dict[str, str]:
+  """Returns digests of all that a run is trained on, by what they are of.
+
+  Args:
+    config: its settings, some of which name files.
+    federated: made from them, on the host.
+  """
+  parts = {'inputs': federated.examples.x, 'labels': federated.examples.y,
+           'clients, validation or test examples':
+               (federated.clients, federated.validation, federated.test),
+           'server examples': federated.server}
+  files = {key: os.path.expanduser(value.partition(':')[2])
+           for key, value in configs.flat(config).items()
+           if isinstance(value, str) and key not in configs.REFERENCES}
+  return ({what: storage.digest_of_arrays(part) for what, part in parts.items()}
+          | {f'content of the file in {key}': storage.digest_of_file(path)
+             for key, path in files.items() if os.path.isfile(path)})
 
 
 def _corruption(config, data):

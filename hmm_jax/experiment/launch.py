@@ -5,19 +5,23 @@ import os
 
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from hmm_jax.data.federate import describe, label_counts
 from hmm_jax.experiment import build, federation
 from hmm_jax.experiment import config as configs
+from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.experiment.run import finished, run
 from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import plots
 from hmm_jax.report.screen import Screen
-from hmm_jax.types import Algorithm, Experiment, Federation, InputError
+from hmm_jax.types import Algorithm, Experiment, Federation, InputError, SaveError
 
 # Keys that say what is shown beside a run, and change nothing in it.
 COSMETIC = {'name', 'references', 'variants'}
+# Keys that are of one call, and not of the run.
+OF_ONE_CALL = {'resume'}
 
 
 def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
@@ -28,11 +32,20 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
 
   Raises:
     InputError: before anything is written.
+    SaveError: a result can't be saved.
+    Diverged, Stopped: as in `run`.
   """
   made = prepare(config, workdir)
+  leads = jax.process_index() == 0
   if made is None:
-    summary = workdir.read_json('summary.json') or {}
+    summary = read_summary(workdir) or {}
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
+    if leads and not drawn(workdir):
+      try:
+        counts = label_counts(*_federation(config))
+        draw(workdir, counts)
+      except SaveError as error:  # The run is saved, if only on a disk that can't be written.
+        screen.say(str(error))
     return summary
 
   experiment, federated, classes = made
@@ -40,21 +53,47 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
                [*describe(federated, classes, source=config.server.source),
                 *experiment.algorithm.facts])
   counts = label_counts(federated, classes)
+  data = federation.fingerprint(config, federated)
+  settings = {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
   del made, federated  # The devices have what they need.
 
-  leads = jax.process_index() == 0
   with workdir.owned() if leads else contextlib.nullcontext():
     compare(config, workdir)  # Again, for another process may have been quicker.
     check_extension(config, workdir, experiment.algorithm)
-    summary = run(experiment, config.to_dict(), workdir, screen)
-  if leads:
-    plots.partition(counts, workdir.file('plots', 'partition.png'))
-    plots.of_run(workdir.read_metrics(),
-                 {name: workdir.read_table(name) for name in ('clients', 'anchors', 'search')},
-                 workdir.file('plots'))
+    summary = run(experiment, settings, workdir, screen, data=data,
+                  previous=config.resume == 'previous')
+    if leads:
+      draw(workdir, counts)
   return summary
 
 
+def draw(workdir: Workdir, counts: np.ndarray):
+  """Draws the plots of a run's tables, and of its clients' training examples by class [K, C]."""
+  plots.of_run(workdir.read_metrics(),
+               {name: workdir.read_table(name) for name in ('clients', 'anchors', 'search')},
+               workdir.file('plots'))
+  plots.partition(counts, workdir.file('plots', 'partition.png'))
+
+
+def drawn(workdir: Workdir) -> bool:
+  """Returns whether the plots that every run has are there."""
+  names = ('partition', *plots.kinds(workdir.read_metrics()))
+  return all(os.path.exists(workdir.file('plots', f'{name}.png')) for name in names)
+
+
+def _federation(config):
+  data = federation.dataset(config)
+  return federation.federation(config, data), data.classes
+
+
+def read_summary(workdir: Workdir) -> dict | None:
+  """Returns the summary of a run; None without one; InputError if it is damaged."""
+  return workdir.read_json('summary.json', (
+      'rounds', 'rounds_requested', 'seeds', 'last', 'selected_on_validation', 'train_seconds',
+      'compile_seconds', 'peak_memory_bytes', 'device'))
+
+
+@in_32_bits
 def run_config(config: ConfigDict, workdir: str, *, silent: bool = False) -> Run:
   """Trains a config in a folder, or resumes it; the library's form of the command.
 
@@ -78,9 +117,10 @@ def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federatio
     InputError: the config, the data or the workdir does not suit.
   """
   compare(config, workdir)
-  summary = workdir.read_json('summary.json')
-  if summary and summary.get('rounds_requested') == config.rounds:
+  summary = read_summary(workdir)
+  if summary and summary['rounds_requested'] == config.rounds:
     return None
+  workdir.check_writable()
   data = federation.dataset(config)
   federated = federation.federation(config, data)
   experiment = build.experiment(config, data, federated)
@@ -107,9 +147,8 @@ def compare(config: ConfigDict, workdir: Workdir):
   """Checks that a workdir is new, or was made with this config or fewer rounds of it.
 
   Raises:
-    InputError: the workdir can't be written, is not a run's, or is of another config.
+    InputError: the workdir is not a run's, or is of another config.
   """
-  workdir.check_writable()
   saved = workdir.read_json('config.json')
   results = workdir.results()
   if saved is None or not results:
@@ -120,9 +159,10 @@ def compare(config: ConfigDict, workdir: Workdir):
   # A key that is newer than the run has had its default.
   before = configs.flat(configs.get_config()) | configs.renamed(configs.flat(saved))
   now = configs.flat(config)
-  for key in sorted((before.keys() | now.keys()) - COSMETIC):
+  for key in sorted((before.keys() | now.keys()) - COSMETIC - OF_ONE_CALL):
     was, wanted = (as_json(values.get(key)) for values in (before, now))
-    if was != wanted and not (key == 'rounds' and wanted > was):
+    grows = key == 'rounds' and type(was) is int and wanted > was
+    if was != wanted and not grows:
       raise InputError(f'got {key}={wanted} in {workdir.path}, made with {key}={was}; expected '
                        'the same settings (only rounds may grow) or another --workdir')
 

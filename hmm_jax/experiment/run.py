@@ -1,6 +1,6 @@
 """Executes a run: training, evaluation, checkpoints, resuming and early stopping."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 import sys
 import time
@@ -11,7 +11,8 @@ import numpy as np
 import psutil
 
 from hmm_jax import __version__
-from hmm_jax.experiment.checkpoint import Checkpoints
+from hmm_jax.experiment import stopping
+from hmm_jax.experiment.archive import Archive, Saved
 from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report.events import Events
@@ -26,61 +27,77 @@ class Progress(NamedTuple):
   best: PyTree  # () unless keep_best
 
 
-def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen) -> dict:
+def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen, *,
+        data: Mapping[str, str] | None = None, previous: bool = False) -> dict:
   """Trains, evaluates and saves until `experiment.rounds`; resumes from the newest checkpoint.
 
   Each evaluation writes metrics.csv and clients.csv before the checkpoint, so that a kill
   in between loses nothing: on resuming, rows after the checkpoint are dropped and recomputed.
   If the algorithm has a `finish`, the last round has two rows per seed: before and after it.
+  A signal such as SIGTERM ends the run after the round, with a checkpoint to go on from.
 
   Args:
     experiment: made by `build`.
     settings: the config that it was built from, saved in config.json.
     workdir: folder of the output files; an unfinished run in it is resumed.
     screen: prints the progress.
+    data: digests of the data by name; an unfinished run must have been trained on the same.
+    previous: if the newest checkpoint is damaged, resume from the last whole one.
 
   Returns:
     The summary, also written to summary.json.
 
   Raises:
-    InputError: a file in the workdir is damaged.
+    InputError: a file in the workdir is damaged, or of other data.
+    SaveError: a result can't be saved.
     Diverged: a round gave non-finite values; saved files are kept.
+    Stopped: a signal has ended the run.
   """
   start, primary = time.perf_counter(), jax.process_index() == 0
   trainer = Trainer(experiment)
-  checkpoints = Checkpoints(workdir.file('checkpoints'), experiment.keep)
-  (states, best), rows, done = _resume(experiment, trainer, checkpoints, workdir)
-  chunks = () if _is_over(rows, experiment) else trainer.rounds(states, done)
-  del states  # Their buffers are donated to the program.
+  tables = ('clients', *experiment.algorithm.tables)
+  archive = Archive(workdir, tables, experiment.keep, data)
+  (states, best), (done, rows, unfinished) = _resume(experiment, trainer, archive, previous)
   if primary:
-    for table in ('clients', *experiment.algorithm.tables):
-      workdir.drop_table(table, after=done)  # Before any write, because it may raise.
+    workdir.make()
+    archive.discard(after=done)
     workdir.write_json('config.json', settings)
-  events = Events(workdir.file('events')) if experiment.tensorboard and primary else None
+  events = Events(workdir.file('events'), rows) if experiment.tensorboard and primary else None
 
-  with screen.progress(done, experiment.rounds) as report:
-    for states, number, metrics, seconds in chunks:
-      written = len(rows)
-      fresh, each = _evaluate(experiment, trainer, states, number, metrics, seconds, rows)
+  with screen.progress(done, experiment.rounds) as report, stopping.on_signals() as request:
+    chunks = () if _is_over(rows, experiment) else trainer.rounds(
+        states, done, unfinished, stop=lambda: bool(request.number))
+    del states  # Their buffers are donated to the program.
+    for chunk in chunks:
+      states, done = chunk.states, chunk.done
+      if done % experiment.eval_every and done < experiment.rounds:
+        archive.save(done, Progress(states, best), primary, chunk.unfinished())
+        break
+      fresh, each = _evaluate(
+          experiment, trainer, states, done, chunk.metrics, chunk.seconds, rows)
       best = _keep_best(experiment, states, best, rows, fresh)
-      rows = rows + fresh
-      stop = number == experiment.rounds or _patience_ran_out(rows, experiment)
+      new = fresh
+      stop = done == experiment.rounds or _patience_ran_out(rows + new, experiment)
       if stop and experiment.algorithm.finish:
-        states, fresh, after = _finish(experiment, trainer, states, rows)
-        best = _keep_best(experiment, states, best, rows, fresh)
-        rows, each = rows + fresh, each + after
+        states, fresh, after = _finish(experiment, trainer, states, rows + new)
+        best = _keep_best(experiment, states, best, rows + new, fresh)
+        new, each = new + fresh, each + after
+      rows = rows + new
       if primary:
-        workdir.write_metrics(rows)
-        workdir.append_table('clients', each)
-        for table, records in _records(experiment, metrics, number).items():
-          workdir.append_table(table, records)
-      checkpoints.save(number, Progress(states, best))
+        workdir.table('metrics').write(rows)
+        workdir.table('clients').append(each)
+        for table, records in _records(experiment, chunk.metrics, done).items():
+          workdir.table(table).append(records)
+      archive.save(done, Progress(states, best), primary)
       if events:
-        events.write(rows[written:])
-      report(number, _headline(fresh, metrics, seconds))
+        events.write(new)
+      report(done, _headline(fresh, chunk.metrics, chunk.seconds))
       if stop:
         break
 
+  if not (done == experiment.rounds or _is_over(rows, experiment)):
+    raise stopping.Stopped(f'stopped after round {done} of {experiment.rounds}, which is saved in '
+                           f'{workdir.path}; the same command goes on', request.code)
   summary = summarize(experiment, rows) | {
       'wall_seconds': round(time.perf_counter() - start, 3),  # of this process
       'compile_seconds': round(trainer.compile_seconds, 3)}
@@ -89,20 +106,19 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
   return summary
 
 
-def _resume(experiment, trainer, checkpoints, workdir):
-  """Returns (progress, metric rows, rounds done) from the newest checkpoint, if any."""
-  done = checkpoints.latest()
-  if done is None:
+def _resume(experiment, trainer, archive, previous) -> tuple[Progress, Saved]:
+  """Returns what the run goes on from: the newest saved point, or its beginning."""
+  saved = archive.newest(previous=previous, seeds=experiment.seeds,
+                         clients=len(experiment.federation.clients.id))
+  if saved is None:
     states = trainer.initial()
-    return Progress(states, _host_copy(states) if experiment.keep_best else ()), [], 0
+    return Progress(states, _host_copy(states) if experiment.keep_best else ()), Saved(0, [], {})
+  if saved.round > experiment.rounds:
+    raise InputError(f'got a checkpoint of round {saved.round} with rounds={experiment.rounds}; '
+                     'expected a checkpoint of this run')
   like = Progress(trainer.shapes, trainer.shapes if experiment.keep_best else ())
-  saved = checkpoints.restore(done, like)
-  rows = [row for row in workdir.read_metrics() if row['round'] <= done]
-  if not rows or rows[-1]['round'] != done:
-    raise InputError(f'got {workdir.file("metrics.csv")} without round {done} of the newest '
-                     'checkpoint; expected metrics and checkpoints of the same run')
-  progress = Progress(trainer.place(saved.states), saved.best)
-  return progress, rows, done
+  progress = archive.restore(saved.round, like)
+  return Progress(trainer.place(progress.states), progress.best), saved
 
 
 def _host_copy(states):

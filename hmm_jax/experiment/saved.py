@@ -13,7 +13,8 @@ import numpy as np
 from hmm_jax import tree
 from hmm_jax.experiment import build, federation
 from hmm_jax.experiment import config as configs
-from hmm_jax.experiment.checkpoint import Checkpoints
+from hmm_jax.experiment.archive import Archive
+from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.experiment.evaluate import STACKED
 from hmm_jax.experiment.run import Progress
 from hmm_jax.experiment.trainer import Trainer
@@ -68,7 +69,9 @@ class Run:
 
   @cached_property
   def federation(self) -> Federation:
-    return federation.federation(self.config, self.dataset)
+    made = federation.federation(self.config, self.dataset)
+    self._archive.check_data(federation.fingerprint(self.config, made))
+    return made
 
   @cached_property
   def model(self) -> Model:
@@ -79,6 +82,7 @@ class Run:
     return build.experiment(self.config, self.dataset, self.federation)
 
   @cached_property
+  @in_32_bits
   def trainer(self) -> Trainer:
     return Trainer(self.experiment)
 
@@ -87,21 +91,28 @@ class Run:
     """The number of rounds at the newest checkpoint.
 
     Raises:
-      InputError: there is no checkpoint.
+      InputError: there is no checkpoint, or a damaged one.
     """
-    # Checked first, because Orbax creates the folder if it is absent.
-    newest = self._checkpoints.latest() if 'checkpoints' in self.folder.results() else None
+    newest = self._archive.newest()
     if newest is None:
       raise InputError(f'got {self.folder.path} without a checkpoint; expected the folder of a '
                        'run with a checkpoint')
-    return newest
+    return newest.round
 
   @cached_property
+  @in_32_bits
   def states(self) -> PyTree:
-    rounds, shapes = self.rounds, self.trainer.shapes
+    shapes = self.trainer.shapes
     like = Progress(shapes, shapes if self.config.keep_best else ())
-    return self.trainer.place(self._checkpoints.restore(rounds, like).states)
+    while True:
+      rounds = self.rounds
+      try:
+        return self.trainer.place(self._archive.restore(rounds, like).states)
+      except InputError:
+        if self.rounds == rounds:
+          raise  # Otherwise the run goes on, and has removed this checkpoint meanwhile.
 
+  @in_32_bits
   def models(self, seed: int | None = None) -> dict[str, Any]:
     """Returns the models of one seed: {'global': variables, 'clients': stacked, ...}.
 
@@ -117,6 +128,7 @@ class Run:
     place = 0 if seed is None else self.seeds.index(seed)
     return jax.tree.map(np.asarray, self.trainer.views(self.states, place))
 
+  @in_32_bits
   def predict(self, x: PyTree, *, view: str = 'global', client: int | None = None,
               seed: int | None = None) -> Array:
     """Returns class probabilities for inputs in the stored format: [B, C] float32.
@@ -148,8 +160,8 @@ class Run:
     return jax.jit(lambda variables, x: jax.nn.softmax(self.model.apply(variables, x)[0]))
 
   @cached_property
-  def _checkpoints(self) -> Checkpoints:
-    return Checkpoints(self.folder.file('checkpoints'), self.config.keep)
+  def _archive(self) -> Archive:
+    return Archive(self.folder)
 
 
 def _own_place(view, client, total) -> int:

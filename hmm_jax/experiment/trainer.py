@@ -5,11 +5,13 @@ run is bit-identical to an uninterrupted one. Several seeds are one program, who
 states have a leading axis of seeds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import time
+from typing import NamedTuple
 
 import jax
 from jax import lax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -65,6 +67,37 @@ def advance(algorithm: Algorithm, length: int) -> Callable:
   return chunk
 
 
+class Chunk(NamedTuple):
+  """The rounds since the last evaluation."""
+
+  states: PyTree  # after them, with a leading axis of seeds
+  done: int  # rounds done in all
+  metrics: dict  # [seeds, rounds of the chunk]
+  seconds: float
+
+  def unfinished(self) -> dict[str, np.ndarray]:
+    """Returns what `Trainer.rounds` takes to go on from a chunk that was cut short."""
+    leaves = jax.tree.leaves(self.metrics)
+    return {'seconds': np.array(self.seconds)} | {str(i): x for i, x in enumerate(leaves)}
+
+
+class _Pace:
+  """How many rounds to train between two looks at a request to stop: about a second of them."""
+
+  def __init__(self):
+    self._seconds = np.inf  # of a round
+
+  def rounds(self, most: int) -> int:
+    return min(most, max(1, int(1 / max(self._seconds, 1e-9))))
+
+  def agree(self, seconds: float, stop: bool) -> bool:
+    """Notes the seconds of a round; returns whether any process was asked to stop."""
+    # All processes must train equally many rounds.
+    each = multihost_utils.process_allgather(np.array([seconds, stop]))
+    self._seconds, any_stop = each.reshape(-1, 2).max(axis=0)
+    return bool(any_stop)
+
+
 class Trainer:
   """The compiled program of an experiment."""
 
@@ -82,6 +115,14 @@ class Trainer:
     self._views = jax.jit(experiment.algorithm.views, out_shardings=experiment.sharding)
     self._gauges = jax.jit(experiment.algorithm.gauges, out_shardings=experiment.sharding)
     self.shapes = jax.eval_shape(self._init, self._init_keys, experiment.federation)
+    # A chunk has at most as many rounds as the run.
+    self._length = min(experiment.eval_every, experiment.rounds)
+    placed, chunk = experiment.sharding, advance(experiment.algorithm, self._length)
+    # Without its sharding, XLA may lay out a donated input otherwise than the output it becomes.
+    self._program = jax.jit(
+        experiment.seed_map(chunk, in_axes=(0, 0, None, None)), donate_argnums=0,
+        in_shardings=(placed, placed, placed, None), out_shardings=placed)
+    self._pace = _Pace()
     self.compile_seconds = 0.0
     self._compiled = None
 
@@ -96,18 +137,21 @@ class Trainer:
 
   def compile(self) -> jax.stages.Compiled:
     """Compiles one chunk, for any number of rounds up to eval_every."""
-    experiment, start = self._experiment, time.perf_counter()
-    chunk = advance(experiment.algorithm, experiment.eval_every)
-    program = jax.jit(
-        experiment.seed_map(chunk, in_axes=(0, 0, None, None)), donate_argnums=0,
-        out_shardings=experiment.sharding)
-    compiled = program.lower(
-        self.shapes, self._roots, experiment.federation, jnp.int32(0)).compile()
+    start = time.perf_counter()
+    compiled = self._program.lower(
+        self.shapes, self._roots, self._experiment.federation, jnp.int32(0)).compile()
     self.compile_seconds = time.perf_counter() - start
     return compiled
 
-  def rounds(self, states: PyTree, done: int) -> Iterator[tuple[PyTree, int, dict, float]]:
-    """Yields (states, rounds done, metrics [seeds, count], seconds) per chunk.
+  def rounds(self, states: PyTree, done: int, unfinished: Mapping[str, np.ndarray] | None = None,
+             stop: Callable[[], bool] = lambda: False) -> Iterator[Chunk]:
+    """Yields the rounds up to each evaluation; if asked to stop, what there is, as the last.
+
+    Args:
+      states: after the rounds done.
+      done: rounds done.
+      unfinished: of a chunk that was cut short, whose rounds are among those done.
+      stop: whether to stop; asked after every second or so of training.
 
     Raises:
       Diverged: a round gave non-finite values.
@@ -115,20 +159,32 @@ class Trainer:
     total, every = self._experiment.rounds, self._experiment.eval_every
     if self._compiled is None and done < total:
       self._compiled = self.compile()
+    parts, seconds = [], 0.0
+    if unfinished:
+      metrics, seconds = self._unpack(unfinished)
+      parts = [metrics]
     while done < total:
-      count = min(every - done % every, total - done)
+      goal = min(done - done % every + every, total)
+      count = self._pace.rounds(goal - done)
       start = time.perf_counter()
       assert self._compiled
       states, alive, metrics = self._compiled(
           states, self._roots, self._experiment.federation, jnp.int32(count))
       alive = np.asarray(alive)
-      seconds = time.perf_counter() - start
+      took = time.perf_counter() - start
       metrics = jax.tree.map(np.asarray, metrics)
       if not alive.all():
         raise Diverged(_divergence(
             metrics['cohort'], alive, np.asarray(states.round), done, self._experiment.seeds))
-      done += count
-      yield states, done, _first(metrics, count), seconds
+      stopped = self._pace.agree(took / count, stop())
+      done, seconds = done + count, seconds + took
+      parts.append(_first(metrics, count))
+      if done == goal or stopped:
+        joined = jax.tree.map(lambda *each: np.concatenate(each, axis=1), *parts)
+        yield Chunk(states, done, joined, seconds)
+        parts, seconds = [], 0.0
+      if stopped:
+        return
 
   def finish(self, states: PyTree) -> tuple[PyTree, dict]:
     """Runs the algorithm's `finish`, once after the last round: (states, metrics [seeds])."""
@@ -138,6 +194,13 @@ class Trainer:
     states, metrics = jax.jit(finish, out_shardings=self._experiment.sharding)(
         states, self._experiment.federation, self._finish_keys)
     return states, jax.tree.map(np.asarray, metrics)
+
+  def _unpack(self, unfinished):
+    """Returns the metrics and seconds of an unfinished chunk."""
+    shapes = jax.eval_shape(self._program, self.shapes, self._roots, self._experiment.federation,
+                            jnp.int32(0))[2]
+    leaves = [unfinished[str(i)] for i in range(len(jax.tree.leaves(shapes)))]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves), float(unfinished['seconds'])
 
   def views(self, states: PyTree, s: int) -> dict:
     """Returns the models of one seed to evaluate."""

@@ -1,15 +1,15 @@
 """The folder of a run: files that stay consistent if the process is killed."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 import contextlib
-import csv
-import itertools
 import json
 import os
 import tempfile
 
 import filelock
 
+from hmm_jax import storage
+from hmm_jax.experiment.table import Table
 from hmm_jax.types import InputError
 
 
@@ -17,11 +17,13 @@ class Workdir:
   """The folder of one run: config, metrics, tables, summary, plots, checkpoints.
 
   Files are replaced atomically. Tables, such as clients.csv, are appended to instead;
-  incomplete rows of a killed process are dropped on resuming. One process trains in it at a time.
+  incomplete rows of a killed process are dropped on resuming. One process trains in it at a time,
+  and any number may read it.
   """
 
   def __init__(self, path: str):
-    self.path = path
+    self.path = os.path.expanduser(path)
+    self._tables = {}
 
   def file(self, *names: str) -> str:
     return os.path.join(self.path, *names)
@@ -41,6 +43,11 @@ class Workdir:
       raise InputError(f'got {flag}={self.path}; expected a writable folder, but {folder}: '
                        f'{error.strerror}') from error
 
+  def make(self):
+    """Makes the folder; nothing else does, for one that vanishes while a run trains is lost."""
+    with storage.saving(self.path):
+      os.makedirs(self.path, exist_ok=True)
+
   @contextlib.contextmanager
   def owned(self) -> Generator[None]:
     """Keeps other processes from training in the folder, until the end or a kill.
@@ -48,14 +55,19 @@ class Workdir:
     Raises:
       InputError: another process is training in it.
     """
-    os.makedirs(self.path, exist_ok=True)
     lock = filelock.FileLock(self.file('.lock'))
     try:
+      self.make()
       lock.acquire(timeout=0)
     except filelock.Timeout as error:
       raise InputError(f'got workdir={self.path}, in which another process is training; expected '
                        'another --workdir, or to wait until that process has ended') from error
+    except OSError as error:
+      raise storage.unsaved(lock.lock_file, error) from error
     try:
+      for path in storage.leftovers(self.path):
+        with contextlib.suppress(OSError):
+          os.remove(path)
       yield
     finally:
       lock.release()
@@ -65,115 +77,47 @@ class Workdir:
     names = [name for name in ('metrics.csv', 'clients.csv', 'summary.json')
              if os.path.lexists(self.file(name))]
     saved = self.file('checkpoints')
-    return names + (['checkpoints'] if os.path.isdir(saved) and os.listdir(saved) else [])
+    empty = not os.path.lexists(saved) or (os.path.isdir(saved) and not os.listdir(saved))
+    return names if empty else [*names, 'checkpoints']
 
-  def read_json(self, name: str) -> dict | None:
+  def read_json(self, name: str, needed: Collection[str] = ('rounds',)) -> dict | None:
     """Returns the content of a JSON file of a run; None if it is absent.
 
     Raises:
-      InputError: it is damaged, or not of a run.
+      InputError: it is damaged, or lacks one of the needed keys.
     """
+    path = self.file(name)
     try:
-      with open(self.file(name)) as f:
-        content = json.load(f)
-    except FileNotFoundError:
+      with open(path) as file:
+        content = json.load(file)
+    except (FileNotFoundError, NotADirectoryError):
       return None
-    except (OSError, ValueError) as error:
-      raise InputError(f'got a damaged {self.file(name)}; expected JSON') from error
-    if not isinstance(content, dict) or 'rounds' not in content:
-      raise InputError(f'got a foreign {self.file(name)}; expected one written by a run')
+    except (OSError, ValueError, RecursionError) as error:
+      raise InputError(f'got a damaged {path}; expected JSON') from error
+    if not isinstance(content, dict) or not set(needed) <= content.keys():
+      raise InputError(f'got a foreign {path}; expected one written by a run')
+    digest = content.pop('digest', None)  # Earlier releases wrote none.
+    if digest not in (None, storage.digest_of_json(content)):
+      raise InputError(f'got a damaged {path}; expected it as the run has written it')
     return content
 
   def write_json(self, name: str, content: dict):
-    with self._replacing(name) as f:
-      json.dump(content, f, indent=2)
-      f.write('\n')
+    """Replaces a JSON file; the digest that is written last tells damage."""
+    with storage.replacing(self.file(name)) as new, open(new, 'w') as file:
+      json.dump(content | {'digest': storage.digest_of_json(content)}, file, indent=2)
+      file.write('\n')
+
+  def table(self, name: str) -> Table:
+    """Returns NAME.csv; the same object for the same name, which knows what it has written."""
+    if name not in self._tables:
+      needed = {'metrics': {'seconds'}, 'clients': {'client'}}.get(name, set())
+      self._tables[name] = Table(self.file(f'{name}.csv'), {'round', 'seed'} | needed)
+    return self._tables[name]
 
   def read_metrics(self) -> list[dict]:
     """Returns the rows of metrics.csv; an empty list if it is absent."""
-    return self._parse('metrics.csv', self._lines('metrics.csv'), {'round', 'seed', 'seconds'})
+    return self.table('metrics').read()
 
   def read_table(self, name: str) -> list[dict]:
     """Returns the rows of NAME.csv; an empty list if it is absent."""
-    return self._parse_table(name, self._lines(f'{name}.csv'))
-
-  def write_metrics(self, rows: list[dict]):
-    """Writes metrics.csv with one column per metric; missing values are left empty."""
-    self._write_rows('metrics.csv', rows)
-
-  def append_table(self, name: str, rows: list[dict]):
-    """Appends rows to NAME.csv, which may be too large to be rewritten each time."""
-    if not rows:
-      return
-    rows = [{column: '' if value != value else value for column, value in row.items()}
-            for row in rows]
-    header = next(csv.reader(self._lines(f'{name}.csv', most=1)), [])
-    if not rows[0].keys() <= set(header):  # A new file, or one that lacks a column.
-      self._write_rows(f'{name}.csv', self.read_table(name) + rows)
-      return
-    with open(self.file(f'{name}.csv'), 'a', newline='') as f:
-      csv.DictWriter(f, header).writerows(rows)
-      f.flush()
-      os.fsync(f.fileno())
-
-  def drop_table(self, name: str, *, after: int):
-    """Drops the rows of NAME.csv after a round, and an incomplete last line.
-
-    Raises:
-      InputError: the file is damaged otherwise, or not of a run.
-    """
-    header, *lines = self._lines(f'{name}.csv') or ['']
-    whole = [line for line in lines if line.endswith('\n') and line.strip()]
-    rows = self._parse_table(name, [header, *whole])
-    kept = [line for line, row in zip(whole, rows, strict=True) if row['round'] <= after]
-    if not kept:
-      with contextlib.suppress(FileNotFoundError):
-        os.remove(self.file(f'{name}.csv'))
-    elif len(kept) < len(lines):
-      with self._replacing(f'{name}.csv') as f:
-        f.writelines([header, *kept])
-
-  def _lines(self, name: str, most: int | None = None) -> list[str]:
-    """Returns the lines of a file, all or the first `most`; an empty list if it is absent."""
-    try:
-      with open(self.file(name), newline='') as f:
-        return list(itertools.islice(f, most))
-    except FileNotFoundError:
-      return []
-    except (OSError, ValueError) as error:
-      raise InputError(f'got a damaged {self.file(name)}; expected text') from error
-
-  def _parse(self, name: str, lines: list[str], columns: set[str]) -> list[dict]:
-    try:
-      rows = [{column: _number(value) for column, value in row.items() if value != ''}
-              for row in csv.DictReader(lines)]
-    except (ValueError, TypeError, AttributeError, csv.Error) as error:
-      raise InputError(f'got a damaged {self.file(name)}; expected numbers') from error
-    if not all(columns <= row.keys() for row in rows):
-      raise InputError(f'got a foreign {self.file(name)}; expected one written by a run, '
-                       f'with columns {", ".join(sorted(columns))}')
-    return rows
-
-  def _parse_table(self, name: str, lines: list[str]) -> list[dict]:
-    needed = {'round', 'seed'} | ({'client'} if name == 'clients' else set())
-    return self._parse(f'{name}.csv', lines, needed)
-
-  def _write_rows(self, name: str, rows: list[dict]):
-    with self._replacing(name) as f:
-      writer = csv.DictWriter(f, list(dict.fromkeys(column for row in rows for column in row)))
-      writer.writeheader()
-      writer.writerows(rows)
-
-  @contextlib.contextmanager
-  def _replacing(self, name: str):
-    os.makedirs(self.path, exist_ok=True)
-    temporary = self.file(f'.{name}.new')
-    with open(temporary, 'w', newline='') as f:
-      yield f
-      f.flush()
-      os.fsync(f.fileno())
-    os.replace(temporary, self.file(name))
-
-
-def _number(text: str) -> int | float:
-  return int(text) if text.lstrip('-').isdigit() else float(text)
+    return self.table(name).read()

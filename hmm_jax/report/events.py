@@ -1,20 +1,32 @@
 """TensorBoard event files."""
 
+from collections.abc import Iterable
+import os
+import shutil
+
 from hmm_jax.types import InputError
 
 
 class Events:
-  """TensorBoard event files, without TensorFlow."""
+  """TensorBoard event files, without TensorFlow.
 
-  def __init__(self, folder: str):
+  Args:
+    folder: of the files, which are written anew, as a kill may have kept some rows from them.
+    rows: of metrics.csv so far.
+  """
+
+  def __init__(self, folder: str, rows: Iterable[dict]):
     try:
       from tensorboardX import SummaryWriter
     except ImportError as error:
       raise InputError("got tensorboard=True, but tensorboardX is not installed; expected "
                        "pip install 'hmm_jax[tensorboard]'") from error
+    if os.path.isdir(folder):
+      shutil.rmtree(folder)
     self._writer = SummaryWriter(folder)
+    self.write(rows)
 
-  def write(self, rows: list[dict]):
+  def write(self, rows: Iterable[dict]):
     for row in rows:
       for name in row.keys() - {'round', 'seed'}:
         self._writer.add_scalar(f'seed{row["seed"]}/{name}', row[name], row['round'])

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
+from hmm_jax import storage
 from hmm_jax.report.landscape import Interpolation, Surface
 
 # Columns of metrics.csv that are not measurements.
@@ -53,18 +54,25 @@ def learning_curves(rows: Sequence[dict], folder: str):
     rows: rows of metrics.csv; the last part of a name, such as accuracy, is its kind.
     folder: folder of the plots, one KIND.png for every kind.
   """
-  names = [name for name in rows[0] if name not in BOOKKEEPING and all(name in r for r in rows)]
-  kind_of = lambda name: name.rsplit('/', 1)[-1]
-  for kind in sorted({kind_of(name) for name in names}):
+  for kind, names in kinds(rows).items():
     figure = Figure(figsize=(9, 4), layout='constrained')
     axes = figure.subplots()
-    for name in (n for n in names if kind_of(n) == kind):
+    for name in names:
       _band(axes, *_over_seeds(rows, name), label=name)
     axes.set(xlabel='round', ylabel=kind)
     axes.xaxis.set_major_locator(_whole_numbers())
     axes.grid(alpha=0.3)
     figure.legend(loc='outside right upper', fontsize='small')
     _save(figure, os.path.join(folder, f'{kind}.png'))
+
+
+def kinds(rows: Sequence[dict]) -> dict[str, list[str]]:
+  """Returns the metrics that all rows have by their kind, the last part of their names."""
+  found = {}
+  for name in rows[0] if rows else ():
+    if name not in BOOKKEEPING and all(name in row for row in rows):
+      found.setdefault(name.rsplit('/', 1)[-1], []).append(name)
+  return dict(sorted(found.items()))
 
 
 def clients(runs: Mapping[str, Sequence[dict]], path: str):
@@ -294,5 +302,8 @@ def _std(values):
 
 
 def _save(figure, path):
-  os.makedirs(os.path.dirname(path), exist_ok=True)
-  figure.savefig(path, dpi=120)
+  folder, name = os.path.split(path)
+  with storage.saving(folder):
+    os.makedirs(folder, exist_ok=True)
+  with storage.replacing(path) as new:
+    figure.savefig(new, dpi=120, format=os.path.splitext(name)[1].removeprefix('.'))

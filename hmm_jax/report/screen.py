@@ -42,7 +42,7 @@ class Screen:
       yield lambda number, text: bar.update(task, completed=number, text=text)
 
 
-def fail(error: Exception, code: int) -> int:
+def fail(error: Exception | str, code: int) -> int:
   """Prints an error as one line on stderr; returns the exit code."""
   # After a damaged file, pending reads would report errors to a closed event loop.
   sys.unraisablehook = lambda unraisable: None

@@ -35,23 +35,38 @@ class CheckpointTest(parameterized.TestCase):
     restored = Checkpoints(self.folder).restore(5, jax.eval_shape(tree))
     jax.tree.map(np.testing.assert_array_equal, restored, tree(5))
 
-  def test_nothing_saved_is_none(self):
-    self.assertIsNone(Checkpoints(self.folder).latest())
+  def test_nothing_saved_is_no_round(self):
+    self.assertEqual(Checkpoints(self.folder).rounds(), [])
 
-  def test_the_last_few_are_kept(self):
-    checkpoints = Checkpoints(self.folder, keep=2)
-    for number in (1, 2, 3):
+  def test_those_after_a_round_are_removed(self):
+    checkpoints = Checkpoints(self.folder)
+    for number in (1, 2, 10):
       checkpoints.save(number, tree(number))
-    self.assertCountEqual(os.listdir(self.folder), ['2', '3'])
-    self.assertEqual(checkpoints.latest(), 3)
+    os.mkdir(os.path.join(self.folder, '11.orbax-checkpoint-tmp'))
+    checkpoints.remove(unless=lambda number: number <= 2)
+    self.assertCountEqual(os.listdir(self.folder), ['1', '2'])
+    self.assertEqual(checkpoints.rounds(), [1, 2])
+    again = Checkpoints(self.folder)
+    again.save(10, tree(10))
+    self.assertEqual(again.rounds(), [1, 2, 10])
 
-  def test_a_half_written_one_is_never_picked_up(self):
+  def test_a_reader_changes_nothing(self):
     Checkpoints(self.folder).save(1, tree(1))
-    whole = pathlib.Path(self.folder, '1')
     half = pathlib.Path(self.folder, '2.orbax-checkpoint-tmp')
     half.mkdir()
-    (half / '_CHECKPOINT_METADATA').write_bytes((whole / '_CHECKPOINT_METADATA').read_bytes())
-    self.assertEqual(Checkpoints(self.folder).latest(), 1)
+    (half / '_CHECKPOINT_METADATA').write_bytes(
+        pathlib.Path(self.folder, '1', '_CHECKPOINT_METADATA').read_bytes())
+    before = sorted(pathlib.Path(self.folder).rglob('*'))
+    reader = Checkpoints(self.folder)
+    self.assertEqual(reader.rounds(), [1])
+    reader.restore(1, jax.eval_shape(tree))
+    self.assertEqual(sorted(pathlib.Path(self.folder).rglob('*')), before)
+
+  def test_a_file_in_their_place_is_refused(self):
+    path = os.path.join(self.folder, 'checkpoints')
+    pathlib.Path(path).touch()
+    with self.assertRaisesRegex(InputError, f'got {path}, which is a file'):
+      Checkpoints(path).rounds()
 
   @parameterized.parameters('truncated', 'garbage', 'missing')
   @LATE_READS

@@ -1,5 +1,6 @@
 """Which folders a run may begin or go on in, and what it says before it begins."""
 
+import json
 import os
 import pathlib
 import tempfile
@@ -7,13 +8,15 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 import jax
+import numpy as np
 
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import launch
+from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report.screen import Screen
-from hmm_jax.types import Algorithm, InputError, Traffic
+from hmm_jax.types import Algorithm, InputError, SaveError, Traffic
 
 TINY = {'dataset': 'synthetic', 'partition.kind': 'iid', 'mlp.hidden': (4,), 'seeds': 1,
         'mapper': 'map'}
@@ -29,8 +32,9 @@ class FolderTest(parameterized.TestCase):
   def leave(self, config=None, *, evaluations=1, **changes):
     """Leaves what a run with some settings would, evaluated so often in round 10."""
     config = config or configs.configure(changes).to_dict()
+    self.workdir.make()
     self.workdir.write_json('config.json', config)
-    self.workdir.write_metrics([{'round': 10, 'seed': 0, 'seconds': 1.0}] * evaluations)
+    self.workdir.table('metrics').write([{'round': 10, 'seed': 0, 'seconds': 1.0}] * evaluations)
 
   def compare(self, **changes):
     launch.compare(configs.configure(changes), self.workdir)
@@ -79,7 +83,8 @@ class CompareTest(FolderTest):
         self.compare(**{name: value for name, value in now.items() if name != key})
 
   def test_results_without_a_config_are_refused(self):
-    self.workdir.write_metrics([{'round': 10, 'seed': 0}])
+    self.workdir.make()
+    self.workdir.table('metrics').write([{'round': 10, 'seed': 0}])
     with self.assertRaisesRegex(InputError, 'with metrics.csv but no config.json'):
       self.compare()
 
@@ -91,7 +96,7 @@ class CompareTest(FolderTest):
     with self.assertRaisesRegex(InputError, 'with clients.csv but no config.json'):
       self.compare()
     with self.assertRaisesRegex(InputError, 'got a (damaged|foreign) .*clients.csv'):
-      self.workdir.drop_table('clients', after=0)
+      self.workdir.table('clients').cut(0)
     self.assertEqual(path.read_bytes(), content)
 
   @parameterized.named_parameters(
@@ -106,7 +111,7 @@ class CompareTest(FolderTest):
   @parameterized.parameters('/proc/nothing', __file__)
   def test_a_folder_that_cannot_be_written_is_refused(self, path):
     with self.assertRaisesRegex(InputError, f'got workdir={path}; '):
-      launch.compare(configs.get_config(), Workdir(path))
+      launch.prepare(configs.get_config(), Workdir(path))
 
 
 class ExtensionTest(FolderTest):
@@ -135,6 +140,7 @@ class ExtensionTest(FolderTest):
         launch.check_extension(config, self.workdir, algorithm)
 
   def test_a_config_without_results_has_no_length(self):
+    self.workdir.make()
     self.workdir.write_json('config.json', configs.configure(rounds=10).to_dict())
     self.compare()
     launch.check_extension(configs.get_config(), self.workdir, ANY_ALGORITHM._replace(length=100))
@@ -155,11 +161,51 @@ def compiling(*args, **kwargs):
 class TrainTest(FolderTest):
 
   def test_a_finished_run_is_read(self):
+    config = configs.configure(TINY, rounds=1)
+    made = launch.train(config, self.workdir, Screen(silent=True))
+    with mock.patch.object(Trainer, 'compile', compiling):
+      self.assertEqual(launch.train(config, self.workdir, Screen(silent=True)), made)
+
+  def test_plots_of_a_finished_run_are_drawn_again_where_they_are_missing(self):
+    config = configs.configure(TINY, rounds=1)
+    with (mock.patch.object(launch.plots, 'of_run', side_effect=SaveError('full')),
+          self.assertRaises(SaveError)):
+      launch.train(config, self.workdir, Screen(silent=True))
+    launch.train(config, self.workdir, Screen(silent=True))
+    names = {'accuracy.png', 'loss.png', 'partition.png'}
+    self.assertContainsSubset(names, os.listdir(self.workdir.file('plots')))
+    for name in names:
+      os.remove(self.workdir.file('plots', name))
+      launch.train(config, self.workdir, Screen(silent=True))
+      self.assertIn(name, os.listdir(self.workdir.file('plots')))
+
+  def test_a_run_goes_on_with_the_data_it_began_with(self):
+    path = os.path.join(os.path.dirname(self.workdir.path), 'own.npz')
+    rng = np.random.default_rng(0)
+    arrays = {'x_train': rng.random((200, 6), np.float32), 'y_train': np.arange(200) % 4,
+              'x_test': rng.random((40, 6), np.float32), 'y_test': np.arange(40) % 4}
+    config = lambda rounds: configs.configure(TINY, dataset=f'npz:{path}', rounds=rounds)
+    np.savez(path, **arrays)
+    launch.train(config(1), self.workdir, Screen(silent=True))
+    for what, changed in (('inputs', {'x_test': arrays['x_test'] * 2}),
+                          ('labels', {'y_train': arrays['y_train'][::-1]})):
+      np.savez(path, **arrays | changed)
+      with self.assertRaisesRegex(InputError, f'got other {what} than .*{self.workdir.path}'):
+        launch.train(config(2), self.workdir, Screen(silent=True))
+      with self.assertRaisesRegex(InputError, f'got other {what}'):
+        _ = Run.load(self.workdir.path).federation
+    np.savez_compressed(path, **arrays)
+    self.assertEqual(launch.train(config(2), self.workdir, Screen(silent=True))['rounds'], 2)
+
+  @parameterized.parameters('null', '"10"', '[]')
+  def test_rounds_of_a_saved_config_that_are_no_number_are_refused(self, rounds):
     self.leave()
-    finished = {'rounds': 10, 'rounds_requested': 100}
-    self.workdir.write_json('summary.json', finished)
-    summary = launch.train(configs.get_config(), self.workdir, Screen(silent=True))
-    self.assertEqual(summary, finished)
+    path = pathlib.Path(self.workdir.file('config.json'))
+    saved = json.loads(path.read_text())
+    del saved['digest']
+    path.write_text(json.dumps(saved | {'rounds': json.loads(rounds)}))
+    with self.assertRaisesRegex(InputError, 'got rounds=100 in'):
+      self.compare()
 
   def test_a_kill_while_rounds_are_added_leaves_no_finished_run(self):
     config = configs.configure(TINY, rounds=2)

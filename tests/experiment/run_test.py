@@ -1,8 +1,11 @@
 """What happens between the chunks of a run: metrics, freezing, finishing, stopping, resuming."""
 
+import contextlib
 import csv
+import itertools
 import os
 import pathlib
+import signal
 import tempfile
 from typing import Any, NamedTuple
 from unittest import mock
@@ -17,7 +20,8 @@ from reference import toys
 from hmm_jax.experiment import run as run_module
 from hmm_jax.experiment.checkpoint import Checkpoints
 from hmm_jax.experiment.run import Progress, run
-from hmm_jax.experiment.trainer import Diverged, Trainer, in_turn
+from hmm_jax.experiment.stopping import Stopped
+from hmm_jax.experiment.trainer import Diverged, Trainer, _Pace, in_turn
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Algorithm, Cohort, Experiment, InputError, Scores, Traffic
@@ -85,6 +89,22 @@ def weighing(state):
           'weight': state.value * jnp.array([[1., 2.], [3., 4.], [5., 6.]])}
 
 
+@contextlib.contextmanager
+def interrupted(name, *, after, times=1):
+  """Sends this process a signal after so many calls of the program, one or a few rounds each."""
+  agree, calls = _Pace.agree, itertools.count(1)
+
+  def signaled(pace, seconds, stop):
+    if next(calls) == after:
+      for _ in range(times):
+        signal.raise_signal(getattr(signal, name))
+      stop = True
+    return agree(pace, 10.0, stop)  # So slow that it is asked after each round.
+
+  with mock.patch.object(_Pace, 'agree', signaled):
+    yield
+
+
 class RunTest(parameterized.TestCase):
 
   def setUp(self):
@@ -113,17 +133,74 @@ class RunTest(parameterized.TestCase):
     self.assertEqual([row['round'] for row in rows[::2]], [2, 4, 5, 6, 8, 9])
     self.assertEqual(summary['last']['global/validation/accuracy']['mean'], 9)
 
+  @parameterized.parameters('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
+  def test_a_signal_stops_after_a_round_that_is_saved(self, name):
+    """Stops twice between two evaluations; in the end nothing tells it from an unbroken run."""
+    settings = dict(rounds=12, eval_every=6, evaluate=of_clients, keep_best=True)
+    self.run_it(counting(), **settings)
+    whole = {path: pathlib.Path(self.workdir.file(path)).read_bytes()
+             for path in ('clients.csv', 'config.json')}
+    rows, best = self.workdir.read_metrics(), self.saved()
+
+    self.workdir = Workdir(self.workdir.path + '-stopped')
+    for number in (1, 3):
+      with (interrupted(name, after=number if number == 1 else 2),
+            self.assertRaisesRegex(Stopped, f'round {number} of 12') as stopped):
+        self.run_it(counting(), **settings)
+      self.assertEqual(stopped.exception.code, 128 + getattr(signal, name))
+      self.assertEmpty(self.workdir.read_metrics())
+    self.run_it(counting(), **settings)
+    without = lambda rows: [{**row, 'seconds': 0} for row in rows]
+    self.assertEqual(without(self.workdir.read_metrics()), without(rows))
+    for path, content in whole.items():
+      self.assertEqual(pathlib.Path(self.workdir.file(path)).read_bytes(), content)
+    jax.tree.map(np.testing.assert_array_equal, self.saved(), best)
+
+  def test_a_second_interrupt_stops_at_once(self):
+    with interrupted('SIGINT', after=1, times=2), self.assertRaises(KeyboardInterrupt):
+      self.run_it(counting())
+    self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
+    self.assertFalse(os.path.exists(self.workdir.file('manifests')))
+
+  def test_rounds_are_trained_by_the_second(self):
+    counts, pace = [], Trainer(experiment(counting()))._pace
+    for seconds in (0.01, 0.3, 3.0):
+      counts.append(pace.rounds(1000))
+      pace.agree(seconds, False)
+    self.assertEqual([*counts, pace.rounds(1000)], [1, 100, 3, 1])
+
+  def test_an_evaluation_every_million_rounds_costs_no_million(self):
+    self.run_it(counting(), eval_every=10**12)
+    self.assertEqual([row['round'] for row in self.workdir.read_metrics()], [5, 5])
+
+  def test_a_checkpoint_beyond_the_run_is_refused(self):
+    self.run_it(counting(), rounds=6)
+    with self.assertRaisesRegex(InputError, 'checkpoint of round 6 with rounds=4'):
+      self.run_it(counting(), rounds=4)
+
+  def test_a_previous_checkpoint_is_taken_on_request(self):
+    self.run_it(counting(), evaluate=of_clients)
+    rows, own = self.workdir.read_metrics(), self.workdir.read_table('clients')
+    for path in pathlib.Path(self.workdir.file('checkpoints', '5')).rglob('d/*'):
+      path.write_bytes(path.read_bytes()[:-1])
+    run(experiment(counting(), evaluate=of_clients), {}, self.workdir, Screen(silent=True),
+        previous=True)
+    without = lambda rows: [{**row, 'seconds': 0} for row in rows]
+    self.assertEqual(without(self.workdir.read_metrics()), without(rows))
+    self.assertEqual(self.workdir.read_table('clients'), own)
+    self.assertCountEqual(os.listdir(self.workdir.file('checkpoints')), ['4', '5'])
+
   def test_rows_beyond_the_checkpoint_are_made_again(self):
     self.run_it(counting())
     rows = self.workdir.read_metrics()
-    self.workdir.write_metrics([*rows, {**rows[-1], 'round': 6, 'train/loss': -1.0}])
+    self.workdir.table('metrics').write([*rows, {**rows[-1], 'round': 6, 'train/loss': -1.0}])
     self.run_it(counting(), rounds=6)
     self.assertEqual(self.workdir.read_metrics()[-1]['train/loss'], 6.0)
 
   def test_metrics_without_the_checkpoint_round_are_refused(self):
     self.run_it(counting())
-    self.workdir.write_metrics(self.workdir.read_metrics()[:2])
-    with self.assertRaisesRegex(InputError, 'without round 5'):
+    self.workdir.table('metrics').write(self.workdir.read_metrics()[:2])
+    with self.assertRaisesRegex(InputError, 'got a damaged .*metrics.csv'):
       self.run_it(counting(), rounds=6)
 
   @LATE_READS
@@ -133,7 +210,7 @@ class RunTest(parameterized.TestCase):
       path.write_bytes(b'x' * path.stat().st_size)
     before = {path: path.read_bytes() for path in pathlib.Path(self.workdir.path).rglob('*')
               if path.is_file()}
-    with self.assertRaisesRegex(InputError, 'damaged or foreign checkpoint'):
+    with self.assertRaisesRegex(InputError, 'got a damaged .*checkpoints/5/'):
       self.run_it(counting(), rounds=6)
     after = {path: path.read_bytes() for path in pathlib.Path(self.workdir.path).rglob('*')
              if path.is_file()}
@@ -169,8 +246,8 @@ class RunTest(parameterized.TestCase):
   def saved(self):
     """Returns the newest checkpoint of a run that keeps the best."""
     trainer = Trainer(experiment(counting()))
-    kept = Checkpoints(self.workdir.file('checkpoints'), 2)
-    return kept.restore(kept.latest(), Progress(trainer.shapes, trainer.shapes))
+    kept = Checkpoints(self.workdir.file('checkpoints'))
+    return kept.restore(kept.rounds()[-1], Progress(trainer.shapes, trainer.shapes))
 
   def test_a_run_that_stops_early_finishes_too(self):
     def finish(state, federation, key):  # So good that patience alone would go on.
@@ -324,9 +401,9 @@ class RunTest(parameterized.TestCase):
   def test_seconds_add_up_over_chunks_and_calls(self):
     rounds = Trainer.rounds
 
-    def timed(trainer, states, done):
-      for *made, _ in rounds(trainer, states, done):
-        yield *made, 1.5
+    def timed(trainer, *args, **kwargs):
+      for chunk in rounds(trainer, *args, **kwargs):
+        yield chunk._replace(seconds=1.5)
 
     with mock.patch.object(Trainer, 'rounds', timed):
       self.run_it(counting())

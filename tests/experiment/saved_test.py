@@ -97,6 +97,7 @@ class RunTest(parameterized.TestCase):
 
   def test_without_a_checkpoint_there_is_no_model(self):
     folder = Workdir(f'{self.folder}/bare')
+    folder.make()
     folder.write_json('config.json', tiny().to_dict())
     made = Run.load(folder.path)
     self.assertEqual((made.metrics, made.summary), ([], None))

@@ -18,9 +18,9 @@ class WorkdirTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.workdir = Workdir(os.path.join(self.enterContext(tempfile.TemporaryDirectory()), 'run'))
+    self.workdir.make()
 
   def put(self, name, content):
-    os.makedirs(self.workdir.path, exist_ok=True)
     pathlib.Path(self.workdir.file(name)).write_bytes(content)
 
   def content(self, name):
@@ -31,7 +31,7 @@ class WorkdirTest(parameterized.TestCase):
              {'round': 1, 'seed': 0, 'client': 2, 'test/rows': 0, 'test/accuracy': np.nan}]
     second = [{'round': 2, 'seed': 0, 'client': 7, 'test/rows': 3, 'test/accuracy': np.inf}]
     for rows in (first, [], second):
-      self.workdir.append_table('clients', rows)
+      self.workdir.table('clients').append(rows)
     self.assertEqual(self.content('clients.csv').decode().splitlines(), [
         'round,seed,client,test/rows,test/accuracy', '1,0,7,3,0.3333333333333333', '1,0,2,0,',
         '2,0,7,3,inf'])
@@ -42,7 +42,7 @@ class WorkdirTest(parameterized.TestCase):
     row = {'round': 1, 'seed': 0, 'client': 7, 'a': 1, 'b': 2}
     for fresh in (row, {**dict(reversed(row.items())), 'round': 2}, {**row, 'round': 3, 'c': 3.5},
                   {**row, 'round': 4}):
-      self.workdir.append_table('clients', [fresh])
+      self.workdir.table('clients').append([fresh])
     self.assertEqual(self.content('clients.csv').decode().splitlines(), [
         'round,seed,client,a,b,c', '1,0,7,1,2,', '2,0,7,1,2,', '3,0,7,1,2,3.5', '4,0,7,1,2,'])
 
@@ -54,19 +54,19 @@ class WorkdirTest(parameterized.TestCase):
       (HEADER + b'2,0,7,\r\n2,0,8,1\r\n3,0,7,1\r\n3,0,8,1\r\n', b'2,0,7,\r\n2,0,8,1\r\n'),
       (HEADER + b'1,0,7,1\r\n2,0,7,0.', b'1,0,7,1\r\n'),
       (HEADER + b'1,0,7,1\r\n2,0,7,0.5\r', b'1,0,7,1\r\n'),
-      (HEADER + b'1,0,7,1\r\n\r\n2,0,7,2\r\n', b'1,0,7,1\r\n2,0,7,2\r\n'),
+      (HEADER + b'1,0,7,1\r\n\r\n2,0,7,2\r\n', b'1,0,7,1\r\n\r\n2,0,7,2\r\n'),
       (HEADER + b'1,0,7,1\r\n2,0,7,2\r\n', b'1,0,7,1\r\n2,0,7,2\r\n'))
   def test_clients_of_later_rounds_are_dropped(self, content, kept):
     if content is not None:
       self.put('clients.csv', content)
     for _ in range(2):
-      self.workdir.drop_table('clients', after=2)
+      self.workdir.table('clients').cut(2)
       if kept is None:
         self.assertFalse(os.path.exists(self.workdir.file('clients.csv')))
         self.assertEmpty(self.workdir.read_table('clients'))
       else:
         self.assertEqual(self.content('clients.csv'), self.HEADER + kept)
-    self.workdir.append_table('clients', [{'round': 3, 'seed': 0, 'client': 7, 'test/loss': 0.5}])
+    self.workdir.table('clients').append([{'round': 3, 'seed': 0, 'client': 7, 'test/loss': 0.5}])
     self.assertEqual(self.content('clients.csv'), self.HEADER + (kept or b'') + b'3,0,7,0.5\r\n')
 
   @parameterized.parameters(
@@ -75,7 +75,7 @@ class WorkdirTest(parameterized.TestCase):
   def test_damaged_clients_are_refused(self, line, expected):
     content = self.HEADER + b'1,0,3,1\r\n' + line + b'2,0,7,1\r\n9,0,7,1'
     self.put('clients.csv', content)
-    for use in (lambda: self.workdir.drop_table('clients', after=1),
+    for use in (lambda: self.workdir.table('clients').cut(1),
                 lambda: self.workdir.read_table('clients')):
       with self.assertRaisesRegex(InputError, f'got a {expected} .*clients.csv; expected'):
         use()
@@ -90,17 +90,17 @@ class WorkdirTest(parameterized.TestCase):
       self.workdir.read_metrics()
 
   def test_tables_lie_side_by_side(self):
-    self.workdir.append_table('a', [{'round': 1, 'seed': 0, 'x': 2}])
-    self.workdir.append_table('b', [{'round': 1, 'seed': 0, 'y': 0.5}])
-    self.workdir.append_table('a', [{'round': 2, 'seed': 0, 'x': np.nan}])
+    self.workdir.table('a').append([{'round': 1, 'seed': 0, 'x': 2}])
+    self.workdir.table('b').append([{'round': 1, 'seed': 0, 'y': 0.5}])
+    self.workdir.table('a').append([{'round': 2, 'seed': 0, 'x': np.nan}])
     self.assertEqual(self.content('a.csv').decode().splitlines(), ['round,seed,x', '1,0,2', '2,0,'])
     self.assertEqual(self.workdir.read_table('b'), [{'round': 1, 'seed': 0, 'y': 0.5}])
-    self.workdir.drop_table('a', after=1)
+    self.workdir.table('a').cut(1)
     self.assertEqual(self.workdir.read_table('a'), [{'round': 1, 'seed': 0, 'x': 2}])
     self.assertLen(self.workdir.read_table('b'), 1)
-    self.workdir.drop_table('b', after=0)
+    self.workdir.table('b').cut(0)
     self.assertFalse(os.path.exists(self.workdir.file('b.csv')))
-    self.workdir.drop_table('b', after=0)
+    self.workdir.table('b').cut(0)
     self.assertEqual(self.workdir.read_table('b'), [])
 
   def test_one_process_owns_it_until_it_is_killed(self):
@@ -119,7 +119,7 @@ class WorkdirTest(parameterized.TestCase):
         pass
 
   def test_no_rows_make_no_file(self):
-    self.workdir.append_table('a', [])
+    self.workdir.table('a').append([])
     self.assertFalse(os.path.exists(self.workdir.file('a.csv')))
 
   def test_columns_of_a_table(self):
@@ -129,7 +129,7 @@ class WorkdirTest(parameterized.TestCase):
     self.put('clients.csv', b'round,seed,x\r\n1,0,2\r\n')
     self.put('b.csv', b'round,x\r\n1,2\r\n')
     for name in ('clients', 'b'):
-      for use in (self.workdir.read_table, lambda name: self.workdir.drop_table(name, after=5)):
+      for use in (self.workdir.read_table, lambda name: self.workdir.table(name).cut(5)):
         with self.assertRaisesRegex(InputError, f'got a foreign .*{name}.csv; expected one'):
           use(name)
 
