@@ -113,11 +113,25 @@ def entry():
     devices.leave(fail(error, code) if jax.process_index() == 0 else code)
   except KeyboardInterrupt:
     devices.leave(fail('interrupted', 130))
-  except Exception:
-    if not jax.distributed.is_initialized():
+  except Exception as error:
+    line = unmet(error)
+    if not line and not jax.distributed.is_initialized():
       raise
-    traceback.print_exc()
+    if line:
+      fail(line, 1)
+    else:
+      traceback.print_exc()
     devices.leave(1)
+
+
+def unmet(error: Exception) -> str:
+  """Says in a line what a machine or another process did not give; '' for any other error."""
+  text = str(error).partition('\n')[0]
+  if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text or 'Out of memory' in text:
+    return f'got too little memory: {text}; expected a smaller model, batch or chunk'
+  if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
+    return f'lost another process: {text}'
+  return ''
 
 
 if __name__ == '__main__':

@@ -26,6 +26,10 @@ from hmm_jax.types import InputError
 NOTHING = MappingProxyType({})
 REQUIRED = type('Required', (), {'__repr__': lambda self: 'required'})()
 
+# The sizes of what float32 holds without loss of precision.
+_LEAST, _MOST = 1.1755e-38, 3.4028e38
+_PLURALS = {int: 'whole numbers', float: 'numbers', str: 'texts'}
+
 # What a method can be, and what it or an operator can need; tables and checks go by these words.
 KINDS = {
     'global': 'trains one model for all clients',
@@ -77,16 +81,31 @@ class Setting(NamedTuple):
     if self.choices:
       return f'one of {", ".join(self.choices)}'
     if self.at_least is not None and self.at_most is not None:
-      return f'a number from {self.at_least:g} to {self.at_most:g}'
+      return f'a number from {_plain(self.at_least)} to {_plain(self.at_most)}'
     bounds = {'above': self.above, 'of at least': self.at_least, 'below': self.below,
               'of at most': self.at_most}
-    words = [f'{word} {bound:g}' for word, bound in bounds.items() if bound is not None]
+    words = [f'{word} {_plain(bound)}' for word, bound in bounds.items() if bound is not None]
     return f'a number {" and ".join(words)}' if words else ''
 
   def check(self, key: str, value: Any):
-    """Raises InputError unless a value of the right type is a choice, or within the bounds."""
+    """Raises InputError unless a value of the right type is a choice, or within the bounds.
+
+    Those of a tuple hold for each element, which has the type of the default's, or is a text.
+    """
+    if isinstance(value, tuple):
+      kind = type(self.default[0]) if self.default else str
+      for element in value:
+        if type(element) is not kind:
+          raise InputError(f'got {key}={value}; expected {_PLURALS[kind]}')
+        self.check(key, element)
+      return
     if isinstance(value, float) and not math.isfinite(value):
       raise InputError(f'got {key}={value}; expected a finite number')
+    if isinstance(value, float) and value and not _LEAST <= abs(value) <= _MOST:
+      raise InputError(f'got {key}={value}; expected 0 or a number from {_LEAST:g} to {_MOST:g} '
+                       'in size, as float32 has no other')
+    if type(value) is int and abs(value) >= 2**31:
+      raise InputError(f'got {key}={value}; expected a whole number below 2**31')
     suits = (not self.choices or value in self.choices) and all(
         bound is None or holds(value, bound) for bound, holds in (
             (self.above, lambda v, b: v > b), (self.at_least, lambda v, b: v >= b),
@@ -106,7 +125,7 @@ class Setting(NamedTuple):
       value = _float(value)
     if self.default is not REQUIRED and type(value) is not wanted:
       expected = self.expected if self.choices else f'a value like {self.default}'
-      raise InputError(f'got {key}={value}; expected {expected}')
+      raise InputError(f'got {key}={value}; expected {expected}: {self.meaning}')
     return value
 
 
@@ -328,6 +347,11 @@ def _file(path: str) -> ModuleType:
   return module
 
 
+def is_file_name(name: str) -> bool:
+  """Tells whether a text may be the name of one file or folder, or is empty."""
+  return name.isprintable() and not set(name) & set('/\\:*?"<>|') and not name.startswith('.')
+
+
 def suggestion(name: str, names: Collection[str]) -> str:
   """Returns '; did you mean X?' for the nearest name, or nothing."""
   near = difflib.get_close_matches(name, names, n=1)
@@ -385,6 +409,10 @@ def section(name: str, keys: Collection[str]) -> Generator[None]:
   except InputError as error:
     full = lambda found: f'{name}.{found[1]}' if found[1] in keys else found[1]
     raise InputError(re.sub(r'(?<![\w.])(\w+)(?==)', full, str(error))) from error
+
+
+def _plain(number: float) -> str:
+  return str(number) if isinstance(number, int) else f'{number:g}'
 
 
 def _float(value: int) -> float:

@@ -453,3 +453,5 @@ class Experiment(NamedTuple):
   keep_best: bool = False
   keep: int = 2  # number of checkpoints kept
   tensorboard: bool = False
+  classes: int = 0  # C; 0: unknown
+  warnings: tuple[str, ...] = ()  # of what is allowed but hardly meant

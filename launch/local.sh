@@ -4,7 +4,8 @@
 #   launch/local.sh N [flags of hmm_jax.main...]
 #
 # Process 0 writes the files and its output is shown; another's only if it fails. When
-# one process dies the others are stopped, and its exit code is the script's.
+# one process dies the others are stopped, and its exit code is the script's. Ctrl-C or a
+# TERM lets them finish their round and save, for at most GRACE seconds (20).
 # Needs bash 5.1. PYTHON names another interpreter.
 set -uo pipefail
 
@@ -25,22 +26,39 @@ export JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:$port
 errors=$(mktemp -d)
 pids=()
 
-# Killed outright: JAX's processes take a TERM for a notice, and files survive any kill.
+# What process 0 says, but for its complaint when another has died, which is told below.
+exec 4> >(trap '' INT TERM; grep --line-buffered -v '^hmm_jax: lost another process' >&2)
+said=$!
+
+told() {
+  exec 4>&-
+  wait "$said"
+}
+# Killed outright, in the end: files survive any kill.
 stop() {
   kill -KILL $(jobs -pr)
-  wait
+  wait $(jobs -p)
+  told
   rm -rf "$errors"
 }
+finish() {
+  kill -TERM $(jobs -pr)
+  for ((tenths = 0; tenths < 10 * ${GRACE:-20}; tenths++)); do
+    [[ -n "$(jobs -pr)" ]] || break
+    sleep 0.1
+  done
+  exit "$1"
+}
 trap stop EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+trap 'finish 130' INT
+trap 'finish 143' TERM
 
 run() {
   exec "$python" -m hmm_jax.main "$@" --coordinator="127.0.0.1:$port" --processes="$n" \
     --process="$i" --cpu_devices=1
 }
 for ((i = 0; i < n; i++)); do
-  if ((i == 0)); then run "$@" & else run "$@" >/dev/null 2>"$errors/$i" & fi
+  if ((i == 0)); then run "$@" 2>&4 4>&- & else run "$@" >/dev/null 2>"$errors/$i" 4>&- & fi
   pids+=($!)
 done
 
@@ -63,6 +81,8 @@ if ((i > 0)); then
   done
   first=stopped
   kill -KILL "${pids[0]}" || { wait "${pids[0]}"; first=$?; }
+  kill -KILL $(jobs -pr)
+  told
   if [[ "$first" != "$code" ]] || { ((code != 2)) && [[ -s "$errors/$i" ]]; }; then
     sed "s/^/process $i: /" "$errors/$i" >&3
     ((code == 2)) || echo "local.sh: process $i of $n ended with code $code" >&3

@@ -164,13 +164,27 @@ class LocalTest(parameterized.TestCase):
     self.assertEqual(local('3', **grieving), (
         3, '', 'lost\nprocess 2: no\nlocal.sh: process 2 of 3 ended with code 3\n'))
 
+  def test_processes_may_save_before_they_stop(self):
+    process = self.start('2', **stand_in(
+        '((process == 0)) && echo "$$" >&2\ntrap "sleep 0.3; echo saved >&2; exit 143" TERM\n'
+        'for ((;;)); do sleep 0.1; done'))
+    process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    self.assertEqual(process.communicate(timeout=30)[1], 'saved\n')
+    self.assertEqual(process.returncode, 143)
+
+  def test_a_loss_that_the_first_process_only_suffers_is_told_once(self):
+    dying = stand_in('((process == 1)) && exit 9\n((process == 0)) && '
+                     '{ sleep 0.3; echo "hmm_jax: lost another process: x" >&2; exit 1; }')
+    self.assertEqual(local('2', **dying), (9, '', 'local.sh: process 1 of 2 ended with code 9\n'))
+
   def test_the_same_bad_input_is_told_once(self):
     late = stand_in('((process == 0)) && sleep 0.5; echo bad >&2; exit 2')
     self.assertEqual(local('3', **late), (2, '', 'bad\n'))
 
   @parameterized.parameters((signal.SIGINT, 130), (signal.SIGTERM, 143))
   def test_stops_with_its_processes(self, number, code):
-    process = self.start('2', **stand_in(
+    process = self.start('2', GRACE='1', **stand_in(
         '((process == 0)) && echo "$$" >&2; trap "" TERM INT; exec sleep 60'))
     pid = int(process.stderr.readline())
     process.send_signal(number)

@@ -149,15 +149,17 @@ SETTINGS = {
                       choices=('inverted', 'noise', 'real', 'none')),
     'statistics_of': Setting(
         'merged', 'the models whose statistics are inverted', choices=INVERTED),
-    'batch': Setting(256, 'inputs per batch, which are synthesized jointly', at_least=1),
+    'batch': Setting(
+        256, 'inputs per batch, which are synthesized jointly', at_least=1, at_most=10**6),
     'batches': Setting(
         4, 'number of batches that are synthesized; with statistics_of=each, for each model',
-        at_least=1),
+        at_least=1, at_most=10**6),
     'augment': Setting(
         'shift_flip', 'augmentation of images in inversion and distillation',
         choices=AUGMENTATIONS),
     'shift': Setting(
-        -1, 'largest shift in pixels; -1: a sixteenth of the side, rounded up', at_least=-1),
+        -1, 'largest shift in pixels; -1: a sixteenth of the side, rounded up', at_least=-1,
+        at_most=1000),
     'teachers': Setting('divergent', 'the models that are distilled', choices=TEACHERS),
     'teacher_weights': Setting(
         'counts', "a teacher's weight for a class: by its examples of the class, or equal",
@@ -165,7 +167,7 @@ SETTINGS = {
     'order': Setting('joint', 'distillation from all teachers jointly or one after another',
                      choices=ORDERS),
     'steps': Setting(500, 'steps of Adam in distillation', at_least=1),
-    'distillation_batch': Setting(64, 'inputs per step of distillation', at_least=1),
+    'distillation_batch': Setting(64, 'inputs per step of distillation', at_least=1, at_most=10**6),
     'lr': Setting(1e-3, 'learning rate of Adam', above=0),
     'temperature': Setting(1.0, 'temperature of teachers and student', above=0),
     'keep': Setting(0.0, "weight of the KL divergence from the merged model's initial predictions",

@@ -150,7 +150,7 @@ FALLBACKS = {'held_out': HELD_OUT, 'none': NEVER}
 EVICTIONS = {'oldest': anchors.oldest, 'worst': anchors.worst}
 SETTINGS = {
     'atlas': Setting(50, 'number of slots for the latest updates, at most one per client',
-                     at_least=1),
+                     at_least=1, at_most=10**5),
     'normalize': Setting(
         'whole', 'scaling to the median norm: of whole updates, of each layer, or none',
         choices=SCALES),
@@ -159,10 +159,10 @@ SETTINGS = {
     'search': Setting('adam', 'evolution, none (federated averaging), or an optax optimizer'),
     'lr': Setting(0.05, 'learning rate of the optimizer, with cosine decay', above=0),
     'sigma': Setting(0.05, 'initial step size (evolution)', above=0),
-    'population': Setting(16, 'candidates per step (evolution)', at_least=1),
+    'population': Setting(16, 'candidates per step (evolution)', at_least=1, at_most=10**5),
     'checkpoints': Setting(
         5, 'candidates along a search that are evaluated on held-out examples, at most',
-        at_least=1),
+        at_least=1, at_most=10**5),
     'pull': Setting(0.0, 'weight of the penalty 1/2 |c - average|^2', at_least=0),
     'constraint': Setting('none', "constraint on the updates' weights", choices=CONSTRAINTS),
     'bound': Setting(1.0, 'largest weight (box)', above=0),
@@ -175,11 +175,12 @@ SETTINGS = {
         at_least=0),
     'memory': Setting(0.9, "decay of an update's score, the moving average of its coefficients",
                       at_least=0, at_most=1),
-    'tau_max': Setting(0, 'largest delay of an update, in rounds', at_least=0),
+    'tau_max': Setting(0, 'largest delay of an update, in rounds', at_least=0, at_most=10**5),
     'statistics': Setting(
         'average', "BatchNorm statistics: averaged, or recalibrated on the server's examples",
         choices=('average', 'server')),
-    'batches': Setting(32, 'minibatches to recalibrate on (statistics=server)', at_least=1),
+    'batches': Setting(
+        32, 'minibatches to recalibrate on (statistics=server)', at_least=1, at_most=10**6),
 }
 
 

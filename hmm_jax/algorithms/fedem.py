@@ -132,7 +132,8 @@ def build_fedem(parts: Parts, settings) -> Algorithm:
 
 
 METHOD = Method(
-    'fedem', build_fedem, {'models': Setting(3, 'number of models', at_least=1)}, kind='personal',
+    'fedem', build_fedem,
+    {'models': Setting(3, 'number of models', at_least=1, at_most=10**4)}, kind='personal',
     needs=('own examples', 'plain loss'),
     summary="each client's data is a mixture of M distributions, with a shared model for each",
     paper='Marfoq et al. NeurIPS 2021. arXiv:2108.10252')

@@ -185,11 +185,11 @@ SETTINGS = {
     'decay': Setting(
         0.98, 'factor of alpha and of the learning rate per round', above=0, at_most=1),
     'steps': Setting(50, 'steps of the generator per round', at_least=1),
-    'batch': Setting(32, 'generated features per step', at_least=1),
+    'batch': Setting(32, 'generated features per step', at_least=1, at_most=10**6),
     'lr': Setting(3e-4, 'learning rate of the generator, for Adam', above=0),
     'weight_decay': Setting(0.01, 'weight decay of the generator', at_least=0),
-    'hidden': Setting(256, 'hidden units of the generator', at_least=1),
-    'noise': Setting(32, "dimension of the generator's noise", at_least=1),
+    'hidden': Setting(256, 'hidden units of the generator', at_least=1, at_most=10**6),
+    'noise': Setting(32, "dimension of the generator's noise", at_least=1, at_most=10**6),
 }
 
 

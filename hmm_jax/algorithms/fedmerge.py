@@ -203,7 +203,7 @@ SCOPES = {'head': head, 'all': everything}
 RULES = {'max_normalized': max_normalized, 'plain': plain}
 MIXINGS = {'column': column_normalized, 'none': exact}
 SETTINGS = {
-    'models': Setting(5, 'number of global models', at_least=1),
+    'models': Setting(5, 'number of global models', at_least=1, at_most=10**4),
     'start': Setting(
         'different', 'initial global models; same only with a single model', choices=INITS),
     'scope': Setting(

@@ -72,9 +72,9 @@ def fedopt(model: Model, local: Local, *, server: optax.GradientTransformation,
 SETTINGS = {
     'optimizer': Setting('adam', 'an optax optimizer; it gets the settings that it accepts'),
     'lr': Setting(0.01, 'learning rate of the server', above=0),
-    'momentum': Setting(0.9, 'momentum, for optimizers that have it', at_least=0),
-    'b1': Setting(0.9, 'decay of the first moment'),
-    'b2': Setting(0.99, 'decay of the second moment'),
+    'momentum': Setting(0.9, 'momentum, for optimizers that have it', at_least=0, below=1),
+    'b1': Setting(0.9, 'decay of the first moment', at_least=0, below=1),
+    'b2': Setting(0.99, 'decay of the second moment', at_least=0, below=1),
     'eps': Setting(1e-3, 'added to the denominator', at_least=0),
     'weights': WEIGHTS_SETTING,
 }

@@ -105,7 +105,8 @@ def build_fesem(parts: Parts, settings) -> Algorithm:
 
 
 METHOD = Method(
-    'fesem', build_fesem, {'models': Setting(3, 'number of models', at_least=1)}, kind='personal',
+    'fesem', build_fesem,
+    {'models': Setting(3, 'number of models', at_least=1, at_most=10**4)}, kind='personal',
     needs=('own examples',),
     summary='clients are clustered by the distance of their models to centers',
     paper='Long et al. World Wide Web 2023. arXiv:2005.01026')

@@ -201,7 +201,7 @@ SETTINGS = {
     'merge_data': Setting(
         'train', 'examples of all agents for recalibration', choices=MERGE_EXAMPLES),
     'merge_batches': Setting(
-        32, 'minibatches of local.batch examples for recalibration', at_least=1),
+        32, 'minibatches of local.batch examples for recalibration', at_least=1, at_most=10**6),
 }
 
 

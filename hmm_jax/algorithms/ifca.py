@@ -96,7 +96,8 @@ def build_ifca(parts: Parts, settings) -> Algorithm:
 
 
 METHOD = Method(
-    'ifca', build_ifca, {'models': Setting(3, 'number of models', at_least=1)}, kind='personal',
+    'ifca', build_ifca,
+    {'models': Setting(3, 'number of models', at_least=1, at_most=10**4)}, kind='personal',
     needs=('own examples',),
     summary='clients are clustered by the model with the lowest loss on their examples',
     paper='Ghosh et al. NeurIPS 2020. arXiv:2006.04088')

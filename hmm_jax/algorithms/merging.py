@@ -50,8 +50,9 @@ SETTINGS = {
     'rows': Setting(
         'validation', "split of the clients' examples that operators and statistics use",
         choices=EXAMPLES),
-    'batches': Setting(8, 'minibatches per client that operators and statistics use', at_least=1),
-    'batch': Setting(32, 'examples per minibatch', at_least=1),
+    'batches': Setting(
+        8, 'minibatches per client that operators and statistics use', at_least=1, at_most=10**6),
+    'batch': Setting(32, 'examples per minibatch', at_least=1, at_most=10**6),
     'statistics': Setting(
         'pooled', "the merged model's BatchNorm statistics: pooled, recalibrated, or REPAIR of all "
         'hidden units', choices=STATISTICS),
@@ -94,6 +95,8 @@ def named_merge(name: str, pairs: tuple[str, ...]) -> Callable:
     InputError: an unknown operator or setting.
   """
   if name == 'average':
+    if pairs:
+      raise InputError(f'got settings={pairs} with method=average, which has none; expected ()')
     return lambda model, share, stacked, *rest: tree.mix(share, stacked['params'])
   operator = find('merging.method', name, OPERATORS, Operator)
   merge = operator.make(**read_settings(operator, pairs, 'merging.settings'))

@@ -5,6 +5,7 @@ import inspect
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from hmm_jax.client import losses, sampling
@@ -32,10 +33,10 @@ WEIGHTS_SETTING = Setting(
 LOCAL = {
     'epochs': Setting(5, "passes over a client's examples per round", at_least=0),
     'steps': Setting(0, 'minibatch steps per round, instead of epochs; 0: epochs', at_least=0),
-    'batch': Setting(20, 'examples per minibatch', at_least=1),
+    'batch': Setting(20, 'examples per minibatch', at_least=1, at_most=10**6),
     'optimizer': Setting('sgd', 'the optimizer of local training', choices=('sgd', 'adamw')),
     'lr': Setting(0.05, 'learning rate', above=0),
-    'momentum': Setting(0.0, 'momentum of SGD', at_least=0),
+    'momentum': Setting(0.0, 'momentum of SGD', at_least=0, below=1),
     'weight_decay': Setting(0.0, 'weight decay', at_least=0),
     'clip': Setting(0.0, 'largest global norm of a gradient; 0: no clipping', at_least=0),
     'clip_value': Setting(
@@ -187,11 +188,27 @@ def named_optimizer(key: str, name: str, settings: dict, *,
   """
   factory = getattr(optax, name, None)
   takes = inspect.signature(factory).parameters if inspect.isfunction(factory) else {}
+  common = ('sgd', 'adam', 'adagrad', 'yogi', 'adamw', 'lion', 'rmsprop')
   if factory is None or 'learning_rate' not in takes:
-    common = ('sgd', 'adam', 'adagrad', 'yogi', 'adamw', 'lion', 'rmsprop')
     wanted = ', '.join([*others, f'an optax optimizer such as {", ".join(common)}'])
     raise InputError(f'got {key}={name}; expected {wanted}' + suggestion(name, others + common))
-  return factory(**{name: value for name, value in settings.items() if name in takes})
+  made = factory(**{name: value for name, value in settings.items() if name in takes})
+  if why := _unfit(made):
+    raise InputError(f'got {key}={name}, {why}; expected an optimizer of gradients alone, such as '
+                     f'{", ".join(common)}')
+  return made
+
+
+def _unfit(optimizer: optax.GradientTransformation) -> str:
+  """Says why an optimizer can't be used here; '' if it can: it is tried on one weight."""
+  weight = jax.ShapeDtypeStruct((1, 1), np.float32)
+  try:
+    state = jax.eval_shape(optimizer.init, weight)
+    jax.eval_shape(optimizer.update, weight, state, weight)
+  except Exception as error:  # Of whatever type the optimizer raises without what it wants.
+    return f'which needs more than gradients ({str(error).partition(".")[0]})'
+  keys = any(jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(state))
+  return 'which draws random numbers with a key of its own' if keys else ''
 
 
 def check_local(config: Any, name: str, needs: tuple[str, ...]):

@@ -9,7 +9,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, Singl
 from ml_collections import ConfigDict
 import numpy as np
 import optax
+import psutil
 
+from hmm_jax import tree
 from hmm_jax.algorithms.engines.fine_tuning import fine_tuned
 from hmm_jax.algorithms.parts import LOCAL, Parts, one_global_model
 from hmm_jax.client import mappers
@@ -137,10 +139,14 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
   check_own_examples(config, federated)
   spread, sharding = devices(config)
   net = model(config, data, federated)
+  check_fits(net.nbytes, f'model={config.model} of')
   algorithm = method(config, net, spread(mapper(config)), federated)
   record = configs.method(config)
   with section(record.name, record.settings):
     view = selecting_view(algorithm, federated)
+    states = jax.eval_shape(algorithm.init, jax.random.key(0), federated)
+  check_fits(config.seeds * tree.nbytes(states),
+             f'algorithm={config.algorithm} with the states of {config.seeds} seeds,')
   placed = jax.device_put(federated, sharding)
   return Experiment(
       algorithm=algorithm,
@@ -157,7 +163,27 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
       keep_best=config.keep_best,
       keep=config.keep,
       tensorboard=config.tensorboard,
+      classes=data.classes,
+      warnings=warnings(config, net, federated),
   )
+
+
+def warnings(config: ConfigDict, net: Model, federated: Federation) -> tuple[str, ...]:
+  """Returns a line for each thing that is allowed, but hardly meant."""
+  batch = min(config.local.batch, int(federated.clients.size.min()))
+  if 'batch_stats' in net.shapes and batch == 1:
+    return ('BatchNorm is trained on batches of one example, of which it can learn nothing; '
+            'expected local.batch of at least 2, and as many examples of each client',)
+  return ()
+
+
+def check_fits(size: int, what: str):
+  """Raises InputError unless so many bytes fit in the memory of a device."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  memory = stats.get('bytes_limit', psutil.virtual_memory().total)
+  if size > memory:
+    raise InputError(f'got {what} {size / 2**30:,.1f} GiB; expected what fits in '
+                     f'{memory / 2**30:,.1f} GiB of memory')
 
 
 def selecting_view(algorithm: Algorithm, federated: Federation) -> str:

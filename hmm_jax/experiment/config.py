@@ -4,12 +4,15 @@ Change one with `--config.key=value`; write a file with a `get_config` that retu
 and pass `--config=FILE` for a study of your own. There are no hidden options.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import os
+import re
 import runpy
+import sys
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
 
 from hmm_jax import registry
 from hmm_jax.algorithms import METHODS
@@ -50,7 +53,8 @@ RUN = {
                          choices=('standard', 'none')),
     'augment': Setting('none', 'training images: random crops, mirrored or not',
                        choices=('none', 'crop_flip')),
-    'crop_padding': Setting(4, 'pixels of zeros around an image before it is cropped', at_least=0),
+    'crop_padding': Setting(4, 'pixels of zeros around an image before it is cropped',
+                            at_least=0, at_most=1000),
     'compute_dtype': Setting('float32', 'what networks compute in; parameters stay float32',
                              choices=('float32', 'bfloat16')),
     'clients': Setting(
@@ -58,9 +62,9 @@ RUN = {
     'participation': Setting(10, 'clients in a round; 0: all', at_least=0),
     'rounds': Setting(100, 'number of rounds', at_least=1),
     'eval_every': Setting(10, 'rounds between evaluations and checkpoints', at_least=1),
-    'eval_batch': Setting(512, 'examples evaluated at a time', at_least=1),
+    'eval_batch': Setting(512, 'examples evaluated at a time', at_least=1, at_most=10**6),
     'seed': Setting(0, 'the first of the training seeds', at_least=0),
-    'seeds': Setting(3, 'how many', at_least=1),
+    'seeds': Setting(3, 'how many', at_least=1, at_most=1000),
     'seed_map': Setting('in_turn', 'seeds one after another, or vectorized',
                         choices=('in_turn', 'together')),
     'selection': Setting('accuracy', 'the validation metric by which the best round is selected',
@@ -103,6 +107,8 @@ REFERENCES = {
     'server.source': (SOURCES, Source),
     'partition.kind': (PARTITIONERS, Partitioner),
 }
+# Keys whose value is a path.
+FOLDERS = ('data_dir', 'crisismmd.vectors', 'crisismmd.cache')
 # Keys and values of earlier releases, still read.
 OLD_KEYS = {
     'normalise': 'normalize', 'feddle.normalise': 'feddle.normalize',
@@ -116,6 +122,24 @@ OLD_VALUES = {
     ('fedmerge.weight_step', 'max_normalised'): 'max_normalized',
     ('dmm.student_statistics', 're_estimated'): 'recalibrated',
     ('dmm.teachers', 'everybody'): 'all',
+}
+# What others call a setting.
+ALIASES = {
+    'lr': 'local.lr', 'learning_rate': 'local.lr', 'client_lr': 'local.lr', 'eta': 'local.lr',
+    'batch_size': 'local.batch', 'bs': 'local.batch', 'minibatch': 'local.batch',
+    'local_epochs': 'local.epochs', 'num_epochs': 'local.epochs', 'local_steps': 'local.steps',
+    'wd': 'local.weight_decay', 'grad_clip': 'local.clip', 'opt': 'local.optimizer',
+    'num_clients': 'clients', 'n_clients': 'clients', 'total_clients': 'clients',
+    'clients_per_round': 'participation', 'cohort': 'participation', 'frac': 'participation',
+    'fraction': 'participation', 'client_fraction': 'participation',
+    'num_rounds': 'rounds', 'n_rounds': 'rounds', 'comm_round': 'rounds',
+    'communication_rounds': 'rounds', 'global_rounds': 'rounds', 'eval_freq': 'eval_every',
+    'method': 'algorithm', 'strategy': 'algorithm', 'aggregator': 'algorithm', 'alg': 'algorithm',
+    'data': 'dataset', 'net': 'model', 'network': 'model', 'arch': 'model',
+    'architecture': 'model', 'random_seed': 'seed', 'num_seeds': 'seeds',
+    'dirichlet_alpha': 'partition.alpha', 'alpha': 'partition.alpha', 'dir': 'partition.alpha',
+    'split': 'partition.kind', 'early_stopping': 'stop.patience', 'dtype': 'compute_dtype',
+    'precision': 'compute_dtype', 'mu': 'fedprox.mu',
 }
 
 
@@ -172,16 +196,44 @@ def updated(config: ConfigDict, changes: Mapping[str, Any], source: str) -> Conf
   keys = tuple(flat(full))
   for key, value in ({k: v for k, v in flat(config).items() if k in keys} | changes).items():
     if key not in keys:
-      raise InputError(f'got {key} in {source}; expected a key of a setting'
-                       + suggestion(key, keys))
-    value = absolute(value) if key in REFERENCES and isinstance(value, str) else value
+      raise InputError(f'got {key} in {source}; expected a key of a setting' + _meant(key, keys))
+    value = placed(key, value)
     try:
       if value is None:  # A ConfigDict takes it for any type.
         raise TypeError(key)
       full.update_from_flattened_dict({key: value})
     except TypeError as error:
-      raise InputError(f'got {key}={value!r}; expected a value like {flat(full)[key]!r}') from error
+      raise _mistyped(key, repr(value), flat(full)[key]) from error
   return full
+
+
+def placed(key: str, value: Any) -> Any:
+  """Returns a value that names its file from anywhere; other values stay."""
+  if not isinstance(value, str) or not value:
+    return value
+  if key in FOLDERS:
+    return os.path.abspath(os.path.expanduser(value))
+  value = absolute(value) if key in REFERENCES else value
+  prefix, found, path = value.partition(':')
+  path = os.path.expanduser(path)
+  if not found or '\0' in path or not os.path.isfile(path):
+    return value
+  return f'{prefix}:{os.path.abspath(path)}'
+
+
+def _meant(key: str, keys: Collection[str]) -> str:
+  """Returns '; did you mean X?' for an unknown key: by what others call it, or by its letters."""
+  last = key.rpartition('.')[2].lower()
+  named = [other for other in keys if other.rpartition('.')[2] == ALIASES.get(last, last)]
+  alike = ALIASES[last] if ALIASES.get(last) in keys else min(
+      named, key=lambda other: other.partition('.')[0] != 'local', default=None)
+  return f'; did you mean {alike}?' if alike else suggestion(key, keys)
+
+
+def _mistyped(key: str, value: str, default: Any) -> InputError:
+  known = RUN.get(key) or (SHARED | OWN).get(key.partition('.')[0], {}).get(key.partition('.')[2])
+  meaning = f': {known.meaning}' if known else ''
+  return InputError(f'got {key}={value}; expected a value like {default!r}{meaning}')
 
 
 def from_texts(config: ConfigDict, texts: Mapping[str, str], source: str) -> ConfigDict:
@@ -210,7 +262,7 @@ def typed(key: str, text: str, default: Any) -> Any:
   if isinstance(default, tuple) and isinstance(value, list):
     return tuple(value)
   if type(value) is not type(default):
-    raise InputError(f'got {key}={text}; expected a value like {default!r}')
+    raise _mistyped(key, text, default)
   return value
 
 
@@ -273,6 +325,8 @@ def check(config: ConfigDict):
   find('partition.kind', config.partition.kind, PARTITIONERS, Partitioner)
   for key, value in values.items():
     known[key].check(key, value)
+  if not registry.is_file_name(config.name):
+    raise InputError(f'got name={config.name!r}; expected a name that a folder can have')
   if config.seed + config.seeds > 2**31:
     raise InputError(f'got seed={config.seed}; expected seeds below 2**31')
   check_local(config, chosen.name, chosen.needs)
@@ -287,18 +341,24 @@ def read(path: str) -> ConfigDict:
   Raises:
     InputError: there is none, or it does not return a config.
   """
-  file, found, text = path.partition('.py')
-  if not found or not os.path.isfile(f'{file}.py') or text[:1] not in ('', ':'):
+  expanded = os.path.expanduser(path)
+  files = [expanded[:found.end()] for found in re.finditer(r'\.py(?=:|\Z)', expanded)]
+  file = next((file for file in files if os.path.isfile(file)), None)
+  if file is None:
     raise InputError(f'got config={path}; expected a file FILE.py with get_config, or '
                      'FILE.py:ARGUMENTS')
+  text, neighbors = expanded[len(file):], os.path.dirname(os.path.abspath(file))
+  sys.path.insert(0, neighbors)  # Which it may import.
   try:
-    module = runpy.run_path(f'{file}.py')
+    module = runpy.run_path(file)
     config = module['get_config'](*[text[1:]] if text else [])
   except InputError:
     raise
   except (Exception, SystemExit) as error:  # It is the user's own code.
     raise InputError(f'got config={path}, which fails with {type(error).__name__}: {error}; '
                      'expected a config file') from error
+  finally:
+    sys.path.remove(neighbors)
   if not isinstance(config, ConfigDict):
     raise InputError(f'got config={path}, whose get_config returns {type(config).__name__}; '
                      'expected a ConfigDict')
@@ -308,9 +368,18 @@ def read(path: str) -> ConfigDict:
 def flat(config: Mapping | ConfigDict) -> dict[str, Any]:
   """Returns {'local.lr': 0.05, ...}."""
   values = {}
-  for name, value in config.items():
+  for name, value in _items(config):
     if isinstance(value, Mapping | ConfigDict):
       values |= {f'{name}.{key}': v for key, v in flat(value).items()}
     else:
       values[name] = value
   return values
+
+
+def _items(config):
+  """Yields the items of a mapping; a required placeholder without a value is None."""
+  for name in config:
+    try:
+      yield name, config[name]
+    except RequiredValueError:
+      yield name, None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 import os
+import socket
 import sys
 
 from absl import flags, logging
@@ -88,12 +89,22 @@ def join_processes():
     if COORDINATOR.value == 'auto':
       jax.distributed.initialize()
     elif COORDINATOR.value:
+      if PROCESS.value == 0:
+        _check_port(COORDINATOR.value)
       jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     elif given:
       raise ValueError('there is no coordinator')
   except Exception as error:  # The type depends on the kind of cluster.
     raise InputError(f'got {given}; expected coordinator=HOST:PORT with processes and process, '
                      f'or coordinator=auto on a cluster: {error}') from error
+
+
+def _check_port(address: str):
+  """Raises OSError if the port of the coordinator is taken, at which JAX would crash."""
+  host, _, port = address.rpartition(':')
+  with socket.socket() as probe:
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind((host, int(port)))
 
 
 def leave(code: int):

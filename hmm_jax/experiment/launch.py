@@ -160,7 +160,7 @@ def compare(config: ConfigDict, workdir: Workdir):
   before = configs.flat(configs.get_config()) | configs.renamed(configs.flat(saved))
   now = configs.flat(config)
   for key in sorted((before.keys() | now.keys()) - COSMETIC - OF_ONE_CALL):
-    was, wanted = (as_json(values.get(key)) for values in (before, now))
+    was, wanted = (as_json(configs.placed(key, values.get(key))) for values in (before, now))
     grows = key == 'rounds' and type(was) is int and wanted > was
     if was != wanted and not grows:
       raise InputError(f'got {key}={wanted} in {workdir.path}, made with {key}={was}; expected '

@@ -1,6 +1,6 @@
 """Executes a run: training, evaluation, checkpoints, resuming and early stopping."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 import sys
 import time
@@ -13,7 +13,7 @@ import psutil
 from hmm_jax import __version__
 from hmm_jax.experiment import stopping
 from hmm_jax.experiment.archive import Archive, Saved
-from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.experiment.trainer import Chunk, Diverged, Trainer
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report.events import Events
 from hmm_jax.report.screen import Screen
@@ -64,11 +64,13 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
     workdir.write_json('config.json', settings)
   events = Events(workdir.file('events'), rows) if experiment.tensorboard and primary else None
 
+  for line in experiment.warnings:
+    screen.say(f'warning: {line}')
   with screen.progress(done, experiment.rounds) as report, stopping.on_signals() as request:
     chunks = () if _is_over(rows, experiment) else trainer.rounds(
         states, done, unfinished, stop=lambda: bool(request.number))
     del states  # Their buffers are donated to the program.
-    for chunk in chunks:
+    for chunk in _told(chunks, done):
       states, done = chunk.states, chunk.done
       if done % experiment.eval_every and done < experiment.rounds:
         archive.save(done, Progress(states, best), primary, chunk.unfinished())
@@ -104,6 +106,17 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
   if primary:
     workdir.write_json('summary.json', summary)
   return summary
+
+
+def _told(chunks: Iterable[Chunk], done: int) -> Iterator[Chunk]:
+  """Yields the chunks; a divergence says which checkpoint there is."""
+  try:
+    for chunk in chunks:
+      done = chunk.done
+      yield chunk
+  except Diverged as error:
+    kept = f'the checkpoint of round {done} is kept' if done else 'nothing was saved before'
+    raise Diverged(f'{error}; {kept}') from error
 
 
 def _resume(experiment, trainer, archive, previous) -> tuple[Progress, Saved]:
@@ -243,12 +256,30 @@ def summarize(experiment: Experiment, rows: list[dict]) -> dict:
   return figures(rows, experiment.seeds, experiment.criterion) | {
       'rounds_requested': experiment.rounds,
       'criterion': experiment.criterion,
+      'warnings': [*experiment.warnings, *gone_wrong(rows, experiment)],
       'peak_memory_bytes': peak_memory(),
       'device': f'{len(jax.devices())} x {jax.devices()[0].device_kind}',
       'versions': {'hmm_jax': __version__} | {
           name: metadata.version(name) for name in
           ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')},
   }
+
+
+def gone_wrong(rows: list[dict], experiment: Experiment) -> list[str]:
+  """Returns a line for each seed whose training has failed, though all numbers are finite.
+
+  Our choice: the training loss is twice that of guessing, or another loss a hundred times.
+  """
+  guessing = np.log(experiment.classes) if experiment.classes > 1 else np.inf
+  lines = []
+  for row in rows[-len(experiment.seeds):]:
+    losses = {name: value for name, value in row.items() if name.endswith('/loss')
+              and value > guessing * (2 if name == 'train/loss' else 100)}
+    if losses:
+      name, value = max(losses.items(), key=lambda item: item[1])
+      lines.append(f'seed {row["seed"]} has learnt nothing: {name} is {value:.3g}, that of '
+                   f'guessing is {guessing:.3g}; a smaller local.lr or local.clip may help')
+  return lines
 
 
 def figures(rows: list[dict], seeds: Sequence[int], criterion: str) -> dict:

@@ -221,5 +221,5 @@ def _divergence(cohort, alive: np.ndarray, frozen: np.ndarray, done: int, seeds:
   at = frozen[s] - done
   bad = sorted(cohort.id[s, at][~cohort.finite[s, at]].tolist())
   what = f'clients {bad} turned non-finite' if bad else 'the server update turned non-finite'
-  return (f'diverged in round {frozen[s] + 1}, seed {seeds[s]}: {what}; the last checkpoint is '
-          'kept, a smaller local.lr or local.clip may help')
+  return (f'diverged in round {frozen[s] + 1}, seed {seeds[s]}: {what}; a smaller local.lr or '
+          'local.clip may help')

@@ -119,8 +119,9 @@ def build_fusion(inputs: Inputs, settings) -> Model:
 
 NETWORK = Network(
     'fusion', build_fusion,
-    {'channels': Setting((16, 32, 64), "channels of the image branch's convolutions"),
-     'embedding': Setting(128, 'width of the text branch', at_least=1),
-     'hidden': Setting(128, 'width of the joint layer', at_least=1)},
+    {'channels': Setting((16, 32, 64), "channels of the image branch's convolutions", at_least=1,
+                         at_most=10**5),
+     'embedding': Setting(128, 'width of the text branch', at_least=1, at_most=10**6),
+     'hidden': Setting(128, 'width of the joint layer', at_least=1, at_most=10**6)},
     takes=('arrays', 'modalities'),
     summary='an image branch, a text branch, or both in parallel')

@@ -101,8 +101,8 @@ def build_lstm(inputs: Inputs, settings) -> Model:
 
 NETWORK = Network(
     'lstm', build_lstm,
-    {'embedding': Setting(8, 'width of an embedded token', at_least=1),
-     'hidden': Setting((256, 256), 'widths of the layers')},
+    {'embedding': Setting(8, 'width of an embedded token', at_least=1, at_most=10**6),
+     'hidden': Setting((256, 256), 'widths of the layers', at_least=1, at_most=10**6)},
     takes=('tokens',),
     summary='stacked LSTM layers that predict the next character',
     paper='McMahan et al. AISTATS 2017. arXiv:1602.05629')

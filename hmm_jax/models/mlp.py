@@ -43,5 +43,6 @@ def build_mlp(inputs: Inputs, settings) -> Model:
 
 NETWORK = Network(
     'mlp', build_mlp,
-    {'hidden': Setting((128,), 'widths of the hidden layers; () is a linear model')},
+    {'hidden': Setting((128,), 'widths of the hidden layers; () is a linear model', at_least=1,
+                       at_most=10**6)},
     summary='a multilayer perceptron')

@@ -27,6 +27,9 @@ def show(summaries: dict[str, dict], screen: Screen):
        own_accuracies(summaries))):
     if rows:
       screen.table(title, ['run', *header, *seeds], rows)
+  for name, of_run in summaries.items():
+    for line in of_run.get('warnings', ()):
+      screen.say(f'warning: {name}: {line}')
   screen.say(f'trained {summary["train_seconds"]:.1f} s, compiled '
              f'{summary["compile_seconds"]:.1f} s, peak memory '
              f'{summary["peak_memory_bytes"] / 2**20:.0f} MiB, {summary["device"]}')
@@ -82,4 +85,7 @@ def seed_by_seed(value: dict) -> list[str]:
 
 
 def spread(value: dict) -> str:
+  """Formats mean ± std over seeds; of one seed, which has no std, its value."""
+  if len(value['seeds']) == 1:
+    return f'{value["mean"]:.4f}'
   return f'{value["mean"]:.4f} ± {value["std"]:.4f}'

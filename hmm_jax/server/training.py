@@ -55,6 +55,6 @@ def spent(*, gradients: Array | int, forwards: Array | int = 0) -> dict:
 SETTINGS = {
     'steps': Setting(100, 'minibatches per round at the server, to train on or to search with',
                      at_least=1),
-    'batch': Setting(50, 'examples per minibatch', at_least=1),
+    'batch': Setting(50, 'examples per minibatch', at_least=1, at_most=10**6),
     'lr': Setting(0.05, 'learning rate of SGD at the server', above=0),
 }
