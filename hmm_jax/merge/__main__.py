@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.merge import files, models, state_dict
+from hmm_jax.merge import files, lora, models, state_dict
 from hmm_jax.merging import OPERATORS
 from hmm_jax.merging.task_vectors import check_weights
 from hmm_jax.registry import REQUIRED, Operator, find, read_settings
@@ -36,6 +36,9 @@ EVALUATE = flags.DEFINE_string(
 
 BATCH = flags.DEFINE_integer(
     'batch', 64, 'Examples per minibatch, for methods that learn from data.', lower_bound=1)
+LORA_RANK = flags.DEFINE_integer(
+    'lora_rank', 0, 'Rank of the merged pairs, for models of LoRA pairs: their products are merged; '
+    'the number of models times their rank is exact for linear methods.', lower_bound=0)
 
 
 def main(argv: Sequence[str]):
@@ -54,10 +57,12 @@ def main(argv: Sequence[str]):
   out = None if DRY_RUN.value else free_folder(OUT.value)
   made = models.merge_files(
       operator, settings, MODELS.value, base=BASE.value, evaluate=EVALUATE.value, seed=SEED.value,
-      batch=BATCH.value)
+      batch=BATCH.value, lora_rank=LORA_RANK.value)
   screen.table(f'{operator.name} of {len(MODELS.value)} models',
                ['tensor', 'type', 'shape', 'merged by', 'change against the mean'],
                [describe(operator, name, x, made.stacked[name]) for name, x in made.merged.items()])
+  if made.pairs:
+    say_rank(made, screen)
   if made.on:
     screen.table('on the test examples', ['model', 'accuracy', 'loss'],
                  models.scores(made, operator.name, MODELS.value))
@@ -133,16 +138,27 @@ def describe(operator: Operator, name: str, x: Array, stacked: Array) -> list:
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     return [name, x.dtype, x.shape, 'the first model\'s', '']
   how = operator.name
+  if lora.factor(name):  # Factors have no mean: many factors have the same product.
+    return [name, x.dtype, x.shape, f'{how} of products', '']
   if not state_dict.is_parameter(name, stacked):
     how = 'recalibrated' if 'network' in operator.needs else 'pooled statistics'
   return [name, x.dtype, x.shape, how, f'{_change(x, stacked):.4f}']
+
+
+def say_rank(made: models.Merged, screen: Screen):
+  """Says what the rank of merged LoRA pairs cuts off, and what becomes of their scale."""
+  ranks = sorted({pair.rank for pair in made.pairs})
+  screen.say(f'LoRA pairs of rank {", ".join(map(str, ranks))} are now of rank {LORA_RANK.value}, '
+             f'which cuts off {made.cut:.2g} of a product at most; alpha / rank stays: multiply '
+             'lora_alpha in a configuration by the same factor as the rank')
 
 
 def write(out: str, merged: dict):
   """Writes the merged model and merge.json; raises InputError if the folder is not writable."""
   suffix = '.npz' if MODELS.value[0].endswith('.npz') else '.safetensors'
   how = {'method': METHOD.value, 'models': MODELS.value, 'base': BASE.value,
-         'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value}
+         'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value,
+         'lora_rank': LORA_RANK.value}
   try:
     files.save(os.path.join(out, f'merged{suffix}'), merged)
     Workdir(out).write_json('merge.json', how)

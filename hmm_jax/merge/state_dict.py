@@ -1,14 +1,16 @@
 """Merges state dicts: parameters by an operator, running statistics pooled or recalibrated.
 
-A model is a dict of named tensors, of this library or of PyTorch. Tensors that are not floats,
-such as a counter of batches, are taken from the first model.
+A model is a dict of named tensors, of this library or of PyTorch. Of what is not floats only what
+says nothing of a model is taken, from the first: tensors that are equal in all, and counters.
 """
 
 from collections.abc import Callable, Mapping
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hmm_jax import tree
 from hmm_jax.merge import files
@@ -19,6 +21,8 @@ from hmm_jax.merging.search import minibatches
 from hmm_jax.registry import Operator
 from hmm_jax.types import Array, Key
 
+_COUNTERS = ('num_batches_tracked', 'step', 'steps', 'global_step', 'count', 'counter', 'epoch',
+             'iteration', 'num_updates')
 _RUNNING = ('running_mean', 'running_var', 'num_batches_tracked')
 
 
@@ -64,6 +68,13 @@ def is_parameter(name: str, x: Array) -> bool:
   """Returns whether a tensor is a parameter, not a running statistic or a counter."""
   running = name.startswith('batch_stats/') or name.split('.')[-1] in _RUNNING
   return jnp.issubdtype(x.dtype, jnp.inexact) and not running
+
+
+def is_copied(name: str, stacked: Array) -> bool:
+  """Returns whether a tensor [K, ...] is a counter, or the same in all models."""
+  counts = re.split('[./]', name)[-1] in _COUNTERS and stacked[0].size == 1
+  return (counts and jnp.issubdtype(stacked.dtype, jnp.integer)) or bool(
+      (np.asarray(stacked) == np.asarray(stacked[:1])).all())
 
 
 def _learned(how, stacked, base, key, on, batch):

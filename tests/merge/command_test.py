@@ -212,6 +212,32 @@ class MergeTest(parameterized.TestCase):
       self.run_merge(method='ties', base='x.safetensors')
 
   @parameterized.parameters(
+      ('q.weight', np.int8([[1, 2]]), np.int8([[1, 3]])), ('q.zero_point', 3, 4),
+      ('packed', np.uint8([7]), np.uint8([9])), ('mask', np.array([True]), np.array([False])),
+      ('step', np.arange(2), np.arange(1, 3)), ('ids', np.int64([2**40]), np.int64([2**40 + 1])))
+  def test_refuses_integers_that_differ(self, name, x, y):
+    for path, value in (('a.npz', x), ('b.npz', y)):
+      np.savez(self.path(path), **FIRST, **{name: value})
+    with self.assertRaisesRegex(InputError, f'^got models that differ in {name}, .*dequantize'):
+      self.run_merge(('a.npz', 'b.npz'), method='uniform')
+    self.assertFalse(os.path.exists(self.path('out')))
+    self.run_merge(('a.npz', 'a.npz'), method='uniform')  # The same in all.
+    np.testing.assert_array_equal(self.merged('merged.npz')[name], x)
+
+  def test_lora_pairs(self):
+    for path in 'a.npz', 'b.npz':
+      np.savez(self.path(path), **{
+          'q.lora_A.weight': np.ones((2, 9), np.float32), 'q.lora_B.weight': np.ones((8, 2), 'f4')})
+    with self.assertRaisesRegex(InputError, '^got the LoRA pair'):
+      self.run_merge(('a.npz', 'b.npz'), method='uniform')
+    self.assertFalse(os.path.exists(self.path('out')))
+    said = self.run_merge(('a.npz', 'b.npz'), method='uniform', lora_rank=1)
+    self.assertRegex(said, r'q.lora_A.weight +│ float32 +│ \(1, 9\) +│ uniform of products')
+    self.assertIn('LoRA pairs of rank 2 are now of rank 1, ', said)
+    with open(self.path('out', 'merge.json')) as file:
+      self.assertEqual(json.load(file)['lora_rank'], 1)
+
+  @parameterized.parameters(
       {'count': np.arange(3)}, {'bn.running_mean': np.ones(3, np.float32)}, {})
   def test_refuses_models_without_parameters(self, **model):
     files.save(self.path('x.npz'), model)
