@@ -149,8 +149,8 @@ class Operator(NamedTuple):
   A merge without a network takes parameters: any tree of [K, ...], and one of [...]. One with a
   network takes variables, whose running statistics normalize where a model runs by itself, and
   returns parameters: the merged model's statistics are recalibrated afterwards. `indices` into
-  the examples are [S, B] batches, or [K, S, B], each model's own. A base that is not needed may be
-  None.
+  the examples are [S, B] batches, or [K, S, B], each model's own; -1 is padding, and
+  `merging.batches.take` gives a mask. A base that is not needed may be None.
   """
 
   name: str

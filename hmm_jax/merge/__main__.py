@@ -37,8 +37,8 @@ EVALUATE = flags.DEFINE_string(
 BATCH = flags.DEFINE_integer(
     'batch', 64, 'Examples per minibatch, for methods that learn from data.', lower_bound=1)
 LORA_RANK = flags.DEFINE_integer(
-    'lora_rank', 0, 'Rank of the merged pairs, for models of LoRA pairs: their products are merged; '
-    'the number of models times their rank is exact for linear methods.', lower_bound=0)
+    'lora_rank', 0, 'Rank of the merged pairs, for models of LoRA pairs: products are merged; the '
+    'number of models times their rank is exact for linear methods.', lower_bound=0)
 
 
 def main(argv: Sequence[str]):

@@ -17,7 +17,7 @@ from hmm_jax.merge import files
 from hmm_jax.merge.evaluation import Bench
 from hmm_jax.merging.average import normalized
 from hmm_jax.merging.batch_norm import pool, recalibrate
-from hmm_jax.merging.search import minibatches
+from hmm_jax.merging.batches import epoch
 from hmm_jax.registry import Operator
 from hmm_jax.types import Array, Key
 
@@ -79,11 +79,11 @@ def is_copied(name: str, stacked: Array) -> bool:
 
 def _learned(how, stacked, base, key, on, batch):
   """Merges by an operator that runs the network on held-out examples."""
-  rows = minibatches(key, on.held_out, batch=batch, steps=-(-len(on.held_out) // batch))
+  rows = epoch(key, on.held_out, batch=batch)
 
   def work(stacked, start, examples, rows, key):
     params = how(on.model, stacked, start, examples, rows, key)
-    return recalibrate.recalibrate(
+    return recalibrate.pooled(
         on.model, {**tree.take(stacked, 0), 'params': params}, examples, rows)
 
   return files.flatten(jax.jit(work)(
