@@ -6,6 +6,8 @@ one line on stderr and exit code 2, and nothing is written.
 """
 
 from collections.abc import Sequence
+import contextlib
+import json
 import os
 
 from absl import app, flags, logging
@@ -154,16 +156,22 @@ def say_rank(made: models.Merged, screen: Screen):
 
 
 def write(out: str, merged: dict):
-  """Writes the merged model and merge.json; raises InputError if the folder is not writable."""
+  """Writes the merged model and merge.json, both or none; raises OSError if the disk is full."""
   suffix = '.npz' if MODELS.value[0].endswith('.npz') else '.safetensors'
   how = {'method': METHOD.value, 'models': MODELS.value, 'base': BASE.value,
          'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value,
          'lora_rank': LORA_RANK.value}
+  model = os.path.join(out, f'merged{suffix}')
   try:
-    files.save(os.path.join(out, f'merged{suffix}'), merged)
-    Workdir(out).write_json('merge.json', how)
+    with files.replacing(os.path.join(out, 'merge.json')) as aside:
+      with open(aside, 'w') as file:
+        json.dump(how, file, indent=2)
+        file.write('\n')
+      files.save(model, merged)
   except OSError as error:
-    raise InputError(f'got --out={out}; expected a writable folder: {error.strerror}') from error
+    with contextlib.suppress(OSError):
+      os.remove(model)
+    raise OSError(f'nothing is saved in --out={out}: {error.strerror}') from error
 
 
 def _change(x, stacked):
@@ -188,11 +196,13 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def entry():
-  """Runs `main`; prints an InputError as one line and exits with code 2."""
+  """Runs `main`; prints an error as one line, and exits with code 2 if it is the input's."""
   try:
     app.run(main, flags_parser=parse)
   except InputError as error:
     raise SystemExit(fail(error, 2)) from None
+  except OSError as error:  # Such as a disk that is full.
+    raise SystemExit(fail(error, 1)) from None
 
 
 if __name__ == '__main__':

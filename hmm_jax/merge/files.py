@@ -3,6 +3,9 @@
 from collections.abc import Callable, Generator
 import contextlib
 import os
+import re
+import stat
+import tempfile
 import zipfile
 
 import jax
@@ -66,19 +69,40 @@ def save(path: str, tensors: dict[str, Array]):
 
   Raises:
     InputError: a tensor is of a type that `opened` does not read from this format.
+    OSError: it can't be written; what was there before is whole.
+  """
+  arrays = {name: _plain(path, name, x) for name, x in tensors.items()}
+  with replacing(path) as aside:
+    if path.endswith('.npz'):
+      with zipfile.ZipFile(aside, 'w') as archive:  # np.savez takes no tensor of the name `file`.
+        for name, x in arrays.items():
+          with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
+            np.lib.format.write_array(file, x, allow_pickle=False)
+    else:
+      _save_safetensors(arrays, aside)
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Generator[str]:
+  """Yields a path to write a file to, which then takes the place of `path`.
+
+  It lies in a new folder, of a name that nobody can guess and that only its owner may enter: no
+  link is followed. If anything fails, the old file stays, and nothing of the new one. Its mode is
+  the old file's, or that of any new file.
   """
   path = os.path.abspath(path)
-  arrays = {name: _plain(path, name, x) for name, x in tensors.items()}
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  part = f'{path}.part'
-  if path.endswith('.npz'):
-    with zipfile.ZipFile(part, 'w') as archive:  # np.savez takes no tensor of the name `file`.
-      for name, x in arrays.items():
-        with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
-          np.lib.format.write_array(file, x, allow_pickle=False)
-  else:
-    save_file(arrays, part)
-  os.replace(part, path)
+  with tempfile.TemporaryDirectory(dir=os.path.dirname(path), prefix='.') as folder:
+    aside = os.path.join(folder, os.path.basename(path))
+    with open(aside, 'xb') as file:
+      mode = os.fstat(file.fileno()).st_mode
+    if os.path.isfile(path) and not os.path.islink(path):
+      mode = os.stat(path).st_mode
+    yield aside
+    os.chmod(aside, stat.S_IMODE(mode))  # The writer of safetensors makes files of mode 0600.
+    with open(aside, 'rb') as file:
+      os.fsync(file.fileno())
+    os.replace(aside, path)
 
 
 def flatten(tree) -> dict[str, Array]:
@@ -97,6 +121,16 @@ def unflatten(tensors: dict[str, Array]) -> dict:
       inner = inner.setdefault(folder, {})
     inner[last] = leaf
   return tree
+
+
+def _save_safetensors(arrays, path):
+  try:
+    save_file(arrays, path)
+  except SafetensorError as error:
+    number = re.search(r'os error (\d+)', str(error))
+    if number is None:
+      raise
+    raise OSError(int(number[1]), os.strerror(int(number[1])), path) from error
 
 
 def _plain(path, name, x) -> np.ndarray:

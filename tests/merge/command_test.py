@@ -1,6 +1,7 @@
 """The command that merges saved models, called as `main` calls it."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -9,11 +10,13 @@ import re
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 from absl import flags
 from absl.testing import absltest, flagsaver, parameterized
 import numpy as np
 import pytest
+from reference import full_disk
 
 from hmm_jax.experiment import config as defaults
 from hmm_jax.experiment.launch import train
@@ -273,6 +276,37 @@ class MergeTest(parameterized.TestCase):
       self.run_merge(('a.safetensors', 'x.safetensors'), method='ties', base='base.safetensors')
     files.save(self.path('y.safetensors'), {name: np.zeros_like(x) for name, x in BASE.items()})
     self.run_merge(method='ties', base='y.safetensors')  # Nothing tells zeros from their start.
+
+  @parameterized.parameters(0, 10, 1000, 'fsync', 'replace')
+  def test_a_full_disk_is_one_line_and_code_1(self, fails):
+    full = full_disk.largest_file(fails) if isinstance(fails, int) else mock.patch.object(
+        os, fails, side_effect=OSError(errno.ENOSPC, 'full'))
+    run = mock.patch.object(merge.app, 'run', lambda main, flags_parser: main(['merge']))
+    self.run_merge(method='uniform', dry_run=True)  # Compiles, which may write to a cache.
+    given = {'models': [self.path(f'{name}.safetensors') for name in 'ab'], 'method': 'uniform',
+             'out': self.path('out')}
+    with flagsaver.flagsaver(**given), run, full, contextlib.redirect_stderr(
+        io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()), self.assertRaises(
+            SystemExit) as caught:
+      merge.entry()
+    self.assertEqual(caught.exception.code, 1)
+    self.assertRegex(said.getvalue(), r'^hmm_jax: .*out.*\n$')
+    self.assertEqual(os.listdir(self.path('out')), [])
+
+  def test_what_failed_late_leaves_no_half(self):
+    calls, replace = [], os.replace
+
+    def second_fails(*paths):
+      calls.append(paths)
+      if len(calls) == 2:
+        raise OSError(errno.ENOSPC, 'full')
+      replace(*paths)
+
+    with mock.patch.object(os, 'replace', second_fails), self.assertRaises(OSError):
+      self.run_merge(method='uniform')
+    self.assertEqual(os.listdir(self.path('out')), [])
+    self.run_merge(method='uniform')
+    self.assertCountEqual(os.listdir(self.path('out')), ['merged.safetensors', 'merge.json'])
 
   def test_overwrites_nothing(self):
     self.run_merge(method='uniform')

@@ -1,13 +1,17 @@
 """Files of tensors: what is read back, and what is refused."""
 
+import errno
 import os
 import pickle
+import stat
 import tempfile
+from unittest import mock
 import zipfile
 
 from absl.testing import absltest, parameterized
 import jax.numpy as jnp
 import numpy as np
+from reference import full_disk
 
 from hmm_jax.merge import files
 from hmm_jax.types import InputError
@@ -68,6 +72,49 @@ class TensorsTest(parameterized.TestCase):
       with files.opened(path) as file:
         self.assertEqual(file.shapes, {'x' * length: (2, 2)})
     self.assertIn(b'\x80', begins)
+
+  @parameterized.product(name=('x.safetensors', 'x.npz'), old=(None, 0o640, 0o444))
+  def test_the_mode_is_that_of_the_old_file_or_of_any_new_one(self, name, old):
+    path, other = self.path(name), self.path('other')
+    with open(other, 'w'):
+      mode = os.stat(other).st_mode
+    if old is not None:
+      files.save(path, TENSORS)
+      os.chmod(path, old)
+      mode = stat.S_IFREG | old
+    files.save(path, TENSORS)
+    self.assertEqual(os.stat(path).st_mode, mode)
+
+  @parameterized.product(name=('x.safetensors', 'x.npz'), link=('', '.part', '.new', '.tmp'))
+  def test_follows_no_link(self, name, link):
+    path, precious = self.path(name), self.path('precious')
+    with open(precious, 'w') as file:
+      file.write('precious')
+    os.symlink(precious, path + link)
+    files.save(path, TENSORS)
+    with open(precious) as file:
+      self.assertEqual(file.read(), 'precious')
+    self.assertFalse(os.path.islink(path))
+    self.assertCountEqual(os.listdir(os.path.dirname(path)), {name, name + link})
+    with files.opened(path) as file:
+      np.testing.assert_array_equal(file.read('count'), TENSORS['count'])
+
+  @parameterized.product(
+      name=('x.safetensors', 'x.npz'),
+      fails=(0, 10, 1000, 4000, 'fsync', 'replace', 'chmod', 'makedirs'), old=(False, True))
+  def test_where_the_disk_is_full_the_old_file_stays(self, name, fails, old):
+    path = self.path(name)
+    if old:
+      files.save(path, TENSORS)
+    full = mock.patch.object(os, fails, side_effect=OSError(errno.ENOSPC, 'full')) if isinstance(
+        fails, str) else full_disk.largest_file(fails)
+    with full, self.assertRaises(OSError) as caught:
+      files.save(path, {'new': np.ones(1000, np.float32)})
+    self.assertIn(caught.exception.errno, (errno.ENOSPC, errno.EFBIG))
+    self.assertEqual(os.listdir(os.path.dirname(path)), [name] if old else [])
+    if old:
+      with files.opened(path) as file:
+        np.testing.assert_array_equal(file.read('count'), TENSORS['count'])
 
   @parameterized.parameters('file', 'self', 'a/b', 'x.npy')
   def test_names_of_tensors_in_an_npz_file(self, name):
