@@ -373,8 +373,8 @@ def literal(text: str) -> Any:
   """Reads a value as Python does, or as text."""
   try:
     return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return text
+  except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+    return text  # Not a value: `x`, `{[]: 1}`, or brackets in brackets without end.
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import json
 import os
 
 from absl import app, flags, logging
-import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax.experiment.workdir import Workdir
@@ -35,7 +34,6 @@ DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Merge and print, but write nothin
 EVALUATE = flags.DEFINE_string(
     'evaluate', None, 'Config file or folder of a run that defines network and data, to score all '
     'models and the merged one, and for methods that need data.')
-
 BATCH = flags.DEFINE_integer(
     'batch', 64, 'Examples per minibatch, for methods that learn from data.', lower_bound=1)
 LORA_RANK = flags.DEFINE_integer(
@@ -69,7 +67,7 @@ def main(argv: Sequence[str]):
     screen.table('on the test examples', ['model', 'accuracy', 'loss'],
                  models.scores(made, operator.name, MODELS.value))
   if out:
-    write(out, made.merged)
+    write(out, made.merged, made.metadata)
     screen.say(f'wrote {out}')
 
 
@@ -113,6 +111,9 @@ def free_folder(path: str | None) -> str:
   """
   if not path:
     raise InputError('got no --out; expected a folder, or --dry_run')
+  path = os.path.expanduser(path)
+  if '\0' in path:
+    raise InputError(f'got --out={path}; expected a path')
   taken = [name for name in ('merge.json', *(f'merged{s}' for s in files.SUFFIXES))
            if os.path.lexists(os.path.join(path, name))]
   if taken or os.path.isfile(path):
@@ -137,7 +138,7 @@ def check_needs(operator: Operator):
 
 def describe(operator: Operator, name: str, x: Array, stacked: Array) -> list:
   """Returns the table row of one tensor."""
-  if not jnp.issubdtype(x.dtype, jnp.inexact):
+  if not state_dict.is_merged(stacked):
     return [name, x.dtype, x.shape, 'the first model\'s', '']
   how = operator.name
   if lora.factor(name):  # Factors have no mean: many factors have the same product.
@@ -155,7 +156,7 @@ def say_rank(made: models.Merged, screen: Screen):
              'lora_alpha in a configuration by the same factor as the rank')
 
 
-def write(out: str, merged: dict):
+def write(out: str, merged: dict, metadata: dict[str, str]):
   """Writes the merged model and merge.json, both or none; raises OSError if the disk is full."""
   suffix = '.npz' if MODELS.value[0].endswith('.npz') else '.safetensors'
   how = {'method': METHOD.value, 'models': MODELS.value, 'base': BASE.value,
@@ -167,7 +168,7 @@ def write(out: str, merged: dict):
       with open(aside, 'w') as file:
         json.dump(how, file, indent=2)
         file.write('\n')
-      files.save(model, merged)
+      files.save(model, merged, metadata)
   except OSError as error:
     with contextlib.suppress(OSError):
       os.remove(model)

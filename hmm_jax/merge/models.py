@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import itertools
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ class Merged(NamedTuple):
   merged: dict
   stacked: dict  # {name: [K, ...]}
   on: evaluation.Bench | None  # network and data, if given
+  metadata: dict[str, str]  # that all files share
   pairs: Sequence[lora.Pair] = ()
   cut: float = 0.0  # largest share of a pair's product that its rank cuts off
 
@@ -57,10 +59,12 @@ def merge(method: str, models: Sequence[str], *, base: str | None = None,
   if 'network' in operator.needs and evaluate is None:
     raise InputError(f'got method={method} without evaluate; expected evaluate=PATH of a config '
                      'file or the folder of a run, for its network and data')
+  if out:
+    files.check_target(out := os.path.expanduser(out))
   made = merge_files(operator, checked(operator, settings or {}, 'settings'), models, base=base,
                      evaluate=evaluate, seed=seed, batch=batch, lora_rank=lora_rank)
   if out:
-    files.save(out, made.merged)
+    files.save(out, made.merged, made.metadata)
   return made.merged
 
 
@@ -73,7 +77,7 @@ def merge_files(operator: Operator, settings: Mapping[str, Any], models: Sequenc
   if on and 'network' in operator.needs and not len(on.held_out):
     raise InputError(f'got --evaluate={evaluate} without validation examples; expected '
                      'partition.validation above 0')
-  stacked = load.load(models)
+  stacked, metadata = load.load(models)
   start = load.load_base(base, models[0], stacked) if base else None
   pairs = lora_pairs(stacked, lora_rank)
   folded, origin = lora.fold(stacked, pairs), start and lora.fold(start, pairs)
@@ -83,11 +87,11 @@ def merge_files(operator: Operator, settings: Mapping[str, Any], models: Sequenc
   merged = state_dict.merge(
       operator, how, folded, origin, jax.random.key(seed), on=on, batch=batch,
       shares=state_dict.shares(settings, len(models)))
-  check_finite(merged)
+  check_finite(merged, folded)
   if not pairs:
-    return Merged(merged, stacked, on)
+    return Merged(merged, stacked, on, metadata)
   merged, cut = lora.unfold(merged, pairs, lora_rank, stacked)
-  return Merged(merged, stacked, on, pairs, cut)
+  return Merged(merged, stacked, on, metadata, pairs, cut)
 
 
 def lora_pairs(stacked: dict, rank: int) -> list[lora.Pair]:
@@ -132,10 +136,10 @@ def check_models(stacked: dict, base: dict | None, models: Sequence[str], path: 
                        f'those of {model}; expected the model that all were trained from')
 
 
-def check_finite(merged: dict):
-  """Raises InputError if the merged model has a NaN or an infinity."""
+def check_finite(merged: dict, stacked: dict):
+  """Raises InputError if the merge of the models made a NaN or an infinity."""
   for name, x in merged.items():
-    if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(np.asarray(x)).all():
+    if not load.finite(x) and state_dict.is_merged(stacked[name]):
       raise InputError(f'got NaN or infinity in {name} of the merged model; expected settings and '
                        'models whose merge is finite')
 

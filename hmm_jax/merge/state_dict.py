@@ -1,7 +1,8 @@
 """Merges state dicts: parameters by an operator, running statistics pooled or recalibrated.
 
-A model is a dict of named tensors, of this library or of PyTorch. Of what is not floats only what
-says nothing of a model is taken, from the first: tensors that are equal in all, and counters.
+A model is a dict of named tensors, of this library or of PyTorch. What says nothing of a model is
+taken from the first: integers that are equal in all, or count, and floats that are equal in all and
+have infinities, such as masks.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +49,8 @@ def merge(operator: Operator, how: Callable, stacked: dict[str, Array],
   if 'network' in operator.needs:
     merged = _learned(how, stacked, base, key, on, batch)
   else:
-    parameters = lambda of: {name: x for name, x in of.items() if is_parameter(name, x)}
+    names = [name for name, x in stacked.items() if is_parameter(name, x)]
+    parameters = lambda of: {name: of[name] for name in names}
     merged = how(parameters(stacked), base and parameters(base), key)
   return {name: merged[name] if name in merged else _pooled(name, stacked, shares)
           for name in stacked}
@@ -65,9 +67,14 @@ def shares(settings: Mapping[str, Any], count: int) -> Array:
 
 
 def is_parameter(name: str, x: Array) -> bool:
-  """Returns whether a tensor is a parameter, not a running statistic or a counter."""
+  """Returns whether a tensor is a parameter, not a running statistic, a counter or a mask."""
   running = name.startswith('batch_stats/') or name.split('.')[-1] in _RUNNING
-  return jnp.issubdtype(x.dtype, jnp.inexact) and not running
+  return not running and is_merged(x)
+
+
+def is_merged(x: Array) -> bool:
+  """Returns whether a tensor is merged in any way; otherwise the first model's is taken."""
+  return jnp.issubdtype(x.dtype, jnp.inexact) and bool(np.isfinite(np.asarray(x)).all())
 
 
 def is_copied(name: str, stacked: Array) -> bool:
@@ -91,9 +98,9 @@ def _learned(how, stacked, base, key, on, batch):
 
 
 def _pooled(name, stacked, shares):
-  """Pools a running statistic; tensors that are not floats are taken from the first model."""
+  """Pools a running statistic; what is not merged is taken from the first model."""
   x = stacked[name]
-  if not jnp.issubdtype(x.dtype, jnp.inexact):
+  if not is_merged(x):
     return x[0]
   mean = stacked.get(name.removesuffix('var') + 'mean')
   if not name.endswith('var') or mean is None or mean.shape != x.shape:

@@ -23,6 +23,7 @@ from hmm_jax.experiment.launch import train
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.merge import __main__ as merge
 from hmm_jax.merge import files
+from hmm_jax.merge.models import merge as merge_function
 from hmm_jax.merging import OPERATORS
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
@@ -174,6 +175,10 @@ class MergeTest(parameterized.TestCase):
       (dict(method='uniform', weights=['1', '2']), '^got --weights with --method=uniform'),
       (dict(method='slerp', set=['t=x']), '^got t=x; expected a value like 0.5'),
       (dict(method='slerp', set=['t']), "^got the setting 't'; expected key=value"),
+      (dict(method='slerp', set=['t={[]:1}']), '^got t={'),
+      (dict(method='slerp', set=['t={1:{[]:1}}']), '^got t={'),
+      (dict(method='slerp', set=['t=' + '(' * 10000]), '^got t=[(]'),
+      (dict(method='slerp', set=['t=' + 'not ' * 10000 + '1']), '^got t=not '),
       (dict(method='slerp', set=['t=2']), '^got t=2.0; '),
       (dict(method='uniform', models=[]), '^got no --models'),
       (dict(), '^got no --method; expected one of uniform, '),
@@ -188,6 +193,12 @@ class MergeTest(parameterized.TestCase):
             weights=['9', '9']), '^got NaN or infinity in layer.* of the merged model'),
       (dict(method='uniform', out='/dev/null/x'), '^got --out=/dev/null/x; '),
       (dict(method='uniform', evaluate='no.py'), '^got config=no.py; '),
+      (dict(method='uniform', out='a\0'), '^got --out=a'),
+      (dict(method='uniform', models=['a\0.npz']), '^got .*null'),
+      (dict(method='uniform', models=['/dev/zero']), '^got /dev/zero; expected a file'),
+      (dict(method='ties', base='/dev/zero'), '^got .*; expected a file'),
+      (dict(method='uniform', evaluate='/dev/zero'), '^got /dev/zero; expected a config file'),
+      (dict(method='a\0.py:X'), '^got --method=a'),
       (dict(method='uniform', out=None), '^got no --out; '),
       (dict(method='uniform', models=['a.safetensors', 'no.npz']), 'No such file'),
   )
@@ -213,6 +224,65 @@ class MergeTest(parameterized.TestCase):
     with self.subTest('nor as the start of the others'), self.assertRaisesRegex(
         InputError, message):
       self.run_merge(method='ties', base='x.safetensors')
+
+  @parameterized.parameters(np.float32, np.float64)
+  def test_masks_that_are_equal_stay(self, dtype):
+    mask = np.triu(np.full((3, 3), -np.inf, dtype), 1)
+    for path, model in (('a.npz', FIRST), ('b.npz', SECOND), ('p.npz', BASE)):
+      np.savez(self.path(path), **model, mask=mask)
+    said = self.run_merge(('a.npz', 'b.npz'), method='ties', base='p.npz')
+    np.testing.assert_array_equal(self.merged('merged.npz')['mask'], mask)
+    self.assertRegex(said, "mask.*the first model's")
+    np.savez(self.path('a.npz'), **FIRST, mask=np.ones((3, 3), dtype))
+    for models, base in ((('a.npz', 'b.npz'), None), (('a.npz', 'a.npz'), 'b.npz')):
+      with self.subTest(models), self.assertRaisesRegex(
+          InputError, 'b.npz with NaN or infinity in mask'):
+        self.run_merge(models, base, method='ties' if base else 'uniform', out=self.path('other'))
+
+  @parameterized.parameters(np.nan, 1e200)
+  def test_equal_values_that_are_no_numbers_do_not(self, value):
+    np.savez(self.path('a.npz'), **FIRST, mask=np.full(3, value))
+    with self.assertRaisesRegex(InputError, 'a.npz with NaN or infinity in mask'):
+      self.run_merge(('a.npz', 'a.npz'), method='uniform')
+
+  def test_metadata_of_all_models_stays(self):
+    for path, more in (('a', {'by': 'me', 'steps': '1'}), ('b', {'by': 'me', 'steps': '2'})):
+      files.save(self.path(f'{path}.safetensors'), FIRST, {'format': 'pt', **more})
+    self.run_merge(method='uniform')
+    with files.opened(self.path('out', 'merged.safetensors')) as file:
+      self.assertEqual(file.metadata, {'format': 'pt', 'by': 'me'})
+    merge_function('uniform', [self.path('a.safetensors')], out=self.path('c.safetensors'))
+    with files.opened(self.path('c.safetensors')) as file:
+      self.assertEqual(file.metadata, {'format': 'pt', 'by': 'me', 'steps': '1'})
+
+  def test_big_endian_models(self):
+    for path, model in (('a.npz', FIRST), ('b.npz', SECOND)):
+      np.savez(self.path(path), **{name: x.astype('>f4') for name, x in model.items()})
+    self.run_merge(('a.npz', 'b.safetensors'), method='uniform')
+    for name, x in self.merged('merged.npz').items():
+      np.testing.assert_allclose(x, (FIRST[name] + SECOND[name]) / 2, rtol=1e-6)
+
+  def test_a_tilde_is_the_home(self):
+    with mock.patch.dict(os.environ, HOME=self.folder):
+      models = ['~/a.safetensors', '~/b.safetensors']
+      merge_function('ties', models, base='~/base.safetensors', out='~/own.npz')
+      with self.assertRaisesRegex(InputError, f'config={self.folder}/no.py'):
+        merge_function('uniform', models, evaluate='~/no.py')
+      self.run_merge(method='uniform', out='~/out')
+    self.assertTrue(os.path.exists(self.path('own.npz')))
+    self.assertTrue(os.path.exists(self.path('out', 'merged.safetensors')))
+
+  @parameterized.parameters('x.py', 'x.py:y', 'a:b', 'a b.py:c.py')
+  def test_a_record_of_ones_own_in_a_folder_of_any_name(self, folder):
+    os.mkdir(self.path(folder))
+    with open(self.path(folder, 'mine.py'), 'w') as file:
+      file.write('from hmm_jax.merging.average import UNIFORM as MINE')
+    self.run_merge(method=self.path(folder, 'mine.py:MINE'))
+
+  @parameterized.parameters('x', 'x.csv', '.', 'a\0.npz')
+  def test_the_function_refuses_another_target(self, out):
+    with self.assertRaisesRegex(InputError, '^got out='):
+      merge_function('uniform', [self.path('a.safetensors')], out=out)
 
   @parameterized.parameters(
       ('q.weight', np.int8([[1, 2]]), np.int8([[1, 3]])), ('q.zero_point', 3, 4),
