@@ -79,7 +79,7 @@ def merge_files(operator: Operator, settings: Mapping[str, Any], models: Sequenc
                      'partition.validation above 0')
   stacked, metadata = load.load(models)
   start = load.load_base(base, models[0], stacked) if base else None
-  pairs = lora_pairs(stacked, lora_rank)
+  pairs = lora_pairs(stacked, lora_rank, members=len(models) + bool(base))
   folded, origin = lora.fold(stacked, pairs), start and lora.fold(start, pairs)
   check_models(folded, origin, models, base)
   if on:
@@ -94,21 +94,26 @@ def merge_files(operator: Operator, settings: Mapping[str, Any], models: Sequenc
   return Merged(merged, stacked, on, metadata, pairs, cut)
 
 
-def lora_pairs(stacked: dict, rank: int) -> list[lora.Pair]:
+def lora_pairs(stacked: dict, rank: int, *, members: int) -> list[lora.Pair]:
   """Returns the LoRA pairs of the models.
 
+  Args:
+    stacked: {name: [K, ...]}.
+    rank: of the merged pairs; 0 where there are none.
+    members: the models, and the base if there is one.
+
   Raises:
-    InputError: pairs of several scales, or without a rank; or a rank without pairs.
+    InputError: pairs of several scales, or a rank that does not go with them.
   """
   pairs = lora.pairs({name: x.shape[1:] for name, x in stacked.items()})
-  if rank < 0 or (rank and not pairs):
-    raise InputError(f'got lora_rank={rank} for models with {len(pairs)} LoRA pairs; expected a '
-                     'rank of at least 1, and models of pairs')
+  ours = max((pair.rank for pair in pairs), default=0)
   if pairs and not rank:
-    ours = max(pair.rank for pair in pairs)
     raise InputError(f'got the LoRA pair {pairs[0].a} and {pairs[0].b}, whose factors can\'t be '
-                     f'merged one by one; expected lora_rank={ours}, or any other rank up to the '
-                     f'exact {ours * tree.count(stacked)}, to merge their products')
+                     f'merged one by one; expected --lora_rank={ours}, or any other rank up to the '
+                     f'exact {ours * members}, to merge their products')
+  if not 0 <= rank <= ours * members:
+    raise InputError(f'got lora_rank={rank} for models with {len(pairs)} LoRA pairs; expected a '
+                     f'rank up to the exact {ours * members}')
   lora.check_scales(stacked, pairs)
   return pairs
 

@@ -1,5 +1,8 @@
 """LoRA pairs, against products in NumPy."""
 
+import os
+import tempfile
+
 from absl.testing import absltest, parameterized
 import numpy as np
 
@@ -26,7 +29,8 @@ def product(model):
 class LoraTest(parameterized.TestCase):
 
   def saved(self, *given):
-    paths = [f'{self.create_tempdir().full_path}/{k}.npz' for k in range(len(given))]
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    paths = [os.path.join(folder, f'{k}.npz') for k in range(len(given))]
     for path, model in zip(paths, given, strict=True):
       files.save(path, model)
     return paths
@@ -72,10 +76,10 @@ class LoraTest(parameterized.TestCase):
     np.testing.assert_allclose(product(merged), wanted, rtol=1e-4, atol=1e-5)
 
   def test_a_rank_above_the_smaller_side(self):
-    merged = models.merge('uniform', self.saved(adapter(0), adapter(1)), lora_rank=8)
+    given = [adapter(seed) for seed in range(4)]
+    merged = models.merge('uniform', self.saved(*given), lora_rank=8)
     self.assertEqual(merged['q.lora_A.weight'].shape, (8, INPUTS))
-    np.testing.assert_allclose(
-        product(merged), (product(adapter(0)) + product(adapter(1))) / 2, atol=1e-5)
+    np.testing.assert_allclose(product(merged), sum(map(product, given)) / 4, atol=1e-5)
 
   def test_the_scale_stays(self):
     given = [adapter(seed) | {'q.alpha': np.float32(3)} for seed in range(2)]
@@ -105,9 +109,12 @@ class LoraTest(parameterized.TestCase):
   def test_names_of_no_adapters(self, name):
     self.assertEqual(lora.pairs({name: (2, 3)}), [])
 
-  def test_refuses_a_rank_without_pairs(self):
-    with self.assertRaisesRegex(InputError, '^got lora_rank=4 for models with 0 LoRA pairs'):
-      models.merge('uniform', self.saved({'w': drawn(0, 3)}), lora_rank=4)
+  @parameterized.parameters(
+      (4, {'w': drawn(0, 3)}), (-1, {'w': drawn(0, 3)}), (-1, adapter(0)), (5, adapter(0)),
+      (10**12, adapter(0)))
+  def test_refuses_a_rank_that_no_pairs_have(self, rank, model):
+    with self.assertRaisesRegex(InputError, f'^got lora_rank={rank} for models with '):
+      models.merge('uniform', self.saved(model, model), lora_rank=rank)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 from absl.testing import absltest, parameterized
 
@@ -152,7 +153,7 @@ class ClosedTest(parameterized.TestCase):
     program = ('from hmm_jax.report.screen import Screen\n'
                'for n in range(5000): Screen().say("x" * 100)\n'
                'open("done", "w").close()')
-    folder = self.create_tempdir().full_path
+    folder = self.enterContext(tempfile.TemporaryDirectory())
     process = subprocess.Popen(
         [sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         cwd=folder, env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
