@@ -2,7 +2,7 @@
 
 A model is a file (safetensors, npz) or the folder of a run; FOLDER@SEED selects another seed than
 the first. --help lists the flags, --method=list the methods and their needs. Invalid input gives
-one line on stderr and exit code 2, and nothing is written.
+one line on stderr and exit code 2, and nothing is written; so does a full disk, with exit code 1.
 """
 
 from collections.abc import Sequence

@@ -137,9 +137,9 @@ def replacing(path: str) -> Generator[str]:
     if os.path.isfile(path) and not os.path.islink(path):
       mode = os.stat(path).st_mode
     yield aside
-    os.chmod(aside, stat.S_IMODE(mode))  # The writer of safetensors makes files of mode 0600.
     with open(aside, 'rb') as file:
       os.fsync(file.fileno())
+    os.chmod(aside, stat.S_IMODE(mode))  # The writer of safetensors makes files of mode 0600.
     os.replace(aside, path)
 
 

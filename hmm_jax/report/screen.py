@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 import contextlib
+import itertools
 import os
 import sys
 from typing import IO, cast
@@ -29,10 +30,13 @@ class Screen:
   def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence]):
     """Prints a table, or several where the screen is narrow, or lines where it is narrower still.
 
-    Each begins with the names of the rows, which may be folded; nothing else is.
+    Each begins with the names of the rows, which may be folded; sentences are wrapped, and numbers
+    are always whole.
     """
-    header = [printable(name) for name in header]
-    rows = [[printable(str(cell)) for cell in row] for row in rows]
+    # Rows may be short, as of a run that has fewer seeds than another.
+    shown = ([printable(str(cell)) for cell in column]
+             for column in itertools.zip_longest(header, *rows, fillvalue=''))
+    header, *rows = zip(*shown, strict=True)
     self._console.print(Text(printable(title), style='italic'), soft_wrap=True)
     widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
     names = 1 if len({row[0] for row in rows}) == len(rows) else 2

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import subprocess
@@ -81,6 +82,13 @@ class TableTest(parameterized.TestCase):
       ([2, 2, 3], 20, 2, [{0: 2, 1: 2, 2: 3}]))
   def test_columns_are_dealt(self, widths, room, names, wanted):
     self.assertEqual(screen.fit(widths, room, names=names), wanted)
+
+  @parameterized.parameters(20, 80)
+  def test_rows_may_be_short_or_long(self, width):
+    rows = [['one', '0.1111'], ['two', '0.2222', '0.3333'], ['three', '0.4444', '0.5555', '0.6666']]
+    said = printed(lambda paper: paper.table('t', ['run', 'a', 'b'], rows), width)
+    for cell in itertools.chain(*rows):
+      self.assertIn(cell, said)
 
   @parameterized.parameters(([],), ([['a', 1]],), ([['a', 1], ['a', 2]],))
   def test_tables_of_few_rows(self, rows):
