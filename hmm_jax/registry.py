@@ -168,8 +168,8 @@ class Operator(NamedTuple):
   A merge without a network takes parameters: any tree of [K, ...], and one of [...]. One with a
   network takes variables, whose running statistics normalize where a model runs by itself, and
   returns parameters: the merged model's statistics are recalibrated afterwards. `indices` into
-  the examples are [S, B] batches, or [K, S, B], each model's own. A base that is not needed may be
-  None.
+  the examples are [S, B] batches, or [K, S, B], each model's own; -1 is padding, and
+  `merging.batches.take` gives a mask. A base that is not needed may be None.
   """
 
   name: str
@@ -397,8 +397,8 @@ def literal(text: str) -> Any:
   """Reads a value as Python does, or as text."""
   try:
     return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return text
+  except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+    return text  # Not a value: `x`, `{[]: 1}`, or brackets in brackets without end.
 
 
 @contextlib.contextmanager

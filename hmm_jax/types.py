@@ -163,8 +163,8 @@ class Model(NamedTuple):
   features:   (variables, x, *, train=False, mask=None, key=None) -> [B, F], the
               input of the classifier head.
   head:       (variables, features [B, F]) -> logits [B, C]: the rest of `apply`.
-  statistics: (variables, x) -> `variables` less 'params' with the statistics of this
-              batch: mean and variance at each BatchNorm.
+  statistics: (variables, x, *, mask=None) -> `variables` less 'params' with the
+              statistics of this batch: mean and variance at each BatchNorm.
   groups:     (variables) -> a tree of the same structure whose leaves are module
               paths such as 'trunk/Conv_0' or 'head': what "layer" and "head" mean.
   modules:    () -> the module paths in the order of the forward pass.

@@ -31,8 +31,8 @@ from hmm_jax.merging.alignment.permutation import permute
 from hmm_jax.merging.alignment.weight_matching import match_weights
 from hmm_jax.merging.batch_norm import pool
 from hmm_jax.merging.batch_norm.recalibrate import recalibrate
+from hmm_jax.merging.batches import epoch
 from hmm_jax.merging.data_free import distill, invert
-from hmm_jax.merging.search import minibatches
 from hmm_jax.registry import Method, Setting
 from hmm_jax.server import pseudo_data
 from hmm_jax.types import Algorithm, Examples, InputError, Model
@@ -279,8 +279,7 @@ def recalibrated(model: Model, batch: int) -> Callable:
 
   def settle(variables, x):
     count = tree.count(x)
-    steps = -(-count // batch)
-    indices = minibatches(jax.random.key(0), jnp.arange(count), batch=batch, steps=steps)
+    indices = epoch(jax.random.key(0), jnp.arange(count), batch=batch)
     return recalibrate(model, variables, Examples(x, jnp.zeros(count, int)), indices)
 
   return settle

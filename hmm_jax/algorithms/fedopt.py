@@ -1,10 +1,10 @@
 """FedOpt: the mean client update is a pseudo-gradient for a server optimizer.
 
-FedAvgM, FedAdam, FedYogi and FedAdagrad are this algorithm with optax's momentum,
-adam, yogi and adagrad. Only parameters are optimized; BatchNorm statistics are
-averaged (our choice: the paper does not specify it, and an optimizer step could make a
-variance negative). optax's adam and yogi correct the bias of their moments, which the
-paper's algorithm 2 does not.
+FedAvgM, FedAdam and FedYogi are this algorithm with optax's momentum, adam and yogi;
+`adagrad` is FedAdagrad's own, below. Only parameters are optimized; BatchNorm statistics
+are averaged (our choice: the paper does not specify it, and an optimizer step could make
+a variance negative). optax's adam and yogi start v at 0 and 1e-6, not at eps^2, and
+correct the bias of their moments, which the paper's algorithm 2 does not.
 
 Reference: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan. Adaptive
   Federated Optimization. ICLR 2021. arXiv:2003.00295.
@@ -69,6 +69,29 @@ def fedopt(model: Model, local: Local, *, server: optax.GradientTransformation,
                    traffic=Traffic(up=size, down=size))
 
 
+def adagrad(learning_rate: float, eps: float) -> optax.GradientTransformation:
+  """Returns the server optimizer of FedAdagrad.
+
+    v <- v + g^2,  theta <- theta - learning_rate g / (sqrt(v) + eps)
+
+  v starts at eps^2, the least that the paper's algorithm 2 allows; optax's adagrad starts it at
+  0.1, for gradients that are larger than the update of a round, and has eps in the root. Without a
+  first moment, as Adagrad has none (our choice: the algorithm leaves beta_1 open).
+  """
+
+  def init(params):
+    return jax.tree.map(lambda x: jnp.full_like(x, eps**2), params)
+
+  def update(updates, state, params=None):
+    del params
+    v = jax.tree.map(lambda v, g: v + jnp.square(g), state, updates)
+    # Without eps, what has never moved stays.
+    step = lambda v, g: jnp.where(v > 0, -learning_rate * g / (jnp.sqrt(v) + eps), 0)
+    return jax.tree.map(step, v, updates), v
+
+  return optax.GradientTransformation(init, update)
+
+
 SETTINGS = {
     'optimizer': Setting('adam', 'an optax optimizer; it gets the settings that it accepts'),
     'lr': Setting(0.01, 'learning rate of the server', above=0),
@@ -80,11 +103,17 @@ SETTINGS = {
 }
 
 
+def server_optimizer(settings) -> optax.GradientTransformation:
+  """Makes the server's optimizer of the settings; raises InputError for an unknown one."""
+  if settings.optimizer == 'adagrad':
+    return adagrad(settings.lr, settings.eps)
+  return named_optimizer('fedopt.optimizer', settings.optimizer,
+                         dict(settings, learning_rate=settings.lr))
+
+
 def build_fedopt(parts: Parts, settings) -> Algorithm:
-  server = named_optimizer('fedopt.optimizer', settings.optimizer,
-                           dict(settings, learning_rate=settings.lr))
-  return fedopt(parts.model, parts.training(), server=server, weigh=WEIGHTS[settings.weights],
-                **parts.cohort)
+  return fedopt(parts.model, parts.training(), server=server_optimizer(settings),
+                weigh=WEIGHTS[settings.weights], **parts.cohort)
 
 
 METHOD = Method(

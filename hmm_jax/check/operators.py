@@ -122,6 +122,19 @@ def labels_are_needed_where_they_matter(operator: Operator):
                        "the record must need 'labels'")
 
 
+def padding_is_not_read(operator: Operator):
+  """Examples that no index names change nothing, whatever stands in the place of -1."""
+  if 'data' not in operator.needs:
+    return
+  x, labels = examples()
+  unread = np.isin(np.arange(EXAMPLES), (0, EXAMPLES - 1))
+  other = Examples(x + 5 * unread[:, None], (labels + unread) % 3)
+  gap, where = _largest_difference(
+      compiled(operator)(stacked(operator), base(), key(0), other), merge(operator))
+  assert gap < FAR, (f'examples that no index names are read (others make a difference of '
+                     f'{gap:.2g} in {where}); expected a mask where an index is -1')
+
+
 def needs_are_known(operator: Operator):
   """What the record needs is of NEEDS, complete, and it has a summary of one line."""
   needs = {*operator.needs}
@@ -173,6 +186,7 @@ LAWS: dict[str, Callable[[Operator], None]] = {
     'compiled is eager': compiled_is_eager,
     'equal keys repeat a merge': equal_keys_repeat,
     'labels matter where they are needed': labels_are_needed_where_they_matter,
+    'padding is not read': padding_is_not_read,
     'needs are known': needs_are_known,
     'settings are the arguments': settings_are_the_arguments,
     'impossible settings are refused': impossible_settings_are_refused,
@@ -238,7 +252,7 @@ def call(operator: Operator, how: Callable, models: PyTree, start: PyTree, key: 
   """Calls a merge with what its operator needs."""
   start = start if 'base' in operator.needs else None
   if 'network' in operator.needs:
-    indices = jnp.arange(EXAMPLES).reshape(-1, BATCH)
+    indices = jnp.append(jnp.arange(1, EXAMPLES - 1), jnp.array([-1, -1])).reshape(-1, BATCH)
     return how(network(), models, start, examples, indices, key)
   return how(models['params'], start and start['params'], key)
 

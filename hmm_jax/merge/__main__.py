@@ -2,18 +2,19 @@
 
 A model is a file (safetensors, npz) or the folder of a run; FOLDER@SEED selects another seed than
 the first. --help lists the flags, --method=list the methods and their needs. Invalid input gives
-one line on stderr and exit code 2, and nothing is written.
+one line on stderr and exit code 2, and nothing is written; so does a full disk, with exit code 1.
 """
 
 from collections.abc import Sequence
+import contextlib
+import json
 import os
 
 from absl import app, flags, logging
-import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.merge import files, models, state_dict
+from hmm_jax.merge import files, lora, models, state_dict
 from hmm_jax.merging import OPERATORS
 from hmm_jax.merging.task_vectors import check_weights
 from hmm_jax.registry import REQUIRED, Operator, find, read_settings
@@ -33,9 +34,11 @@ DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Merge and print, but write nothin
 EVALUATE = flags.DEFINE_string(
     'evaluate', None, 'Config file or folder of a run that defines network and data, to score all '
     'models and the merged one, and for methods that need data.')
-
 BATCH = flags.DEFINE_integer(
     'batch', 64, 'Examples per minibatch, for methods that learn from data.', lower_bound=1)
+LORA_RANK = flags.DEFINE_integer(
+    'lora_rank', 0, 'Rank of the merged pairs, for models of LoRA pairs: products are merged; the '
+    'number of models times their rank is exact for linear methods.', lower_bound=0)
 
 
 def main(argv: Sequence[str]):
@@ -54,15 +57,17 @@ def main(argv: Sequence[str]):
   out = None if DRY_RUN.value else free_folder(OUT.value)
   made = models.merge_files(
       operator, settings, MODELS.value, base=BASE.value, evaluate=EVALUATE.value, seed=SEED.value,
-      batch=BATCH.value)
+      batch=BATCH.value, lora_rank=LORA_RANK.value)
   screen.table(f'{operator.name} of {len(MODELS.value)} models',
                ['tensor', 'type', 'shape', 'merged by', 'change against the mean'],
                [describe(operator, name, x, made.stacked[name]) for name, x in made.merged.items()])
+  if made.pairs:
+    say_rank(made, screen)
   if made.on:
     screen.table('on the test examples', ['model', 'accuracy', 'loss'],
                  models.scores(made, operator.name, MODELS.value))
   if out:
-    write(out, made.merged)
+    write(out, made.merged, made.metadata)
     screen.say(f'wrote {out}')
 
 
@@ -106,6 +111,9 @@ def free_folder(path: str | None) -> str:
   """
   if not path:
     raise InputError('got no --out; expected a folder, or --dry_run')
+  path = os.path.expanduser(path)
+  if '\0' in path:
+    raise InputError(f'got --out={path}; expected a path')
   taken = [name for name in ('merge.json', *(f'merged{s}' for s in files.SUFFIXES))
            if os.path.lexists(os.path.join(path, name))]
   if taken or os.path.isfile(path):
@@ -130,24 +138,41 @@ def check_needs(operator: Operator):
 
 def describe(operator: Operator, name: str, x: Array, stacked: Array) -> list:
   """Returns the table row of one tensor."""
-  if not jnp.issubdtype(x.dtype, jnp.inexact):
+  if not state_dict.is_merged(stacked):
     return [name, x.dtype, x.shape, 'the first model\'s', '']
   how = operator.name
+  if lora.factor(name):  # Factors have no mean: many factors have the same product.
+    return [name, x.dtype, x.shape, f'{how} of products', '']
   if not state_dict.is_parameter(name, stacked):
     how = 'recalibrated' if 'network' in operator.needs else 'pooled statistics'
   return [name, x.dtype, x.shape, how, f'{_change(x, stacked):.4f}']
 
 
-def write(out: str, merged: dict):
-  """Writes the merged model and merge.json; raises InputError if the folder is not writable."""
+def say_rank(made: models.Merged, screen: Screen):
+  """Says what the rank of merged LoRA pairs cuts off, and what becomes of their scale."""
+  ranks = sorted({pair.rank for pair in made.pairs})
+  screen.say(f'LoRA pairs of rank {", ".join(map(str, ranks))} are now of rank {LORA_RANK.value}, '
+             f'which cuts off {made.cut:.2g} of a product at most; alpha / rank stays: multiply '
+             'lora_alpha in a configuration by the same factor as the rank')
+
+
+def write(out: str, merged: dict, metadata: dict[str, str]):
+  """Writes the merged model and merge.json, both or none; raises OSError if the disk is full."""
   suffix = '.npz' if MODELS.value[0].endswith('.npz') else '.safetensors'
   how = {'method': METHOD.value, 'models': MODELS.value, 'base': BASE.value,
-         'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value}
+         'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value,
+         'lora_rank': LORA_RANK.value}
+  model = os.path.join(out, f'merged{suffix}')
   try:
-    files.save(os.path.join(out, f'merged{suffix}'), merged)
-    Workdir(out).write_json('merge.json', how)
+    with files.replacing(os.path.join(out, 'merge.json')) as aside:
+      with open(aside, 'w') as file:
+        json.dump(how, file, indent=2)
+        file.write('\n')
+      files.save(model, merged, metadata)
   except OSError as error:
-    raise InputError(f'got --out={out}; expected a writable folder: {error.strerror}') from error
+    with contextlib.suppress(OSError):
+      os.remove(model)
+    raise OSError(f'nothing is saved in --out={out}: {error.strerror}') from error
 
 
 def _change(x, stacked):
@@ -172,11 +197,13 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def entry():
-  """Runs `main`; prints an InputError as one line and exits with code 2."""
+  """Runs `main`; prints an error as one line, and exits with code 2 if it is the input's."""
   try:
     app.run(main, flags_parser=parse)
   except InputError as error:
     raise SystemExit(fail(error, 2)) from None
+  except OSError as error:  # Such as a disk that is full.
+    raise SystemExit(fail(error, 1)) from None
 
 
 if __name__ == '__main__':

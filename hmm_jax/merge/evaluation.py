@@ -38,6 +38,7 @@ def read_config(path: str) -> ConfigDict:
   Raises:
     InputError: there is no config, or it is invalid.
   """
+  path = os.path.expanduser(path)
   saved = Workdir(path).read_json('config.json') if os.path.isdir(path) else None
   if saved is None and '.py' not in path:
     raise InputError(f'got {path}; expected a config file, or the folder of a run')

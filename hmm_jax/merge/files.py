@@ -2,7 +2,12 @@
 
 from collections.abc import Callable, Generator
 import contextlib
+import math
 import os
+import re
+import stat
+import tempfile
+from typing import NamedTuple
 import zipfile
 
 import jax
@@ -14,17 +19,20 @@ from safetensors.numpy import save_file
 from hmm_jax.types import Array, InputError
 
 SUFFIXES = ('.safetensors', '.npz')
+_MOST_DEFLATED = 1032  # Times its packed size: what deflate can unpack to.
 
 
-class Tensors:
+class Tensors(NamedTuple):
   """The tensors of one file, read lazily.
 
-  shapes: {name: shape}.
-  read:   (name) -> array; raises InputError if it is damaged, or of neither integers nor floats.
+  shapes:   {name: shape}.
+  read:     (name) -> array; raises InputError if it is damaged, or of neither integers nor floats.
+  metadata: what the file says of itself, such as {'format': 'pt'}.
   """
 
-  def __init__(self, shapes: dict[str, tuple[int, ...]], read: Callable[[str], Array]):
-    self.shapes, self.read = shapes, read
+  shapes: dict[str, tuple[int, ...]]
+  read: Callable[[str], Array]
+  metadata: dict[str, str]
 
 
 @contextlib.contextmanager
@@ -36,49 +44,109 @@ def opened(path: str) -> Generator[Tensors]:
   """
   expected = f'got {path}; expected a file {" or ".join(SUFFIXES)}, or the folder of a run'
   try:
-    pickled = _is_pickle(path)
-  except OSError as error:
-    raise InputError(f'{expected}: {error.strerror}') from error
+    regular = stat.S_ISREG(os.stat(path).st_mode)  # To open a named pipe would wait for a writer.
+    pickled = regular and _is_pickle(path)
+  except (OSError, ValueError) as error:
+    raise InputError(f'{expected}: {getattr(error, "strerror", error)}') from error
   if pickled:
     raise InputError(f'got {path}, a pickle, which can run any code when it is read; expected '
                      'safetensors or npz')
-  if not path.endswith(SUFFIXES):
+  if not regular or not path.endswith(SUFFIXES):
     raise InputError(expected)
-  try:
-    if path.endswith('.npz'):
-      with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-        yield Tensors({name: np.shape(arrays[name]) for name in arrays.files},
-                      _checked(path, arrays.__getitem__))
-    else:
-      with safe_open(path, framework='np') as file:
-        yield Tensors({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()},  # noqa: SIM118
-                      _checked(path, file.get_tensor))
-  except (SafetensorError, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-    if isinstance(error, InputError):
-      raise
-    raise InputError(f'got a damaged {path}; expected a valid file of tensors: {error}') from error
+  with contextlib.ExitStack() as stack:
+    with _damage(path):
+      made = _open_npz(path, stack) if path.endswith('.npz') else _open_safetensors(path, stack)
+    yield made
 
 
-def save(path: str, tensors: dict[str, Array]):
+def _open_safetensors(path, stack) -> Tensors:
+  file = stack.enter_context(safe_open(path, framework='np'))
+  shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+  return Tensors(shapes, _checked(path, file.get_tensor), file.metadata() or {})
+
+
+def _open_npz(path, stack) -> Tensors:
+  """Opens an npz file by the headers of its members: none is unpacked before it is read."""
+  archive = stack.enter_context(zipfile.ZipFile(path))
+  members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
+  if len(members) < len(archive.infolist()):
+    raise ValueError('two members have one name')
+  shapes = {}
+  for name, info in members.items():
+    with _damage(f'{path} with {name}'):
+      shapes[name] = _shape(archive, info)
+
+  def read(name):
+    with archive.open(members[name]) as file:
+      return np.lib.format.read_array(file, allow_pickle=False)
+
+  return Tensors(shapes, _checked(path, read), {})
+
+
+def _shape(archive, info) -> tuple[int, ...]:
+  """Returns the shape of a member; raises ValueError if that is not what the member can hold."""
+  with archive.open(info) as file:
+    version, _ = np.lib.format.read_magic(file)
+    header = (np.lib.format.read_array_header_1_0 if version == 1
+              else np.lib.format.read_array_header_2_0)
+    shape, _, dtype = header(file)
+    size = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or file.tell() + size != info.file_size:
+      raise ValueError(f'{info.filename} is no array of {shape} in {dtype}')
+  packed = info.compress_size <= os.path.getsize(archive.filename)
+  if not packed or info.file_size > _MOST_DEFLATED * (info.compress_size + 1):
+    raise ValueError(f'{info.filename} can not have {info.file_size} bytes')
+  return shape
+
+
+def save(path: str, tensors: dict[str, Array], metadata: dict[str, str] | None = None):
   """Writes tensors to a file atomically, in the format of its suffix.
 
-  Any layout in memory is written by its values: transposed, strided, broadcast, big-endian.
+  Any layout in memory is written by its values: transposed, strided, broadcast, big-endian. Only
+  safetensors have metadata.
 
   Raises:
     InputError: a tensor is of a type that `opened` does not read from this format.
+    OSError: it can't be written; what was there before is whole.
+  """
+  arrays = {name: _plain(path, name, x) for name, x in tensors.items()}
+  with replacing(path) as aside:
+    if path.endswith('.npz'):
+      with zipfile.ZipFile(aside, 'w') as archive:  # np.savez takes no tensor of the name `file`.
+        for name, x in arrays.items():
+          with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
+            np.lib.format.write_array(file, x, allow_pickle=False)
+    else:
+      _save_safetensors(arrays, aside, metadata)
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Generator[str]:
+  """Yields a path to write a file to, which then takes the place of `path`.
+
+  It lies in a new folder, of a name that nobody can guess and that only its owner may enter: no
+  link is followed. If anything fails, the old file stays, and nothing of the new one. Its mode is
+  the old file's, or that of any new file.
   """
   path = os.path.abspath(path)
-  arrays = {name: _plain(path, name, x) for name, x in tensors.items()}
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  part = f'{path}.part'
-  if path.endswith('.npz'):
-    with zipfile.ZipFile(part, 'w') as archive:  # np.savez takes no tensor of the name `file`.
-      for name, x in arrays.items():
-        with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
-          np.lib.format.write_array(file, x, allow_pickle=False)
-  else:
-    save_file(arrays, part)
-  os.replace(part, path)
+  with tempfile.TemporaryDirectory(dir=os.path.dirname(path), prefix='.') as folder:
+    aside = os.path.join(folder, os.path.basename(path))
+    with open(aside, 'xb') as file:
+      mode = os.fstat(file.fileno()).st_mode
+    if os.path.isfile(path) and not os.path.islink(path):
+      mode = os.stat(path).st_mode
+    yield aside
+    with open(aside, 'rb') as file:
+      os.fsync(file.fileno())
+    os.chmod(aside, stat.S_IMODE(mode))  # The writer of safetensors makes files of mode 0600.
+    os.replace(aside, path)
+
+
+def check_target(path: str):
+  """Raises InputError unless a file can have this path."""
+  if not path.endswith(SUFFIXES) or '\0' in path or os.path.isdir(path):
+    raise InputError(f'got out={path}; expected the path of a file {" or ".join(SUFFIXES)}')
 
 
 def flatten(tree) -> dict[str, Array]:
@@ -88,15 +156,32 @@ def flatten(tree) -> dict[str, Array]:
 
 
 def unflatten(tensors: dict[str, Array]) -> dict:
-  """Returns the tree of dicts from the result of `flatten`."""
+  """Returns the tree of dicts from the result of `flatten`.
+
+  Raises:
+    InputError: the name of a tensor is the folder of another.
+  """
   tree = {}
-  for name, leaf in tensors.items():
+  for name, leaf in sorted(tensors.items(), key=lambda item: item[0].count('/')):
     *folders, last = name.split('/')
     inner = tree
     for folder in folders:
       inner = inner.setdefault(folder, {})
+      if not isinstance(inner, dict):
+        raise InputError(f'got a tensor {name} in the place of another, {folder}; expected names '
+                         'that are no folders of each other')
     inner[last] = leaf
   return tree
+
+
+def _save_safetensors(arrays, path, metadata):
+  try:
+    save_file(arrays, path, metadata)
+  except SafetensorError as error:
+    number = re.search(r'os error (\d+)', str(error))
+    if number is None:
+      raise
+    raise OSError(int(number[1]), os.strerror(int(number[1])), path) from error
 
 
 def _plain(path, name, x) -> np.ndarray:
@@ -119,17 +204,29 @@ def _checked(path, read):
   """Wraps `read` with a check that the array holds integers or floats."""
 
   def guarded(name):
-    try:
-      x = np.asarray(read(name))
-    except (AttributeError, TypeError) as error:  # NumPy lacks the type.
-      raise InputError(f'got {path} with {name} of an unknown type; expected integers or floats: '
-                       f'{error}') from error
+    with _damage(f'{path} with {name}'):
+      try:
+        x = np.asarray(read(name))
+      except (AttributeError, TypeError) as error:  # NumPy lacks the type.
+        raise InputError(f'got {path} with {name} of an unknown type; expected integers or floats: '
+                         f'{error}') from error
     if not _supported(x.dtype):
       raise InputError(f'got {path} with {name} in {x.dtype}; expected integers, or floats of at '
                        'most 64 bits')
-    return x
+    return x.astype(x.dtype.newbyteorder('='), copy=False)
 
   return guarded
+
+
+@contextlib.contextmanager
+def _damage(what):
+  """Says of any error that a file is damaged: parsers of foreign bytes fail in many ways."""
+  try:
+    yield
+  except InputError:
+    raise
+  except Exception as error:
+    raise InputError(f'got a damaged {what}; expected a valid file of tensors: {error}') from error
 
 
 def _is_pickle(path) -> bool:
@@ -141,5 +238,7 @@ def _is_pickle(path) -> bool:
   try:
     with zipfile.ZipFile(path) as archive:
       return any(name.endswith('.pkl') for name in archive.namelist())
-  except zipfile.BadZipFile:
+  except OSError:
+    raise
+  except Exception:  # It is no zip file, or a damaged one.
     return False

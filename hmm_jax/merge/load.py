@@ -14,14 +14,15 @@ from hmm_jax.types import Array, InputError, PyTree
 VIEWS = ('global', 'merged')  # Views with a single model for all clients.
 
 
-def load(paths: Sequence[str]) -> dict[str, Array]:
-  """Loads models as one stack, {name: [K, ...]}, one tensor at a time.
+def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
+  """Loads models as one stack, {name: [K, ...]}, one tensor at a time, and the metadata of all.
 
   Args:
     paths: files, or folders of runs; FOLDER@SEED selects another seed than the first.
 
   Raises:
-    InputError: the models differ in names, shapes or types, or hold NaN or infinity.
+    InputError: the models differ in names, shapes or types, or hold NaN or infinity; infinities
+      that are the same in all, such as a mask's, may stay.
   """
   if not paths:
     raise InputError('got no --models; expected files of tensors, or folders of runs')
@@ -29,7 +30,9 @@ def load(paths: Sequence[str]) -> dict[str, Array]:
     opened = [files.enter_context(source(path)) for path in paths]
     for path, file in zip(paths, opened, strict=True):
       check_same(path, file.shapes, paths[0], opened[0].shapes)
-    return {name: placed(stack(name, paths, opened)) for name in opened[0].shapes}
+    stacked = {name: placed(stack(name, paths, opened)) for name in opened[0].shapes}
+    shared = set.intersection(*({*file.metadata.items()} for file in opened))
+    return stacked, dict(sorted(shared))
 
 
 def load_base(path: str, like: str, stacked: dict[str, Array]) -> dict[str, Array]:
@@ -45,18 +48,23 @@ def load_base(path: str, like: str, stacked: dict[str, Array]) -> dict[str, Arra
   """
   with source(path) as file:
     check_same(path, file.shapes, like, {name: x.shape[1:] for name, x in stacked.items()})
-    return {name: placed(read(name, path, file, like, x.dtype)) for name, x in stacked.items()}
+    base = {name: read(name, path, file, like, x.dtype) for name, x in stacked.items()}
+    for name, x in base.items():
+      if not finite(x) and finite(stacked[name]):
+        raise not_finite(name, path, x.dtype)
+    return {name: placed(x) for name, x in base.items()}
 
 
 @contextlib.contextmanager
 def source(path: str) -> Generator[files.Tensors]:
   """Opens a file of tensors, or the model of a run in the same form."""
+  path = os.path.expanduser(path)
   folder, seed = path, ''
   if '@' in path and not os.path.exists(path):
     folder, seed = path.rsplit('@', 1)
   if os.path.isdir(folder):
     named = files.flatten(variables_of_run(folder, seed))
-    yield files.Tensors({name: x.shape for name, x in named.items()}, named.__getitem__)
+    yield files.Tensors({name: x.shape for name, x in named.items()}, named.__getitem__, {})
   else:
     with files.opened(path) as file:
       yield file
@@ -75,12 +83,19 @@ def check_same(path: str, shapes: dict, other: str, wanted: dict):
 
 
 def stack(name: str, paths: Sequence[str], opened: Sequence[files.Tensors]) -> np.ndarray:
-  """Reads one tensor of every model by `read`: [K, ...]."""
+  """Reads one tensor of every model by `read`: [K, ...].
+
+  Raises:
+    InputError: it holds NaN, or an infinity and is not the same in all models.
+  """
   first = read(name, paths[0], opened[0])
   stacked = np.empty((len(paths), *first.shape), first.dtype)
   stacked[0] = first
   for k in range(1, len(paths)):
     stacked[k] = read(name, paths[k], opened[k], paths[0], first.dtype)
+  for path, x in zip(paths, stacked, strict=True):
+    if not finite(x) and (stacked != stacked[:1]).any():
+      raise not_finite(name, path, x.dtype)
   return stacked
 
 
@@ -89,18 +104,27 @@ def read(name: str, path: str, file: files.Tensors, like: str = '',
   """Reads one tensor; float64 is converted to float32.
 
   Raises:
-    InputError: it holds NaN or infinity, or its type differs from that in `like`.
+    InputError: its type differs from that in `like`, or float32 can't hold its values.
   """
   x = np.asarray(file.read(name))
   if x.dtype == np.float64:
     with np.errstate(over='ignore'):
-      x = x.astype(np.float32)
+      wide, x = x, x.astype(np.float32)
+    if finite(wide) and not finite(x):
+      raise not_finite(name, path, x.dtype)
   if dtype and x.dtype != dtype:
     raise InputError(f'got {path} with {name} in {x.dtype}; expected {dtype}, as in {like}')
-  if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(x).all():
-    raise InputError(f'got {path} with NaN or infinity in {name}; expected finite numbers, as '
-                     f'{x.dtype}')
   return x
+
+
+def finite(x: Array) -> bool:
+  """Returns whether there is no NaN and no infinity in a tensor."""
+  return not jnp.issubdtype(x.dtype, jnp.inexact) or bool(np.isfinite(np.asarray(x)).all())
+
+
+def not_finite(name: str, path: str, dtype: np.dtype) -> InputError:
+  return InputError(f'got {path} with NaN or infinity in {name}; expected finite numbers, as '
+                    f'{dtype}')
 
 
 def placed(x: np.ndarray) -> Array:

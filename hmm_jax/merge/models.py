@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import itertools
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.merge import evaluation, files, load, state_dict
+from hmm_jax.merge import evaluation, files, load, lora, state_dict
 from hmm_jax.merging import OPERATORS
 from hmm_jax.registry import Operator, checked, find
 from hmm_jax.types import InputError
@@ -24,11 +25,14 @@ class Merged(NamedTuple):
   merged: dict
   stacked: dict  # {name: [K, ...]}
   on: evaluation.Bench | None  # network and data, if given
+  metadata: dict[str, str]  # that all files share
+  pairs: Sequence[lora.Pair] = ()
+  cut: float = 0.0  # largest share of a pair's product that its rank cuts off
 
 
 def merge(method: str, models: Sequence[str], *, base: str | None = None,
           settings: Mapping[str, Any] | None = None, evaluate: str | None = None, seed: int = 0,
-          batch: int = 64, out: str | None = None) -> dict:
+          batch: int = 64, lora_rank: int = 0, out: str | None = None) -> dict:
   """Merges saved models by an operator.
 
   Args:
@@ -39,6 +43,7 @@ def merge(method: str, models: Sequence[str], *, base: str | None = None,
     evaluate: config file or folder of a run, for operators that need a network and data.
     seed: seed of random draws.
     batch: examples per minibatch, for operators that need data.
+    lora_rank: rank of the merged pairs, for models of LoRA pairs; see hmm_jax/merge/lora.py.
     out: path of the file to write, .safetensors or .npz.
 
   Returns:
@@ -54,38 +59,74 @@ def merge(method: str, models: Sequence[str], *, base: str | None = None,
   if 'network' in operator.needs and evaluate is None:
     raise InputError(f'got method={method} without evaluate; expected evaluate=PATH of a config '
                      'file or the folder of a run, for its network and data')
-  made = merge_files(operator, checked(operator, settings or {}, 'settings'), models, base=base,
-                     evaluate=evaluate, seed=seed, batch=batch)
   if out:
-    files.save(out, made.merged)
+    files.check_target(out := os.path.expanduser(out))
+  made = merge_files(operator, checked(operator, settings or {}, 'settings'), models, base=base,
+                     evaluate=evaluate, seed=seed, batch=batch, lora_rank=lora_rank)
+  if out:
+    files.save(out, made.merged, made.metadata)
   return made.merged
 
 
 def merge_files(operator: Operator, settings: Mapping[str, Any], models: Sequence[str], *,
-                base: str | None, evaluate: str | None, seed: int, batch: int) -> Merged:
+                base: str | None, evaluate: str | None, seed: int, batch: int,
+                lora_rank: int) -> Merged:
   """Merges saved models; arguments are those of `merge`, already checked."""
   how = operator.make(**settings)
   on = evaluation.bench(evaluate) if evaluate else None
   if on and 'network' in operator.needs and not len(on.held_out):
     raise InputError(f'got --evaluate={evaluate} without validation examples; expected '
                      'partition.validation above 0')
-  stacked = load.load(models)
+  stacked, metadata = load.load(models)
   start = load.load_base(base, models[0], stacked) if base else None
-  check_models(stacked, start, models, base)
+  pairs = lora_pairs(stacked, lora_rank, members=len(models) + bool(base))
+  folded, origin = lora.fold(stacked, pairs), start and lora.fold(start, pairs)
+  check_models(folded, origin, models, base)
   if on:
     evaluation.check_like(on, files.unflatten(tree.take(stacked, 0)), models[0])
   merged = state_dict.merge(
-      operator, how, stacked, start, jax.random.key(seed), on=on, batch=batch,
+      operator, how, folded, origin, jax.random.key(seed), on=on, batch=batch,
       shares=state_dict.shares(settings, len(models)))
-  check_finite(merged)
-  return Merged(merged, stacked, on)
+  check_finite(merged, folded)
+  if not pairs:
+    return Merged(merged, stacked, on, metadata)
+  merged, cut = lora.unfold(merged, pairs, lora_rank, stacked)
+  return Merged(merged, stacked, on, metadata, pairs, cut)
+
+
+def lora_pairs(stacked: dict, rank: int, *, members: int) -> list[lora.Pair]:
+  """Returns the LoRA pairs of the models.
+
+  Args:
+    stacked: {name: [K, ...]}.
+    rank: of the merged pairs; 0 where there are none.
+    members: the models, and the base if there is one.
+
+  Raises:
+    InputError: pairs of several scales, or a rank that does not go with them.
+  """
+  pairs = lora.pairs({name: x.shape[1:] for name, x in stacked.items()})
+  ours = max((pair.rank for pair in pairs), default=0)
+  if pairs and not rank:
+    raise InputError(f'got the LoRA pair {pairs[0].a} and {pairs[0].b}, whose factors can\'t be '
+                     f'merged one by one; expected --lora_rank={ours}, or any other rank up to the '
+                     f'exact {ours * members}, to merge their products')
+  if not 0 <= rank <= ours * members:
+    raise InputError(f'got lora_rank={rank} for models with {len(pairs)} LoRA pairs; expected a '
+                     f'rank up to the exact {ours * members}')
+  lora.check_scales(stacked, pairs)
+  return pairs
 
 
 def check_models(stacked: dict, base: dict | None, models: Sequence[str], path: str | None):
-  """Raises InputError without parameters, or if the base is unrelated to a model."""
+  """Raises InputError without parameters, for integers that differ, or for an unrelated base."""
   names = [name for name, x in stacked.items() if state_dict.is_parameter(name, x)]
   if not names:
     raise InputError(f'got {models[0]} without parameters; expected tensors of floats')
+  for name, x in stacked.items():
+    if not jnp.issubdtype(x.dtype, jnp.inexact) and not state_dict.is_copied(name, x):
+      raise InputError(f'got models that differ in {name}, of {x.dtype}; expected floats, as other '
+                       'values can\'t be merged: dequantize the models first')
   if not base:
     return
   weights = [name for name in names if base[name].ndim > 1]
@@ -100,10 +141,10 @@ def check_models(stacked: dict, base: dict | None, models: Sequence[str], path: 
                        f'those of {model}; expected the model that all were trained from')
 
 
-def check_finite(merged: dict):
-  """Raises InputError if the merged model has a NaN or an infinity."""
+def check_finite(merged: dict, stacked: dict):
+  """Raises InputError if the merge of the models made a NaN or an infinity."""
   for name, x in merged.items():
-    if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(np.asarray(x)).all():
+    if not load.finite(x) and state_dict.is_merged(stacked[name]):
       raise InputError(f'got NaN or infinity in {name} of the merged model; expected settings and '
                        'models whose merge is finite')
 

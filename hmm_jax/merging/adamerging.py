@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from hmm_jax import tree
 from hmm_jax.merging import atlas
+from hmm_jax.merging.batches import masked_mean, take
 from hmm_jax.merging.delta import deltas, wide
 from hmm_jax.merging.learning import (
   BY,
@@ -16,7 +17,6 @@ from hmm_jax.merging.learning import (
   check,
   logits_of,
   minibatches,
-  take,
   unit_of,
 )
 from hmm_jax.merging.soups import Soup
@@ -72,7 +72,11 @@ def adamerging(*, by: str = 'layer', initial: float = 0.3, lr: float = 1e-3,
 
   def apply(model, stacked, base, examples, rows, key):
     logits = logits_of(model, stacked)
-    loss = lambda params, own: entropy(logits(params, take(examples, own)[0])).mean()
+
+    def loss(params, own):
+      batch = take(examples, own)
+      return masked_mean(entropy(logits(params, batch)), batch.mask)
+
     return learn_factors(
         stacked['params'], base['params'], loss, minibatches(key, rows, steps),
         unit=unit_of(by, model, stacked), initial=float(initial), lr=lr).params

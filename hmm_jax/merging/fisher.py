@@ -8,6 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from hmm_jax import tree
+from hmm_jax.merging.batches import take
 from hmm_jax.merging.delta import wide
 from hmm_jax.registry import Operator, Setting
 from hmm_jax.types import Array, Examples, InputError, Key, Model, PyTree
@@ -73,7 +74,7 @@ def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, k
     model: the network.
     variables: of one model, whose running statistics normalize.
     examples: flat data.
-    rows: [T], indices.
+    rows: [T], indices, of which -1 is padding.
     key: of labels that are drawn.
     labels: (logits [C], y, key) -> label: `given` or `drawn`.
     chunk: examples that are differentiated at a time.
@@ -89,17 +90,15 @@ def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, k
   gradients = jax.vmap(jax.grad(log_likelihood), (None, 0, 0, 0))
 
   def add(total, batch):
-    own, counts, key = batch
-    x, y = jax.tree.map(lambda leaf: leaf[own], tuple(examples))
+    own, key = batch
+    x, y, mask = take(examples, own)
     each = gradients(params, x, y, jax.random.split(key, chunk))
+    counts = mask.astype(jnp.float32)
     return jax.tree.map(lambda t, g: t + jnp.tensordot(counts, jnp.square(g), 1), total, each), None
 
-  padding = -len(rows) % chunk
-  counts = jnp.pad(jnp.ones(len(rows)), (0, padding)).reshape(-1, chunk)
-  batches = jnp.pad(rows, (0, padding)).reshape(-1, chunk)
-  total, _ = lax.scan(add, tree.zeros(params),
-                      (batches, counts, jax.random.split(key, len(batches))))
-  return tree.scale(1 / len(rows), total)
+  batches = jnp.pad(rows, (0, -len(rows) % chunk), constant_values=-1).reshape(-1, chunk)
+  total, _ = lax.scan(add, tree.zeros(params), (batches, jax.random.split(key, len(batches))))
+  return tree.scale(1 / (rows >= 0).sum(), total)
 
 
 def given(logits: Array, y: Array, key: Key) -> Array:

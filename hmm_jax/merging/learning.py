@@ -13,7 +13,7 @@ import optax
 from hmm_jax import tree
 from hmm_jax.merging import atlas, recombine, search
 from hmm_jax.registry import Setting
-from hmm_jax.types import Array, Examples, InputError, Key, Model, PyTree
+from hmm_jax.types import Array, InputError, Key, Model, PyTree
 
 # Sets of parameters that share a weight.
 UNITS = {'model': atlas.whole, 'layer': recombine.layers, 'tensor': recombine.tensors}
@@ -38,14 +38,10 @@ def adam(loss: Callable, start: Array, batches: PyTree, lr: float, project: Call
 
 
 def logits_of(model: Model, stacked: PyTree) -> Callable:
-  """Returns (params, x) -> logits, each batch normalized by its own statistics."""
+  """Returns (params, batch) -> logits, each batch normalized by its own statistics."""
   statistics = tree.statistics(tree.take(stacked, 0))
-  return lambda params, x: model.apply({'params': params, **statistics}, x, train=True)[0]
-
-
-def take(examples: Examples, own: Array) -> tuple:
-  """Returns (x, y) at the indices `own`."""
-  return jax.tree.map(lambda leaf: leaf[own], tuple(examples))
+  return lambda params, batch: model.apply(
+      {'params': params, **statistics}, batch.x, train=True, mask=batch.mask)[0]
 
 
 def pooled(indices: Array) -> Array:
@@ -54,7 +50,7 @@ def pooled(indices: Array) -> Array:
 
 
 def minibatches(key: Key, indices: Array, steps: int) -> Array:
-  """Returns `steps` reshuffled minibatches of the size of the given ones."""
+  """Returns `steps` reshuffled minibatches of the size of the given ones, padding included."""
   return search.minibatches(key, indices.ravel(), batch=indices.shape[-1], steps=steps)
 
 

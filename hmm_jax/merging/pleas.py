@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from hmm_jax import tree
 from hmm_jax.merging.alignment.activation_matching import align_by_activations
 from hmm_jax.merging.alignment.weight_matching import align_by_weights
-from hmm_jax.merging.batches import mean_over_batches
+from hmm_jax.merging.batches import mean_over_batches, row_weights
 from hmm_jax.registry import Operator, Setting
 from hmm_jax.types import Array, Examples, InputError, Model, PyTree
 
@@ -48,16 +48,17 @@ def fit_layers(
   mean = tree.mix(share, stacked)
   layer = lambda path: functools.reduce(operator.getitem, path.split('/'), mean['params'])
 
-  def normal_equations(path, inputs, outputs):
+  def normal_equations(path, mask, inputs, outputs):
     if 'bias' in layer(path):
       inputs = jnp.append(inputs, jnp.ones((len(inputs), 1)), axis=1)
     error = outputs - jnp.matmul(inputs, _matrix(layer(path)), precision='highest')
-    multiply = lambda a: jnp.matmul(inputs.T, a, precision='highest')
+    weights = row_weights(mask, len(inputs))
+    multiply = lambda a: jnp.matmul(inputs.T, weights * a, precision='highest')
     return multiply(inputs), multiply(error)
 
-  def measure(x):
-    seen = tree.mix(share, lax.map(lambda variables: model.linear(variables, x), stacked))
-    return {path: normal_equations(path, *seen[path]) for path in seen}
+  def measure(batch):
+    seen = tree.mix(share, lax.map(lambda variables: model.linear(variables, batch.x), stacked))
+    return {path: normal_equations(path, batch.mask, *seen[path]) for path in seen}
 
   fitted = {path: _fit(layer(path), *of, ridge)
             for path, of in mean_over_batches(measure, examples, rows).items()}

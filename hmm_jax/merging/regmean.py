@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.merging.batches import mean_over_batches
+from hmm_jax.merging.batches import mean_over_batches, row_weights
 from hmm_jax.merging.delta import wide
 from hmm_jax.registry import Operator, Setting
 from hmm_jax.types import Array, Examples, InputError, Model, PyTree
@@ -78,9 +78,9 @@ def kernel(kernels: Array, grams: Array, factor: float) -> Array:
 
 
 def grams(model: Model, stacked: PyTree, examples: Examples, rows: Array) -> dict:
-  """Returns X^T X of each linear layer's inputs X, per batch: {module path: [K, F, F]}.
+  """Returns X^T X of each linear layer's inputs X, per row: {module path: [K, F, F]}.
 
-  Each model has its own inputs; the result is the mean over batches.
+  Each model has its own inputs.
 
   Args:
     model: the network.
@@ -89,12 +89,14 @@ def grams(model: Model, stacked: PyTree, examples: Examples, rows: Array) -> dic
     rows: indices of each batch, [S, B] for all models or each model's own, [K, S, B].
   """
 
+  gram = lambda x, weights: jnp.matmul(x.T, weights * x, precision='highest')
+
   def of_model(one):
     variables, rows = one
 
-    def measure(x):
-      layers = model.linear(variables, x)
-      return {path: jnp.matmul(x.T, x, precision='highest') for path, (x, _) in layers.items()}
+    def measure(batch):
+      return {path: gram(x, row_weights(batch.mask, len(x)))
+              for path, (x, _) in model.linear(variables, batch.x).items()}
 
     return mean_over_batches(measure, examples, rows)
 

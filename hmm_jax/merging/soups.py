@@ -14,6 +14,7 @@ import optax
 
 from hmm_jax import tree
 from hmm_jax.merging import atlas
+from hmm_jax.merging.batches import masked_mean, take
 from hmm_jax.merging.delta import wide
 from hmm_jax.merging.learning import (
     BY,
@@ -24,7 +25,6 @@ from hmm_jax.merging.learning import (
     logits_of,
     minibatches,
     pooled,
-    take,
     unit_of,
 )
 from hmm_jax.registry import Operator, Setting
@@ -103,8 +103,8 @@ def greedy_soup() -> Callable:
     logits = logits_of(model, stacked)
 
     def correct(params, own):
-      x, y = take(examples, own)
-      return (logits(params, x).argmax(axis=-1) == y).sum()
+      batch = take(examples, own)
+      return ((logits(params, batch).argmax(axis=-1) == batch.y) & batch.mask).sum()
 
     # A count: means of as many right answers may differ in their last digit.
     score = lambda params: lax.map(lambda own: correct(params, own), pooled(rows)).sum()
@@ -128,8 +128,9 @@ def learned_soup(*, by: str = 'model', lr: float = 0.05, epochs: int = 5) -> Cal
     logits = logits_of(model, stacked)
 
     def loss(params, own):
-      x, y = take(examples, own)
-      return optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y).mean()
+      batch = take(examples, own)
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits(params, batch), batch.y)
+      return masked_mean(losses, batch.mask)
 
     batches = minibatches(key, rows, epochs * len(pooled(rows)))
     return learned(stacked['params'], loss, batches,

@@ -83,11 +83,11 @@ def classifier(
   def head(variables, features):
     return network.apply(variables, features, method=Classifier.logits)
 
-  def statistics(variables, x):
+  def statistics(variables, x, *, mask=None):
     # After one training step from zero, running statistics are a known multiple of the
     # batch's own.
     running = tree.statistics(variables)
-    _, updated = apply({**variables, **tree.zeros(running)}, x, train=True)
+    _, updated = apply({**variables, **tree.zeros(running)}, x, train=True, mask=mask)
     return {name: tree.scale(1 / (1 - layers.MOMENTUM), updated[name]) for name in running}
 
   def record_layers(variables, x):
@@ -163,7 +163,7 @@ def preprocessed(
     return wrapped
 
   def on_normalized(function):
-    return lambda variables, x: function(variables, normalize(x))
+    return lambda variables, x, **mode: function(variables, normalize(x), **mode)
 
   return model._replace(
       apply=wrap(model.apply), features=wrap(model.features),

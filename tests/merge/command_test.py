@@ -1,6 +1,7 @@
 """The command that merges saved models, called as `main` calls it."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -9,17 +10,20 @@ import re
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 from absl import flags
 from absl.testing import absltest, flagsaver, parameterized
 import numpy as np
 import pytest
+from reference import full_disk
 
 from hmm_jax.experiment import config as defaults
 from hmm_jax.experiment.launch import train
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.merge import __main__ as merge
 from hmm_jax.merge import files
+from hmm_jax.merge.models import merge as merge_function
 from hmm_jax.merging import OPERATORS
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
@@ -171,6 +175,10 @@ class MergeTest(parameterized.TestCase):
       (dict(method='uniform', weights=['1', '2']), '^got --weights with --method=uniform'),
       (dict(method='slerp', set=['t=x']), '^got t=x; expected a value like 0.5'),
       (dict(method='slerp', set=['t']), "^got the setting 't'; expected key=value"),
+      (dict(method='slerp', set=['t={[]:1}']), '^got t={'),
+      (dict(method='slerp', set=['t={1:{[]:1}}']), '^got t={'),
+      (dict(method='slerp', set=['t=' + '(' * 10000]), '^got t=[(]'),
+      (dict(method='slerp', set=['t=' + 'not ' * 10000 + '1']), '^got t=not '),
       (dict(method='slerp', set=['t=2']), '^got t=2.0; '),
       (dict(method='uniform', models=[]), '^got no --models'),
       (dict(), '^got no --method; expected one of uniform, '),
@@ -185,6 +193,12 @@ class MergeTest(parameterized.TestCase):
             weights=['9', '9']), '^got NaN or infinity in layer.* of the merged model'),
       (dict(method='uniform', out='/dev/null/x'), '^got --out=/dev/null/x; '),
       (dict(method='uniform', evaluate='no.py'), '^got config=no.py; '),
+      (dict(method='uniform', out='a\0'), '^got --out=a'),
+      (dict(method='uniform', models=['a\0.npz']), '^got .*null'),
+      (dict(method='uniform', models=['/dev/zero']), '^got /dev/zero; expected a file'),
+      (dict(method='ties', base='/dev/zero'), '^got .*; expected a file'),
+      (dict(method='uniform', evaluate='/dev/zero'), '^got /dev/zero; expected a config file'),
+      (dict(method='a\0.py:X'), '^got --method=a'),
       (dict(method='uniform', out=None), '^got no --out; '),
       (dict(method='uniform', models=['a.safetensors', 'no.npz']), 'No such file'),
   )
@@ -210,6 +224,91 @@ class MergeTest(parameterized.TestCase):
     with self.subTest('nor as the start of the others'), self.assertRaisesRegex(
         InputError, message):
       self.run_merge(method='ties', base='x.safetensors')
+
+  @parameterized.parameters(np.float32, np.float64)
+  def test_masks_that_are_equal_stay(self, dtype):
+    mask = np.triu(np.full((3, 3), -np.inf, dtype), 1)
+    for path, model in (('a.npz', FIRST), ('b.npz', SECOND), ('p.npz', BASE)):
+      np.savez(self.path(path), **model, mask=mask)
+    said = self.run_merge(('a.npz', 'b.npz'), method='ties', base='p.npz')
+    np.testing.assert_array_equal(self.merged('merged.npz')['mask'], mask)
+    self.assertRegex(said, "mask.*the first model's")
+    np.savez(self.path('a.npz'), **FIRST, mask=np.ones((3, 3), dtype))
+    for models, base in ((('a.npz', 'b.npz'), None), (('a.npz', 'a.npz'), 'b.npz')):
+      with self.subTest(models), self.assertRaisesRegex(
+          InputError, 'b.npz with NaN or infinity in mask'):
+        self.run_merge(models, base, method='ties' if base else 'uniform', out=self.path('other'))
+
+  @parameterized.parameters(np.nan, 1e200)
+  def test_equal_values_that_are_no_numbers_do_not(self, value):
+    np.savez(self.path('a.npz'), **FIRST, mask=np.full(3, value))
+    with self.assertRaisesRegex(InputError, 'a.npz with NaN or infinity in mask'):
+      self.run_merge(('a.npz', 'a.npz'), method='uniform')
+
+  def test_metadata_of_all_models_stays(self):
+    for path, more in (('a', {'by': 'me', 'steps': '1'}), ('b', {'by': 'me', 'steps': '2'})):
+      files.save(self.path(f'{path}.safetensors'), FIRST, {'format': 'pt', **more})
+    self.run_merge(method='uniform')
+    with files.opened(self.path('out', 'merged.safetensors')) as file:
+      self.assertEqual(file.metadata, {'format': 'pt', 'by': 'me'})
+    merge_function('uniform', [self.path('a.safetensors')], out=self.path('c.safetensors'))
+    with files.opened(self.path('c.safetensors')) as file:
+      self.assertEqual(file.metadata, {'format': 'pt', 'by': 'me', 'steps': '1'})
+
+  def test_big_endian_models(self):
+    for path, model in (('a.npz', FIRST), ('b.npz', SECOND)):
+      np.savez(self.path(path), **{name: x.astype('>f4') for name, x in model.items()})
+    self.run_merge(('a.npz', 'b.safetensors'), method='uniform')
+    for name, x in self.merged('merged.npz').items():
+      np.testing.assert_allclose(x, (FIRST[name] + SECOND[name]) / 2, rtol=1e-6)
+
+  def test_a_tilde_is_the_home(self):
+    with mock.patch.dict(os.environ, HOME=self.folder):
+      models = ['~/a.safetensors', '~/b.safetensors']
+      merge_function('ties', models, base='~/base.safetensors', out='~/own.npz')
+      with self.assertRaisesRegex(InputError, f'config={self.folder}/no.py'):
+        merge_function('uniform', models, evaluate='~/no.py')
+      self.run_merge(method='uniform', out='~/out')
+    self.assertTrue(os.path.exists(self.path('own.npz')))
+    self.assertTrue(os.path.exists(self.path('out', 'merged.safetensors')))
+
+  @parameterized.parameters('x.py', 'x.py:y', 'a:b', 'a b.py:c.py')
+  def test_a_record_of_ones_own_in_a_folder_of_any_name(self, folder):
+    os.mkdir(self.path(folder))
+    with open(self.path(folder, 'mine.py'), 'w') as file:
+      file.write('from hmm_jax.merging.average import UNIFORM as MINE')
+    self.run_merge(method=self.path(folder, 'mine.py:MINE'))
+
+  @parameterized.parameters('x', 'x.csv', '.', 'a\0.npz')
+  def test_the_function_refuses_another_target(self, out):
+    with self.assertRaisesRegex(InputError, '^got out='):
+      merge_function('uniform', [self.path('a.safetensors')], out=out)
+
+  @parameterized.parameters(
+      ('q.weight', np.int8([[1, 2]]), np.int8([[1, 3]])), ('q.zero_point', 3, 4),
+      ('packed', np.uint8([7]), np.uint8([9])), ('mask', np.array([True]), np.array([False])),
+      ('step', np.arange(2), np.arange(1, 3)), ('ids', np.int64([2**40]), np.int64([2**40 + 1])))
+  def test_refuses_integers_that_differ(self, name, x, y):
+    for path, value in (('a.npz', x), ('b.npz', y)):
+      np.savez(self.path(path), **FIRST, **{name: value})
+    with self.assertRaisesRegex(InputError, f'^got models that differ in {name}, .*dequantize'):
+      self.run_merge(('a.npz', 'b.npz'), method='uniform')
+    self.assertFalse(os.path.exists(self.path('out')))
+    self.run_merge(('a.npz', 'a.npz'), method='uniform')  # The same in all.
+    np.testing.assert_array_equal(self.merged('merged.npz')[name], x)
+
+  def test_lora_pairs(self):
+    for path in 'a.npz', 'b.npz':
+      np.savez(self.path(path), **{
+          'q.lora_A.weight': np.ones((2, 9), np.float32), 'q.lora_B.weight': np.ones((8, 2), 'f4')})
+    with self.assertRaisesRegex(InputError, '^got the LoRA pair'):
+      self.run_merge(('a.npz', 'b.npz'), method='uniform')
+    self.assertFalse(os.path.exists(self.path('out')))
+    said = self.run_merge(('a.npz', 'b.npz'), method='uniform', lora_rank=1)
+    self.assertRegex(said, r'q.lora_A.weight +│ float32 +│ \(1, 9\) +│ uniform of products')
+    self.assertIn('LoRA pairs of rank 2 are now of rank 1, ', said)
+    with open(self.path('out', 'merge.json')) as file:
+      self.assertEqual(json.load(file)['lora_rank'], 1)
 
   @parameterized.parameters(
       {'count': np.arange(3)}, {'bn.running_mean': np.ones(3, np.float32)}, {})
@@ -247,6 +346,37 @@ class MergeTest(parameterized.TestCase):
       self.run_merge(('a.safetensors', 'x.safetensors'), method='ties', base='base.safetensors')
     files.save(self.path('y.safetensors'), {name: np.zeros_like(x) for name, x in BASE.items()})
     self.run_merge(method='ties', base='y.safetensors')  # Nothing tells zeros from their start.
+
+  @parameterized.parameters(0, 10, 1000, 'fsync', 'replace')
+  def test_a_full_disk_is_one_line_and_code_1(self, fails):
+    full = full_disk.largest_file(fails) if isinstance(fails, int) else mock.patch.object(
+        os, fails, side_effect=OSError(errno.ENOSPC, 'full'))
+    run = mock.patch.object(merge.app, 'run', lambda main, flags_parser: main(['merge']))
+    self.run_merge(method='uniform', dry_run=True)  # Compiles, which may write to a cache.
+    given = {'models': [self.path(f'{name}.safetensors') for name in 'ab'], 'method': 'uniform',
+             'out': self.path('out')}
+    with flagsaver.flagsaver(**given), run, full, contextlib.redirect_stderr(
+        io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()), self.assertRaises(
+            SystemExit) as caught:
+      merge.entry()
+    self.assertEqual(caught.exception.code, 1)
+    self.assertRegex(said.getvalue(), r'^hmm_jax: .*out.*\n$')
+    self.assertEqual(os.listdir(self.path('out')), [])
+
+  def test_what_failed_late_leaves_no_half(self):
+    calls, replace = [], os.replace
+
+    def second_fails(*paths):
+      calls.append(paths)
+      if len(calls) == 2:
+        raise OSError(errno.ENOSPC, 'full')
+      replace(*paths)
+
+    with mock.patch.object(os, 'replace', second_fails), self.assertRaises(OSError):
+      self.run_merge(method='uniform')
+    self.assertEqual(os.listdir(self.path('out')), [])
+    self.run_merge(method='uniform')
+    self.assertCountEqual(os.listdir(self.path('out')), ['merged.safetensors', 'merge.json'])
 
   def test_overwrites_nothing(self):
     self.run_merge(method='uniform')

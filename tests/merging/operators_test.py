@@ -29,6 +29,11 @@ def labels_read(model, stacked, base, examples, indices, key):
   return tree.scale(1 / (1 + examples.y[indices[0]].sum()), tree.mean(stacked['params']))
 
 
+def padding_read(model, stacked, base, examples, indices, key):
+  """Shrinks the mean by the examples in the place of -1."""
+  return tree.scale(1 / (1 + jnp.abs(examples.x[indices]).sum()), tree.mean(stacked['params']))
+
+
 def scaled(check):
   """Returns an operator with a setting, which it checks in this way."""
 
@@ -92,6 +97,9 @@ WRONG = {
             needs=(*ON_DATA.needs, 'labels'),
             make=lambda: lambda model, stacked, *args: tree.mean(stacked['params'])),
         'labels matter where they are needed', 'other labels give the same merge'),
+    'padding that is read': (
+        ON_DATA._replace(make=lambda: padding_read), 'padding is not read',
+        'examples that no index names are read'),
     'an unknown need': (
         PLAIN._replace(needs=('shared init', 'luck')), 'needs are known', 'needs luck'),
     'nothing said of how models start': (

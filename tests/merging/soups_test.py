@@ -71,7 +71,7 @@ class GreedySoupTest(parameterized.TestCase):
     toys.assert_close(got, tree.mix(row, stacked['params']))
 
   def test_as_many_right_answers_in_other_batches_are_no_rise(self):
-    model = SimpleNamespace(apply=lambda variables, x, train: (
+    model = SimpleNamespace(apply=lambda variables, x, train, mask: (
         jnp.stack([variables['params'][x], jnp.zeros(len(x))], axis=-1), variables))
     merge = toys.jit(lambda stacked: soups.greedy_soup()(
         model, {'params': stacked}, None, Examples(jnp.arange(40), jnp.zeros(40, int)),

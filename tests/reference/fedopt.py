@@ -24,6 +24,13 @@ def adam(delta, memory, step, *, lr, b1, b2, eps):
   return _adaptive(m, v, step, lr, b1, b2, eps)
 
 
+def adagrad(delta, memory, step, *, lr, tau):
+  """FedAdagrad, with beta_1 = 0 and v_{-1} = tau^2: returns (change, memory)."""
+  del step
+  v = memory.get('v', tau**2) + delta**2
+  return lr * delta / (np.sqrt(v) + tau), {'v': v}
+
+
 def fedopt(params, clients, *, rounds, epochs, lr, server):
   """Returns the global model; `server` is one of the rules above with its settings bound."""
   memory = {name: {} for name in params}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hmm_jax import tree
 from hmm_jax.merging.alignment.permutation import assign, permute
-from hmm_jax.merging.batches import mean_over_batches
+from hmm_jax.merging.batches import mean_over_batches, row_weights
 from hmm_jax.registry import Operator
 from hmm_jax.types import Array, Examples, InputError, Model, PyTree
 
@@ -47,9 +47,9 @@ def match_activations(
     raise InputError(f'got units of {", ".join(missing)}, whose activations are not recorded; '
                      'expected dense layers and convolutions only: match weights instead')
 
-  def measure(x):
-    seen = model.linear(a, x), model.linear(b, x)
-    return {path: _moments(*(layers[path].outputs for layers in seen))
+  def measure(batch):
+    seen = model.linear(a, batch.x), model.linear(b, batch.x)
+    return {path: _moments(batch.mask, *(layers[path].outputs for layers in seen))
             for path, group in written.items() if group}
 
   moments = mean_over_batches(measure, examples, rows)
@@ -70,10 +70,12 @@ def align_by_activations(
   return lax.map(align, stacked)
 
 
-def _moments(p, q):
+def _moments(mask, p, q):
   """Returns the means of outputs p and q [R, n], of their squares and of all products."""
-  products = jnp.matmul(p.T, q, precision='highest') / len(p)
-  return p.mean(axis=0), q.mean(axis=0), (p**2).mean(axis=0), (q**2).mean(axis=0), products
+  weights = row_weights(mask, len(p))
+  mean = lambda x: (weights * x).sum(axis=0)
+  products = jnp.matmul(p.T, weights * q, precision='highest')
+  return mean(p), mean(q), mean(p**2), mean(q**2), products
 
 
 def _correlations(p, q, p_square, q_square, products):

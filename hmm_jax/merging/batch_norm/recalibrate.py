@@ -6,16 +6,18 @@ The mean of several models' running statistics is not that of the merged network
 from collections.abc import Callable
 
 import jax
+from jax import lax
 
-from hmm_jax.merging.batches import mean_over_batches
+from hmm_jax.merging.batch_norm.pool import pool
+from hmm_jax.merging.batches import mean_over_batches, take
 from hmm_jax.types import Array, Examples, Model, PyTree
 
 
 def recalibrate(model: Model, variables: PyTree, examples: Examples, rows: Array) -> PyTree:
   """Replaces a model's normalization statistics by their mean over S batches.
 
-  Every batch has equal weight, as in PyTorch's cumulative average. A model without
-  statistics is returned unchanged.
+  Batches are weighted by their examples: equally, as in PyTorch's cumulative average, where they
+  are full. A model without statistics is returned unchanged.
 
   Args:
     model: the network.
@@ -29,8 +31,26 @@ def recalibrate(model: Model, variables: PyTree, examples: Examples, rows: Array
   """
   if not variables.keys() - {'params'}:
     return variables
-  measured = mean_over_batches(lambda x: model.statistics(variables, x), examples, rows)
-  return {**variables, **measured}
+  measure = lambda batch: model.statistics(variables, batch.x, mask=batch.mask)
+  return {**variables, **mean_over_batches(measure, examples, rows)}
+
+
+def pooled(model: Model, variables: PyTree, examples: Examples, rows: Array) -> PyTree:
+  """Replaces a model's normalization statistics by those of the examples of all batches together.
+
+  Variances have the spread between batches in them, which their mean lacks, so that the first
+  normalization does not depend on the batches. Later ones do, as each batch normalizes their
+  inputs by itself. Arguments are those of `recalibrate`.
+  """
+  if not variables.keys() - {'params'}:
+    return variables
+
+  def measure(own):
+    batch = take(examples, own)
+    return model.statistics(variables, batch.x, mask=batch.mask)
+
+  counts = (rows >= 0).sum(axis=1)
+  return {**variables, **pool(counts / counts.sum(), lax.map(measure, rows))}
 
 
 def calibration(model: Model, source: Callable, *, batches: int, batch: int) -> Callable:

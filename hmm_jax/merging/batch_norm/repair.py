@@ -9,7 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.merging.batches import mean_over_batches
+from hmm_jax.merging.batches import mean_over_batches, row_weights
 from hmm_jax.types import Array, Examples, Model, PyTree
 
 _STEADY = 1e-6  # Times the mean square: a unit of less variance is constant up to rounding.
@@ -61,9 +61,12 @@ def repair(model: Model, merged: PyTree, stacked: PyTree, examples: Examples, ro
 def _outputs(model, variables, examples, rows):
   """Returns the mean and deviation of each linear layer's outputs: {path: ([G], [G])}."""
 
-  def moments(x):
-    layers = model.linear(variables, x)
-    return {path: (seen.outputs.mean(axis=0), jnp.square(seen.outputs).mean(axis=0))
+  def mean_and_square(x, weights):
+    return (weights * x).sum(axis=0), (weights * jnp.square(x)).sum(axis=0)
+
+  def moments(batch):
+    layers = model.linear(variables, batch.x)
+    return {path: mean_and_square(seen.outputs, row_weights(batch.mask, len(seen.outputs)))
             for path, seen in layers.items()}
 
   def deviation(mean, square):
