@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 
+from hmm_jax.data import values
 from hmm_jax.types import InputError
 
 # Raised by NumPy and zipfile for a file that is absent, truncated or altered.
@@ -15,13 +16,13 @@ _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, OverflowErr
            zipfile.BadZipFile, zlib.error)
 
 
-def labels(path: str, rows: int, classes: int) -> np.ndarray:
-  """Loads alternative labels of the training examples: `y` in the file, [D] int32.
+def labels(path: str, rows: int, names: Sequence[str]) -> np.ndarray:
+  """Loads alternative labels of the training examples: `y` in the file, as classes [D] int32.
 
   Args:
     path: of the file; other arrays are ignored.
     rows: D, number of training examples as loaded.
-    classes: C.
+    names: of the C classes, of which the labels are.
 
   Raises:
     InputError: the file cannot be read, or its labels don't fit the data set.
@@ -30,12 +31,12 @@ def labels(path: str, rows: int, classes: int) -> np.ndarray:
   y = read(path, ('y',), refusal).get('y')
   if y is None:
     raise refusal('expected an array y, it has none')
-  if y.dtype.kind not in 'iu' or y.shape != (rows,):
-    raise refusal(f'y is {y.dtype} {y.shape}, expected integers ({rows},), one for each training '
-                  'example of the data set')
-  if y.min() < 0 or y.max() >= classes:
-    raise refusal(f'y goes from {y.min()} to {y.max()}, expected labels from 0 to {classes - 1}')
-  return y.astype(np.int32)
+  y = values.labels(y, 'y', rows, refusal).astype(str)
+  found = values.number(y, names)
+  if (unknown := found < 0).any():
+    raise refusal(f'y has the label {str(y[unknown][0])!r:.40}, expected those of the data set, '
+                  f'{values.listed(names)}')
+  return found
 
 
 def vectors(path: str, names: Sequence[str]) -> np.ndarray:
@@ -64,11 +65,7 @@ def vectors(path: str, names: Sequence[str]) -> np.ndarray:
   if missing := [name for name in dict.fromkeys(names) if name not in place]:
     raise refusal(f'expected a vector for each tweet, {len(missing)} have none, the first is '
                   f'{missing[0]}')
-  with np.errstate(over='ignore'):  # overflow to infinity is refused below
-    x = x[[place[name] for name in names]].astype(np.float32)
-  if not np.isfinite(x).all():
-    raise refusal('x holds values that are not finite in float32')
-  return x
+  return values.floats(x[[place[name] for name in names]], 'x', refusal)
 
 
 def read(path: str, names: Collection[str], refusal: Callable[[str], Exception]) -> dict:

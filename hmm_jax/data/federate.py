@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hmm_jax.data import values
 from hmm_jax.registry import Setting
 from hmm_jax.types import Clients, Dataset, Examples, Federation, InputError, Split
 
@@ -183,16 +184,16 @@ def label_counts(federation: Federation, classes: int) -> np.ndarray:
   return np.stack([np.bincount(y[rows], minlength=classes) for rows in federation.clients.valid()])
 
 
-def describe(federation: Federation, classes: int, *,
+def describe(federation: Federation, dataset: Dataset, *,
              source: str = '') -> list[tuple[str, str]]:
   """Returns a summary of a federation as (name, figures) pairs, for a short table.
 
   Args:
     federation: on the host.
-    classes: C.
+    dataset: that it was made of; its inputs are not looked at.
     source: where the server's examples come from, if it is to be shown.
   """
-  counts = label_counts(federation, classes)
+  counts = label_counts(federation, dataset.classes)
   train, validation, test = (
       np.concatenate(clients.valid()) for clients in
       (federation.clients, federation.validation.clients, federation.test.clients))
@@ -202,6 +203,7 @@ def describe(federation: Federation, classes: int, *,
       ('clients', f'{len(counts):,}'),
       ('training examples', f'{len(np.unique(train)):,} of {total:,}'),
       ('training examples per client', _spread(counts.sum(axis=1))),
+      *([('classes', values.listed(dataset.names))] if dataset.names else []),
       ('classes per client', _spread((counts > 0).sum(axis=1))),
       ('validation examples', f'{len(federation.validation.rows):,}'),
       ('test examples',
@@ -210,6 +212,7 @@ def describe(federation: Federation, classes: int, *,
       *_describe_server(federation.server, source),
       *([] if federation.corrupted is None else
         [('corrupted clients', f'{federation.corrupted.sum():,}')]),
+      *dataset.facts,
   ]
 
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from hmm_jax.data import values
 from hmm_jax.registry import Setting
 from hmm_jax.types import Dataset, Examples, InputError, Server
 
@@ -56,6 +57,20 @@ def other(dataset: Dataset, source: Dataset, size: int, seed: int) -> Examples:
   chunks = np.array_split(rows, -(-size // _CHUNK))
   x = np.concatenate([_fit(source.x_train[chunk], dataset.x_train) for chunk in chunks])
   return Examples(x, _examples(source, rows).y)
+
+
+def aligned(source: Dataset, dataset: Dataset) -> Dataset:
+  """Numbers the classes of another data set as the clients' of the same names.
+
+  Classes of other names get the numbers from the clients' C on, and are none of theirs.
+  """
+  if source.names == dataset.names:
+    return source
+  ours, theirs = values.names(dataset), values.names(source)
+  ours += tuple(name for name in theirs if name not in ours)
+  place = values.number(np.array(theirs), ours)
+  return source._replace(y_train=place[source.y_train], y_test=place[source.y_test],
+                         classes=len(ours), names=ours)
 
 
 def noisy_labels(examples: Examples, share: float, classes: int, seed: int) -> Examples:

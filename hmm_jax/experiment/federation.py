@@ -3,7 +3,7 @@
 
 from ml_collections import ConfigDict
 
-from hmm_jax.data import arrays, corrupt, federate, server
+from hmm_jax.data import arrays, corrupt, federate, server, values
 from hmm_jax.data.partition import PARTITIONERS
 from hmm_jax.data.sources import SOURCES
 from hmm_jax.experiment import config as configs
@@ -16,7 +16,7 @@ def dataset(config: ConfigDict) -> Dataset:
   loaded, kind = _load(config, config.dataset), config.corrupt.kind
   if kind.startswith('labels:'):  # Before subsetting: the labels are for all examples of the set.
     loaded = loaded._replace(relabeled=arrays.labels(
-        kind.removeprefix('labels:'), len(loaded.y_train), loaded.classes))
+        kind.removeprefix('labels:'), len(loaded.y_train), values.names(loaded)))
   return federate.subset(loaded, config.subset, config.partition.seed)
 
 
@@ -100,7 +100,7 @@ def _split_server(config, data):
   elif domain:
     data, examples = server.of_domain(data, _domain(source), size, seed)
   else:
-    found = _server_data(config)
+    found = server.aligned(_server_data(config), data)
     examples, classes = server.other(data, found, size, seed), found.classes
   examples = server.noisy_labels(examples, settings.noise, classes, seed)
   return data, server.central(examples, settings.held_out, seed)

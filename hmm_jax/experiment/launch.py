@@ -14,7 +14,7 @@ from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import plots
 from hmm_jax.report.screen import Screen
-from hmm_jax.types import Algorithm, Experiment, Federation, InputError
+from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError
 
 # Keys that say what is shown beside a run, and change nothing in it.
 COSMETIC = {'name', 'references', 'variants'}
@@ -35,12 +35,12 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
     return summary
 
-  experiment, federated, classes = made
+  experiment, federated, data = made
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
-               [*describe(federated, classes, source=config.server.source),
+               [*describe(federated, data, source=config.server.source),
                 *experiment.algorithm.facts])
-  counts = label_counts(federated, classes)
-  del made, federated  # The devices have what they need.
+  counts = label_counts(federated, data.classes)
+  del made, federated, data  # The devices have what they need.
 
   leads = jax.process_index() == 0
   with workdir.owned() if leads else contextlib.nullcontext():
@@ -71,8 +71,8 @@ def run_config(config: ConfigDict, workdir: str, *, silent: bool = False) -> Run
   return Run.load(workdir)
 
 
-def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federation, int] | None:
-  """Builds what a run needs: experiment, federation, classes; None if it is finished.
+def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federation, Dataset] | None:
+  """Builds what a run needs; None if it is finished. The data set is without its inputs.
 
   Raises:
     InputError: the config, the data or the workdir does not suit.
@@ -85,7 +85,7 @@ def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federatio
   federated = federation.federation(config, data)
   experiment = build.experiment(config, data, federated)
   check_extension(config, workdir, experiment.algorithm)
-  return experiment, federated, data.classes
+  return experiment, federated, data._replace(x_train=(), x_test=())
 
 
 def check_extension(config: ConfigDict, workdir: Workdir, algorithm: Algorithm):

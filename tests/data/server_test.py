@@ -109,6 +109,24 @@ class TakenTest(parameterized.TestCase):
 class OtherTest(parameterized.TestCase):
   """Rows of another data set."""
 
+  @parameterized.parameters(
+      ((), ('1', '3'), [1, 3], 4),
+      (('a', 'b', 'c'), ('c', 'a'), [2, 0], 3),
+      ((), ('1', '12'), [1, 4], 5),  # 12 is none of the clients' four classes, nor becomes one
+      (('1', '2', '3', '4'), (), [4, 0], 5))
+  def test_classes_are_those_of_the_same_name(self, ours, theirs, wanted, count):
+    x = np.zeros((2, 3, 3, 1), np.uint8)
+    clients = images(x, classes=len(ours) or 4)._replace(names=ours)
+    source = images(x, classes=2)._replace(names=theirs, y_test=np.array([1]))
+    made = server.aligned(source, clients)
+    self.assertEqual((made.y_train.tolist(), made.classes), (wanted, count))
+    self.assertEqual(made.y_test.tolist(), wanted[1:])
+
+  def test_classes_without_names_stay(self):
+    x = np.zeros((2, 3, 3, 1), np.uint8)
+    source = images(x, classes=20)
+    self.assertIs(server.aligned(source, images(x)), source)
+
   def test_rows_keep_the_labels_of_their_set(self):
     y = np.arange(1200) % 8
     x = np.arange(1200, dtype=np.float32)[:, None]

@@ -231,8 +231,21 @@ class ServerTest(parameterized.TestCase):
     with self.assertRaisesRegex(InputError, r'y is int64 \(150,\), expected integers \(300,\)'):
       deal(**{'corrupt.kind': f'labels:{short}', 'subset': 0.5})
     far = self.write(y=np.arange(300) % 11)
-    with self.assertRaisesRegex(InputError, 'y goes from 0 to 10, expected labels from 0 to 9'):
+    with self.assertRaisesRegex(InputError, "y has the label '10', expected .* 10: '0', "):
       deal(**{'corrupt.kind': f'labels:{far}'})
+
+  def test_labels_of_people_and_of_the_server_have_the_names_of_the_clients(self):
+    x, y = np.arange(200.)[:, None], np.arange(200) % 4
+    path = self.write(x=x, y=10 * y + 10)
+    people = self.write(y=np.full(200, 30))
+    other = self.write(x=x, y=40 - 20 * (y % 2))
+    data, made = deal(**{
+        'dataset': f'npz:{path}', 'corrupt.kind': f'labels:{people}', 'corrupt.clients': 1.0,
+        'partition.kind': 'iid', 'server.source': f'npz:{other}', 'server.size': 50})
+    self.assertEqual(data.names, ('10', '20', '30', '40'))
+    np.testing.assert_array_equal(made.examples.y[held_by(made.clients)], 2)
+    held = made.server.examples
+    np.testing.assert_array_equal(held.y, 3 - 2 * (held.x[:, 0].astype(int) % 2))
 
   def test_pooled_test_rows_have_no_labels_of_people(self):
     labels = self.write(y=np.arange(300) % 10)

@@ -80,6 +80,34 @@ class NpzTest(parameterized.TestCase):
     self.assertEqual(result.dtype, loaded)
     np.testing.assert_array_equal(result, x)
 
+  @parameterized.parameters(
+      ([1, 2, 3, 2, 1], (), [0, 1, 2, 1, 0], '123'),
+      ([0, 9000, 0, 1000, 0], (), [0, 2, 0, 1, 0], ('0', '1000', '9000')),
+      ([2**40, 5, 5, 5, 5], (), [1, 0, 0, 0, 0], ('5', str(2**40))),
+      ([1, 1, 1, 2, 2], [5, 2], [0, 0, 0, 1, 1], '125'),
+      ([7] * 5, (), [0] * 5, '7'),
+      ([*'cabba'], (), [2, 0, 1, 1, 0], 'abc'),
+      ([0, 2, 1, 1, 0], [3], [0, 2, 1, 1, 0], ''),
+      ([*'02110'], (), [0, 2, 1, 1, 0], ''))
+  def test_labels_are_numbered_and_keep_their_names(self, y, y_test, classes, names):
+    test = {'x_test': X[:len(y_test)], 'y_test': np.array(y_test)} if y_test else {}
+    loaded = npz.load(self.save(x=X, y=np.array(y), **test))
+    self.assertEqual((loaded.y_train.dtype, loaded.y_train.tolist()), (np.int32, classes))
+    self.assertEqual(loaded.names, tuple(names))
+    self.assertEqual(loaded.classes, len(set(y) | set(y_test)))
+    self.assertEqual(loaded.y_test.dtype, np.int32)
+    known = loaded.names or tuple(map(str, range(loaded.classes)))
+    self.assertEqual([known[c] for c in loaded.y_test], [*map(str, y_test)])
+
+  def test_labels_of_both_splits_in_other_types(self):
+    loaded = npz.load(self.save(x=X, y=np.int64(Y), x_test=X[:1], y_test=np.array([2**63 + 1])))
+    self.assertEqual(loaded.names, ('0', '1', '2', str(2**63 + 1)))
+
+  @parameterized.parameters((np.float32, False), (np.float16, False), (float, True), ('>f8', True))
+  def test_says_where_inputs_are_rounded(self, dtype, said):
+    loaded = npz.load(self.save(x=np.ones((5, 2), dtype), y=Y))
+    self.assertEqual('rounded' in str(loaded.facts), said)
+
   def test_home_directory(self):
     self.save(x=X, y=Y)
     with absltest.mock.patch.dict(os.environ, HOME=self.folder):
@@ -98,7 +126,7 @@ class NpzTest(parameterized.TestCase):
       ({'x': X, 'y': Y.astype(float)}, 'y is float64'),
       ({'x': X, 'y': Y > 0}, 'y is bool'),
       ({'x': X, 'y': Y - 1}, 'y goes from -1 to 1, expected labels from 0'),
-      ({'x': X, 'y': Y + 2**31}, 'expected labels from 0'),
+      ({'x': X, 'y': Y, 'x_test': X, 'y_test': Y.astype(str)}, 'int64 in training and <U'),
       ({'x': X[:0], 'y': Y[:0]}, r'x is uint8 \(0, 4, 3\)'),
       ({'x': Y, 'y': Y}, r'x is int64 \(5,\)'),
       ({'x': X.astype(str), 'y': Y}, 'x is <U'),
