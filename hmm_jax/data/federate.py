@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax.data import values
@@ -21,8 +20,6 @@ Parts = Sequence[Sequence[np.ndarray]]
 Source = Callable[..., tuple[Parts, np.ndarray]]
 
 _ALIGNMENT = 64  # bytes
-_INPUT_TYPES = tuple(map(np.dtype, (
-    np.uint8, np.int32, np.float32, np.float16, jnp.bfloat16)))
 _GLOBAL, _DEAL, _LOCAL, _ALIKE, _SUBSET = range(5)  # streams of random numbers under one seed
 
 
@@ -137,12 +134,12 @@ def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
       would have to be cast: labels that are no classes, or inputs of a wider type.
   """
   _check(validation, test, seed)
-  for split in ('train', 'test'):
-    _check_arrays(dataset, split)
+  values.check(dataset)
   parts, global_test = test_rows(
       dataset, assign, divide, fractions=(validation, test), seed=seed, held_out=held_out)
   train, own_validation, own_test = map(_clients, parts)
-  labels = (y.astype(np.int32, copy=False) for y in (dataset.y_train, dataset.y_test))
+  labels = (values.class_numbers(y, dataset.classes, dataset.name)
+            for y in (dataset.y_train, dataset.y_test))
   return Federation(
       examples=Examples(x=jax.tree.map(_join, dataset.x_train, dataset.x_test),
                         y=_join(*labels)),
@@ -285,23 +282,6 @@ def _clients(rows):
   for k, own in enumerate(rows):
     index[k, :size[k]] = own
   return Clients(np.arange(len(rows), dtype=np.int32), index, size)
-
-
-def _check_arrays(dataset, split):
-  """Refuses what a federation could hold only with other values: nothing is cast silently."""
-  inputs, y = getattr(dataset, f'x_{split}'), getattr(dataset, f'y_{split}')
-  of = f'{split} split of {dataset.name}'
-  for x in jax.tree.leaves(inputs):
-    if x.dtype not in _INPUT_TYPES:
-      raise InputError(f'got inputs in {x.dtype} in the {of}; expected '
-                       f'{", ".join(map(str, _INPUT_TYPES))}')
-    if len(x) != len(y):
-      raise InputError(f'got {len(x)} inputs and {len(y)} labels in the {of}; expected as many')
-  if len(y) and not np.issubdtype(y.dtype, np.integer):
-    raise InputError(f'got labels in {y.dtype} in the {of}; expected integers, the classes')
-  if len(y) and not 0 <= y.min() <= y.max() < dataset.classes:
-    raise InputError(f'got labels from {y.min()} to {y.max()} in the {of}; expected from 0 to '
-                     f'{dataset.classes - 1}, below classes={dataset.classes}')
 
 
 def _join(train, test):

@@ -55,7 +55,11 @@ def other(dataset: Dataset, source: Dataset, size: int, seed: int) -> Examples:
   _check_fits(source, dataset.x_train)
   rows = _draw(source.y_train, size, len(source.y_train), seed, source.name)
   chunks = np.array_split(rows, -(-size // _CHUNK))
-  x = np.concatenate([_fit(source.x_train[chunk], dataset.x_train) for chunk in chunks])
+  with np.errstate(over='ignore'):  # overflow to infinity is refused below
+    x = np.concatenate([_fit(source.x_train[chunk], dataset.x_train) for chunk in chunks])
+  if not values.finite(x):
+    raise InputError(f'got source={source.name} with inputs that are not finite in {x.dtype}, the '
+                     "type of the clients'; expected smaller numbers")
   return Examples(x, _examples(source, rows).y)
 
 
@@ -123,7 +127,8 @@ def _others(total, rows):
 
 def _examples(dataset, rows):
   chosen = dataset.keep(rows)
-  return Examples(chosen.x_train, chosen.y_train.astype(np.int32, copy=False))
+  return Examples(
+      chosen.x_train, values.class_numbers(chosen.y_train, dataset.classes, dataset.name))
 
 
 def _check_fits(source, like):

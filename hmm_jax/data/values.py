@@ -7,6 +7,8 @@ else, such as booleans, complex numbers and objects, and floats as labels, is re
 
 from collections.abc import Callable, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax.types import Dataset, InputError
@@ -14,7 +16,10 @@ from hmm_jax.types import Dataset, InputError
 # Makes the error for what is wrong with a file: (text) -> InputError.
 Refusal = Callable[[str], InputError]
 
+_INPUT_TYPES = tuple(map(np.dtype, (
+    np.uint8, np.int32, np.float32, np.float16, jnp.bfloat16)))
 _INT32 = np.iinfo(np.int32)
+_CHANNELS = (1, 3, 4)  # of a picture: gray, color, color with opacity
 _SHOWN, _LONG = 4, 20  # names in a list, and characters of a name
 
 
@@ -83,7 +88,7 @@ def floats(x: np.ndarray, name: str, refusal: Refusal) -> np.ndarray:
   """Returns numbers of a file as float32, all of them finite."""
   with np.errstate(over='ignore'):  # overflow to infinity is refused below
     x = x.astype(np.float32, copy=False)
-  if not _finite(x):
+  if not finite(x):
     raise refusal(f'{name} holds values that are not finite in float32')
   return x
 
@@ -98,6 +103,80 @@ def owners(arrays: dict[str, np.ndarray], name: str, rows: int,
   return found
 
 
-def _finite(x):
+def finite(x: np.ndarray) -> bool:
+  """Tells whether all numbers are finite."""
   # NaN is the least and the largest number of any array that holds it.
-  return not x.size or np.isfinite([x.min(), x.max()]).all()
+  return not x.size or bool(np.isfinite([x.min(), x.max()]).all())
+
+
+def check(dataset: Dataset):
+  """Checks that a data set holds what `Dataset` says, whoever made it.
+
+  Raises:
+    InputError: it would have to be cast, is empty or not finite, or does not fit together.
+  """
+  name, count = dataset.name, dataset.classes
+  train, test = jax.tree.leaves(dataset.x_train), jax.tree.leaves(dataset.x_test)
+  for split, inputs, y in (('train', train, dataset.y_train), ('test', test, dataset.y_test)):
+    _check_split(inputs, y, count, f'{split} split of {name}')
+  kinds = [[(x.dtype, x.shape[1:]) for x in split] for split in (train, test)]
+  if kinds[0] != kinds[1]:
+    said = [', '.join(f'{dtype} {shape}' for dtype, shape in kind) for kind in kinds]
+    raise InputError(f'got inputs of {said[1]} in the test split of {name}; expected {said[0]}, '
+                     'as in training')
+  if not len(dataset.y_train):
+    raise InputError(f'got 0 examples in the train split of {name}; expected at least 1')
+  if len({*dataset.names}) not in (0, count):
+    raise InputError(f'got {len({*dataset.names})} names of the {count} classes of {name}; '
+                     'expected one for each, or none')
+  for field in ('client', 'domain', 'relabeled'):
+    if getattr(dataset, field) is not None:
+      owners(dataset._asdict(), field, len(dataset.y_train),
+             lambda text: InputError(f'got the data set {name}; {text}'))
+  if dataset.relabeled is not None:
+    class_numbers(dataset.relabeled, count, f'relabeled of {name}')
+
+
+def class_numbers(y: np.ndarray, count: int, of: str) -> np.ndarray:
+  """Returns labels as int32 if they are integers from 0 to `count` - 1."""
+  if not np.issubdtype(_dtype(y), np.integer):
+    raise InputError(f'got labels in {_dtype(y)} in the {of}; expected integers, the classes')
+  if y.ndim != 1:
+    raise InputError(f'got labels of shape {y.shape} in the {of}; expected one for each example')
+  if len(y) and not 0 <= y.min() <= y.max() < count:
+    raise InputError(f'got labels from {y.min()} to {y.max()} in the {of}; expected from 0 to '
+                     f'{count - 1}, below classes={count}')
+  return y.astype(np.int32, copy=False)
+
+
+def _check_split(inputs, y, count, of):
+  class_numbers(y, count, of)
+  for x in inputs:
+    if _dtype(x) not in _INPUT_TYPES:
+      raise InputError(f'got inputs in {_dtype(x)} in the {of}; expected '
+                       f'{", ".join(map(str, _INPUT_TYPES))}')
+    if len(x) != len(y):
+      raise InputError(f'got {len(x)} inputs and {len(y)} labels in the {of}; expected as many')
+    if 0 in x.shape[1:]:
+      raise InputError(f'got inputs of shape {x.shape[1:]} in the {of}; expected no axis of 0')
+    if channels_first(x.shape):
+      raise InputError(f'got images of shape {x.shape[1:]} in the {of}; expected channels last, '
+                       'such as x.transpose(0, 2, 3, 1)')
+    if not finite(x):
+      raise InputError(f'got NaN or infinity among the inputs in the {of}; expected finite numbers')
+
+
+def channels_first(shape: tuple[int, ...]) -> bool:
+  """Tells whether inputs are surely pictures [D, C, H, W].
+
+  Other arrays [D, H, W, C] may begin with a 1, 3 or 4, too: features of 4 x 4 pixels, or a signal
+  of 1 x 128 steps with 9 channels. But these are small, or long and narrow; pictures are neither.
+  """
+  if len(shape) != 4 or shape[1] not in _CHANNELS or shape[3] in _CHANNELS:
+    return False
+  short, long = sorted(shape[2:])
+  return short > max(_CHANNELS) and long <= 4 * short
+
+
+def _dtype(x):
+  return getattr(x, 'dtype', np.dtype(object))

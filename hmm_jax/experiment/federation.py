@@ -30,10 +30,14 @@ def _load(config, name, key='dataset'):
   else:
     record, path = SOURCES['tfds'], name
   try:
-    return record.load(path, configs.section(config, record), config.data_dir)
+    loaded = record.load(path, configs.section(config, record), config.data_dir)
   except InputError as error:
     near = suggestion(name, [record.form for record in SOURCES.values()])
     raise InputError(f'{error}{near}' if record.name == 'tfds' else str(error)) from error
+  if not isinstance(loaded, Dataset):
+    raise InputError(f'got {key}={name}, which loads {type(loaded).__name__}; expected a Dataset')
+  values.check(loaded)
+  return loaded
 
 
 def cohort(config: ConfigDict) -> int:

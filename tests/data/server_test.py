@@ -207,6 +207,17 @@ class OtherTest(parameterized.TestCase):
       server.other(images(np.zeros((5, 1), np.uint8)),
                    images(np.array(values, np.float32)[:, None], name='far'), 2, 0)
 
+  def test_floats_that_overflow_in_the_type_of_the_clients(self):
+    source, clients = np.full((2, 3, 3, 1), 1e6, np.float32), np.zeros((2, 3, 3, 1), np.float16)
+    with self.assertRaisesRegex(InputError, 'got source=images .* not finite in float16'):
+      server.other(images(clients), images(source), 2, 0)
+
+  def test_labels_are_not_cast(self):
+    x = np.zeros((2, 3, 3, 1), np.uint8)
+    for y in (np.array([0.5, 1.5]), np.array([2**40, 1])):
+      with self.assertRaisesRegex(InputError, 'got labels'):
+        server.other(images(x), images(x, y), 2, 0)
+
   def test_several_modalities(self):
     one = images(np.zeros((9, 4, 4, 3)), name='near')
     both = one._replace(name='far', x_train={'image': one.x_train, 'text': np.zeros((9, 2))})
