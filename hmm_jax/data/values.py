@@ -106,7 +106,7 @@ def owners(arrays: dict[str, np.ndarray], name: str, rows: int,
 def finite(x: np.ndarray) -> bool:
   """Tells whether all numbers are finite."""
   # NaN is the least and the largest number of any array that holds it.
-  return not x.size or bool(np.isfinite([x.min(), x.max()]).all())
+  return not x.size or all(np.isfinite(edge) for edge in (x.min(), x.max()))
 
 
 def check(dataset: Dataset):
