@@ -1,11 +1,12 @@
 """Builds the federation of a config: data set, server examples and client examples."""
 
+import os
 
 from ml_collections import ConfigDict
 
 from hmm_jax.data import arrays, corrupt, federate, server, values
 from hmm_jax.data.partition import PARTITIONERS
-from hmm_jax.data.sources import SOURCES
+from hmm_jax.data.sources import SOURCES, tfds
 from hmm_jax.experiment import config as configs
 from hmm_jax.registry import Partitioner, Source, find, section, suggestion
 from hmm_jax.types import Dataset, Federation, InputError
@@ -26,18 +27,25 @@ def _load(config, name, key='dataset'):
   if source in SOURCES and SOURCES[source].path == bool(path):
     record = SOURCES[source]
   elif source in SOURCES or (':' in name and key in configs.references({key: name})):
-    record, path = find(key, name, SOURCES, Source), ''
+    record, path = find(key, name, {record.form: record for record in SOURCES.values()}, Source), ''
   else:
     record, path = SOURCES['tfds'], name
   try:
     loaded = record.load(path, configs.section(config, record), config.data_dir)
-  except InputError as error:
-    near = suggestion(name, [record.form for record in SOURCES.values()])
-    raise InputError(f'{error}{near}' if record.name == 'tfds' else str(error)) from error
+  except tfds.Unknown as error:
+    forms = [record.form for record in SOURCES.values()]
+    raise InputError(f'{error}; or one of {", ".join(forms)}, package.module:RECORD, '
+                     f'path/to/file.py:RECORD{_meant(name) or suggestion(name, forms)}') from error
   if not isinstance(loaded, Dataset):
     raise InputError(f'got {key}={name}, which loads {type(loaded).__name__}; expected a Dataset')
   values.check(loaded)
   return loaded
+
+
+def _meant(name):
+  ends = {'npz': ('.npz',), 'text': ('.jsonl', '.jsonl.gz', '.jsonl.xz')}
+  return ''.join(f'; did you mean {source}:{name}?' for source, suffixes in ends.items()
+                 if name.endswith(suffixes) and os.path.isfile(os.path.expanduser(name)))
 
 
 def cohort(config: ConfigDict) -> int:

@@ -79,6 +79,18 @@ class PartitionTest(parameterized.TestCase):
                                 f'partition.kind={kind}; .*own or alike'):
       deal(**{'dataset': f'npz:{path}', 'partition.kind': kind, 'partition.test_rows': 'pooled'})
 
+  def test_a_file_without_its_source(self):
+    path = write(self, x=np.zeros((9, 5)), y=np.arange(9) % 3)
+    with self.assertRaisesRegex(InputError, rf'did you mean npz:{path}\?$'):
+      deal(dataset=path)
+
+  def test_a_source_of_ones_own_that_loads_something_else(self):
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    with open(os.path.join(folder, 'nothing.py'), 'w') as file:
+      file.write('from hmm_jax import Source\nSOURCE = Source("nothing", lambda *given: None)')
+    with self.assertRaisesRegex(InputError, 'nothing.py:SOURCE, which loads NoneType'):
+      deal(dataset=f'{folder}/nothing.py:SOURCE')
+
   def test_a_share_of_the_test_rows_of_a_set_without_any(self):
     path = write(self, x=np.zeros((90, 5)), y=np.arange(90) % 3)
     for share in (0.2, 0.4):
@@ -100,12 +112,17 @@ class PartitionTest(parameterized.TestCase):
       ('global_test', {'dataset': 'digits', 'partition.global_test': 1.0},
        'got partition.global_test=1.0'),
       ('file', {'dataset': 'npz:/nowhere.npz'}, 'got dataset=npz:/nowhere.npz'),
-      ('near_source', {'dataset': 'digit'}, 'did you mean digits'))
+      ('near_source', {'dataset': 'digit'}, 'did you mean digits'),
+      *((name, {'dataset': name}, 'npz:PATH, text:PATH, ') for name in (
+          'data.csv', '/some/folder', 'huggingface:mnist', 'hf:x', 'hf:org/x', 'mnst', 'tfds:mnst',
+          'npz', 'text:', 'digits:x', 'https://some.org/set.npz', 'a.b:RECORD', 'red\x1b[31m')))
   def test_bad_input_names_the_key(self, values, expected):
     with self.assertRaises(InputError) as caught:
       deal(**values)
     self.assertIn(expected, str(caught.exception))
-    self.assertNotIn('\n', str(caught.exception))
+    self.assertTrue(str(caught.exception).isprintable())
+    for internals in ('Parsing builder', 'ModuleNotFoundError'):
+      self.assertNotIn(internals, str(caught.exception))
 
 
 class ServerTest(parameterized.TestCase):

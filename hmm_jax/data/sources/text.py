@@ -68,11 +68,13 @@ def _read(path, owner):
   opener = _OPENERS.get(os.path.splitext(path)[1], open)
   texts = defaultdict(list)
   try:
-    with opener(os.path.expanduser(path), 'rt', encoding='utf-8') as file:
+    with opener(os.path.expanduser(path), 'rt', encoding='utf-8-sig') as file:
       for number, line in enumerate(file, 1):
         if line.strip():
           document = _document(path, number, line, owner)
-          texts[tuple(str(document[field]) for field in owner)].append(document['text'])
+          # A byte order mark, left over from a file of its own, is no character of the text.
+          texts[tuple(str(document[field]) for field in owner)].append(
+              document['text'].removeprefix('\ufeff'))
   except _DAMAGE as error:
     reason = textwrap.shorten(str(error) or type(error).__name__, 200)
     raise _error(path, f'expected a readable file of JSON lines: {reason}') from error

@@ -3,6 +3,7 @@
 import difflib
 import io
 import os
+import re
 import textwrap
 
 import numpy as np
@@ -10,7 +11,12 @@ import numpy as np
 from hmm_jax.registry import Source
 from hmm_jax.types import Dataset, InputError
 
+_NAME = re.compile(r'\w+(/[\w.+-]+)?(:[\d.*]+)?', re.ASCII)
 _CHUNK = 1000  # encoded examples held at a time
+
+
+class Unknown(InputError):
+  """The name of no set of TFDS."""
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
@@ -46,6 +52,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
 
 def _find(name, data_dir):
   """Returns the builder of a set that is prepared on disk."""
+  if not _NAME.fullmatch(name):
+    raise _unknown(name, ' such as mnist, mnist:3.0.1 or emnist/digits')
   import tensorflow_datasets as tfds  # takes a third of a second
 
   if data_dir is not None:
@@ -56,7 +64,8 @@ def _find(name, data_dir):
     known = tfds.list_builders(with_community_datasets=False)  # the others need TensorFlow
     raise _unknown(name, _nearest(name, known)) from error
   except Exception as error:  # TFDS lets through whatever a builder or a damaged file raises
-    raise _unknown(name, textwrap.shorten(str(error), 240)) from error
+    reason = re.sub(r'Failed to construct dataset .*?}": ', '', str(error), flags=re.DOTALL)
+    raise _unknown(name, f': {textwrap.shorten(reason, 240)}'.rstrip('.:')) from error
   if not builder.info.splits:
     raise _not_prepared(name, data_dir, builder.data_path)
   return builder
@@ -65,11 +74,11 @@ def _find(name, data_dir):
 def _nearest(name, known):
   stem = name.partition(':')[0].partition('/')[0]
   near = difflib.get_close_matches(stem, known)
-  return f'the nearest are {", ".join(near)}' if near else 'none comes near'
+  return f': the nearest are {", ".join(near)}' if near else ': none comes near'
 
 
 def _unknown(name, reason):
-  return InputError(f'got dataset={name!r}; expected the name of a TFDS image set: {reason}')
+  return Unknown(f'got dataset={name!r}; expected the name of a TFDS image set{reason}')
 
 
 def _not_prepared(name, data_dir, path):

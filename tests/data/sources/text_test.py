@@ -94,6 +94,18 @@ class TextTest(parameterized.TestCase):
     path = self.write(b'\n' + json.dumps(LINES[0]).encode() + b'\n  \n')
     self.assertLen(self.load(path).x_train, 2)
 
+  @parameterized.parameters('.jsonl', '.jsonl.gz', '.jsonl.xz')
+  def test_byte_order_marks_are_no_characters(self, suffix):
+    lines = [line | {'text': f'\ufeff{line["text"]}'} for line in LINES]
+    path, plain = self.save(lines, suffix), self.load(self.save())
+    with OPENERS[suffix](path, 'rb') as file:
+      content = file.read()
+    with OPENERS[suffix](path, 'wb') as file:
+      file.write(b'\xef\xbb\xbf' + content)
+    marked = self.load(path)
+    np.testing.assert_array_equal(marked.x_train, plain.x_train)
+    self.assertEqual(marked.classes, plain.classes)
+
   def test_half_a_surrogate_pair_is_a_character(self):
     path = self.write(b'{"play": "a", "speaker": "b", "text": "\\ud800abc"}\n')
     np.testing.assert_array_equal(self.load(path).x_train, [[3, 0, 1]])
