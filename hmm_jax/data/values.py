@@ -5,20 +5,19 @@ floats become float32, which is said where it rounds, labels become classes with
 else, such as booleans, complex numbers and objects, and floats as labels, is refused.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hmm_jax.data.files import Refusal
 from hmm_jax.types import Dataset, InputError
-
-# Makes the error for what is wrong with a file: (text) -> InputError.
-Refusal = Callable[[str], InputError]
 
 _INPUT_TYPES = tuple(map(np.dtype, (
     np.uint8, np.int32, np.float32, np.float16, jnp.bfloat16)))
 _INT32 = np.iinfo(np.int32)
+MOST_CLASSES = 1_000_000  # Beyond, labels are surely something else.
 _CHANNELS = (1, 3, 4)  # of a picture: gray, color, color with opacity
 _SHOWN, _LONG = 4, 20  # names in a list, and characters of a name
 
@@ -116,6 +115,9 @@ def check(dataset: Dataset):
     InputError: it would have to be cast, is empty or not finite, or does not fit together.
   """
   name, count = dataset.name, dataset.classes
+  if not isinstance(count, int | np.integer) or not 1 <= count <= MOST_CLASSES:
+    raise InputError(f'got classes={count!r} in {name}; expected a whole number from 1 to '
+                     f'{MOST_CLASSES:,}')
   train, test = jax.tree.leaves(dataset.x_train), jax.tree.leaves(dataset.x_test)
   for split, inputs, y in (('train', train, dataset.y_train), ('test', test, dataset.y_test)):
     _check_split(inputs, y, count, f'{split} split of {name}')
