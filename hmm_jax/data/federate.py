@@ -224,6 +224,7 @@ def _check(validation, test, seed):
   for name, fraction in (('validation', validation), ('test', test)):
     if not 0 <= fraction < 1:
       raise InputError(f'got {name}={fraction}; expected a fraction from 0 to below 1')
+    values.check_share(name, fraction)
   if validation + test >= 1:
     raise InputError(f'got validation={validation} and test={test}; expected '
                      'a sum below 1')
@@ -255,6 +256,7 @@ def _pool(dataset, rows):
 
 def _deal(pool, assign, seed):
   dealt = assign(pool, np.random.default_rng([seed, _DEAL]))
+  values.check_counts(len(dealt), pool.classes)
   for k, rows in enumerate(dealt):
     if not len(rows):
       raise InputError(f'got clients={len(dealt)}; client {k} holds no examples, expected '

@@ -78,7 +78,12 @@ def aligned(source: Dataset, dataset: Dataset) -> Dataset:
 
 
 def noisy_labels(examples: Examples, share: float, classes: int, seed: int) -> Examples:
-  """Replaces a share of the labels by another class, all equally likely."""
+  """Replaces a share of the labels by another class, all equally likely.
+
+  Raises:
+    InputError: the share is of no number of labels.
+  """
+  values.check_share('noise', share)
   rng = np.random.default_rng([seed, _NOISE])
   rows = rng.permutation(len(examples.y))[:round(share * len(examples.y))]
   y = examples.y.copy()
@@ -93,8 +98,9 @@ def central(examples: Examples, share: float, seed: int) -> Server:
   At least one example is held out, and never all.
 
   Raises:
-    InputError: fewer than 2 examples.
+    InputError: fewer than 2 examples, or the share is of no number of them.
   """
+  values.check_share('held_out', share)
   total = len(examples.y)
   if total < 2:
     raise InputError(f'got size={total}; expected at least 2 examples, one to learn from '

@@ -19,6 +19,8 @@ _INPUT_TYPES = tuple(map(np.dtype, (
 _INT32 = np.iinfo(np.int32)
 MOST_CLASSES = 1_000_000  # Beyond, labels are surely something else.
 _CHANNELS = (1, 3, 4)  # of a picture: gray, color, color with opacity
+_LEAST_SHARE = 1e-6
+MOST_COUNTS = 2**28  # clients x classes, 2 GiB
 _SHOWN, _LONG = 4, 20  # names in a list, and characters of a name
 
 
@@ -137,6 +139,19 @@ def check(dataset: Dataset):
              lambda text: InputError(f'got the data set {name}; {text}'))
   if dataset.relabeled is not None:
     class_numbers(dataset.relabeled, count, f'relabeled of {name}')
+
+
+def check_share(key: str, share: float):
+  """Refuses shares above 0 that are so small that they are of nothing, in any data set."""
+  if 0 < share < _LEAST_SHARE:
+    raise InputError(f'got {key}={share}; expected 0, or at least {_LEAST_SHARE}')
+
+
+def check_counts(clients: int, groups: int):
+  """Checks that a table of clients and classes, or other groups of examples, is of a fair size."""
+  if clients * groups > MOST_COUNTS:
+    raise InputError(f'got clients={clients} with {groups:,} classes; expected a product of at '
+                     f'most {MOST_COUNTS:,}')
 
 
 def class_numbers(y: np.ndarray, count: int, of: str) -> np.ndarray:

@@ -36,6 +36,9 @@ def _load(config, name, key='dataset'):
     forms = [record.form for record in SOURCES.values()]
     raise InputError(f'{error}; or one of {", ".join(forms)}, package.module:RECORD, '
                      f'path/to/file.py:RECORD{_meant(name) or suggestion(name, forms)}') from error
+  except MemoryError as error:
+    raise InputError(f'got {key}={name}, which does not fit into memory; expected a smaller data '
+                     f'set: {error}') from error
   if not isinstance(loaded, Dataset):
     raise InputError(f'got {key}={name}, which loads {type(loaded).__name__}; expected a Dataset')
   values.check(loaded)

@@ -180,6 +180,7 @@ class FederateTest(parameterized.TestCase):
       ({'validation': -.1}, 'got validation=-0.1'), ({'validation': 1}, 'got validation=1'),
       ({'test': np.nan}, 'got test=nan'), ({'test': 1.5}, 'got test=1.5'),
       ({'validation': 0.5, 'test': 0.5}, 'got validation=0.5 and test=0.5'),
+      ({'validation': 1e-320}, 'got validation=1e-320'), ({'test': 1e-9}, 'got test=1e-09'),
       ({'seed': -1}, 'got seed=-1'))
   def test_refuses(self, settings, pattern):
     with self.assertRaisesRegex(InputError, pattern):
@@ -210,6 +211,12 @@ class FederateTest(parameterized.TestCase):
 
     with self.assertRaisesRegex(InputError, 'got clients=2; client 1 holds no'):
       federate.federate(dataset(), assign, divide=divide, validation=0, test=0, seed=0)
+
+  def test_a_table_of_clients_and_classes_that_does_not_fit_into_memory(self):
+    data = dataset(test_rows=20)._replace(classes=10**6)
+    assign = lambda pool, rng: partition.iid(pool.y_train, 290, rng)
+    with self.assertRaisesRegex(InputError, 'got clients=290 with 1,000,000 classes'):
+      federate.federate(data, assign, divide=federate.deal_then_split, validation=0, test=0, seed=0)
 
   def test_too_few_rows_for_a_test_split(self):
     data = dataset()._replace(x_train=np.zeros((4, 1), np.float32), y_train=np.array([0, 0, 1, 2]),

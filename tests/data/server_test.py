@@ -241,6 +241,12 @@ class CentralTest(parameterized.TestCase):
     self.assertTrue(np.all((noisy.y >= 0) & (noisy.y < 4)))
     np.testing.assert_array_equal(clean.y, self.examples().y)  # and the caller's stay
 
+  def test_shares_of_nothing(self):
+    with self.assertRaisesRegex(InputError, 'got noise=1e-320; '):
+      server.noisy_labels(self.examples(), 1e-320, 4, 0)
+    with self.assertRaisesRegex(InputError, 'got held_out=1e-09; '):
+      server.central(self.examples(), 1e-9, 0)
+
   def test_wrong_labels_are_uniform(self):
     clean = Examples(np.zeros((9000, 1)), np.ones(9000, np.int32))
     noisy = [server.noisy_labels(clean, 1.0, 4, seed).y for seed in (0, 0, 1)]

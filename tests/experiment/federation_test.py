@@ -84,6 +84,12 @@ class PartitionTest(parameterized.TestCase):
     with self.assertRaisesRegex(InputError, rf'did you mean npz:{path}\?$'):
       deal(dataset=path)
 
+  def test_a_data_set_that_does_not_fit_into_memory(self):
+    source = federation.SOURCES['digits']._replace(load=lambda *given: np.empty(2**55))
+    with absltest.mock.patch.dict(federation.SOURCES, digits=source), self.assertRaisesRegex(
+        InputError, 'got dataset=digits, which does not fit into memory'):
+      deal(dataset='digits')
+
   def test_a_source_of_ones_own_that_loads_something_else(self):
     folder = self.enterContext(tempfile.TemporaryDirectory())
     with open(os.path.join(folder, 'nothing.py'), 'w') as file:

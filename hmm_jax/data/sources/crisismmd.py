@@ -176,10 +176,11 @@ SETTINGS = {
                       'are equal', choices=('agreed', 'text', 'image')),
     'modalities': Setting('both', 'inputs to load', choices=('text', 'image', 'both')),
     'ngrams': Setting(
-        2048, "hash buckets for a text's words and word pairs", at_least=1),
+        2048, "hash buckets for a text's words and word pairs", at_least=1, at_most=2**17),
     'vectors': Setting(
-        '', 'instead of hashed n-grams, an .npz file with tweet ids `id` and vectors `x`'),
-    'image_size': Setting(64, 'pixels per side', at_least=1),
+        '', 'instead of hashed n-grams, an .npz file with tweet ids `id` and vectors `x`, '
+        'which become float32'),
+    'image_size': Setting(64, 'pixels per side', at_least=1, at_most=1024),
     'cache': Setting('', "folder for decoded images; '': `cache` in the release's folder"),
     'broken': Setting('refuse', 'what to do with examples whose image cannot be read',
                       choices=('refuse', 'skip')),

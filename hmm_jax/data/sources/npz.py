@@ -71,4 +71,5 @@ def _split(path, arrays, x_name, y_name):
 
 SOURCE = Source(
     'npz', lambda path, settings, data_dir: load(path), path=True,
-    summary='an .npz file with x_train, y_train, x_test, y_test, or x, y; optional: client, domain')
+    summary='an .npz file with x_train, y_train, x_test, y_test, or x, y (labels: integers or '
+    'strings; floats become float32); optional: client, domain')
