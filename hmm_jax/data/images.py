@@ -1,10 +1,9 @@
 """Image files decoded into one array, with a cache."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 import contextlib
 import os
 import secrets
-from typing import IO, TYPE_CHECKING
 import warnings
 
 from absl import logging
@@ -13,11 +12,8 @@ import numpy as np
 from hmm_jax.data import arrays, files
 from hmm_jax.types import InputError
 
-if TYPE_CHECKING:
-  from PIL import Image
-
 # What data sets hold, and no format that Pillow gives to other programs, such as PostScript.
-_FORMATS = ('JPEG', 'PNG')
+FORMATS = ('JPEG', 'PNG')
 
 
 def pictures(folder: str, names: Sequence[str], *, size: int,
@@ -57,15 +53,6 @@ def pictures(folder: str, names: Sequence[str], *, size: int,
   return x, failed
 
 
-@contextlib.contextmanager
-def opened(file: str | IO[bytes]) -> 'Generator[Image.Image]':
-  """Opens a JPEG or a PNG, unless it is of so many pixels that Pillow warns of a bomb."""
-  from PIL import Image  # needed by image files only
-  with warnings.catch_warnings(action='error', category=Image.DecompressionBombWarning), (
-      Image.open(file, formats=_FORMATS)) as image:
-    yield image
-
-
 def _stamp(folder, name):
   """Returns a file's name, size and modification time; '' if it can't be found."""
   try:
@@ -77,7 +64,9 @@ def _stamp(folder, name):
 
 def _decode(path, size):
   from PIL import Image  # needed by image files only
-  with opened(files.ordinary(path)) as image:
+  # Of so many pixels that Pillow warns of a bomb, an image counts as broken.
+  with warnings.catch_warnings(action='error', category=Image.DecompressionBombWarning), (
+      Image.open(files.ordinary(path), formats=FORMATS)) as image:
     image.draft('RGB', (2 * size, 2 * size))  # A large JPEG is decoded several times faster.
     # RGBA first: a palette may have a transparent color.
     color = image.convert('RGBA').convert('RGB')

@@ -86,6 +86,8 @@ def _check_features(name, data_dir):
            if isinstance(kind, type)}
   stem = tfds.core.naming.parse_builder_name_kwargs(name)[0].name
   for folder in tfds.core.utils.file_utils.list_data_dirs(data_dir):
+    if '://' in str(folder):
+      raise InputError(f'got dataset={name!r} with data_dir={folder}; expected a local folder')
     # Of a version, or of a config and a version.
     for path in itertools.chain(*(pathlib.Path(folder, stem).glob(f'{place}/features.json')
                                   for place in ('*', '*/*'))):
@@ -167,11 +169,12 @@ def _read(builder, split, shape):
 
 
 def _decode(content, shape):
-  with images.opened(io.BytesIO(content)) as image:
-    found, wanted = (image.size[::-1], image.mode), (shape[:2], _MODES[shape[2]])
-    if found != wanted:  # Another mode would be cast, such as 16 bits or places in a palette.
-      raise ValueError(f'an image is {found}, not {wanted}')
-    return np.asarray(image).reshape(shape)
+  from PIL import Image
+  image = Image.open(io.BytesIO(content), formats=images.FORMATS)  # Nothing is decoded yet.
+  found, wanted = (image.size[::-1], image.mode), (shape[:2], _MODES[shape[2]])
+  if found != wanted:  # Another mode would be cast, such as 16 bits or places in a palette.
+    raise ValueError(f'an image is {found}, not {wanted}')
+  return np.asarray(image).reshape(shape)
 
 
 SOURCE = Source(

@@ -221,6 +221,13 @@ class TfdsTest(parameterized.TestCase):
       shutil.rmtree(path)
       prepare(self.folder, 'small_strange', splits={'train': [0]})
 
+  def test_features_that_cannot_be_looked_at_are_not_read(self):
+    path = prepare(self.folder, 'small_piped', splits={'train': [0]})
+    os.remove(os.path.join(path, 'features.json'))
+    os.mkfifo(os.path.join(path, 'features.json'))
+    self.refuse('small_piped', 'pipe or device')
+    self.refuse('small_piped', 'data_dir=gs://bucket/sets; expected a local', 'gs://bucket/sets')
+
   def test_names_of_features_are_no_classes(self):
     prepare(self.folder, 'small_type', splits={'train': [0]}, features={
         'image': FEATURES.Image(shape=(4, 5, 1)), 'label': FEATURES.ClassLabel(num_classes=3),
