@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 from numpy.lib import format as npy
 
-from hmm_jax.data import files, values
+from hmm_jax.data import files, numbering, values
 from hmm_jax.types import InputError
 
 _MOST_DEFLATED = 1032  # bytes that one byte of a deflated file can become, zlib.net/zlib_tech.html
@@ -30,10 +30,10 @@ def labels(path: str, rows: int, names: Sequence[str]) -> np.ndarray:
   if y is None:
     raise refusal('expected an array y, it has none')
   y = values.labels(y, 'y', rows, refusal).astype(str)
-  found = values.number(y, names)
+  found = numbering.number(y, names)
   if (unknown := found < 0).any():
     raise refusal(f'y has the label {str(y[unknown][0])!r:.40}, expected those of the data set, '
-                  f'{values.listed(names)}')
+                  f'{numbering.listed(names)}')
   return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from hmm_jax.data import values
+from hmm_jax.data import numbering, values
 from hmm_jax.registry import Setting
 from hmm_jax.types import Clients, Dataset, Examples, Federation, InputError, Split
 
@@ -138,7 +138,7 @@ def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
   parts, global_test = test_rows(
       dataset, assign, divide, fractions=(validation, test), seed=seed, held_out=held_out)
   train, own_validation, own_test = map(_clients, parts)
-  labels = (values.class_numbers(y, dataset.classes, dataset.name)
+  labels = (numbering.checked(y, dataset.classes, dataset.name)
             for y in (dataset.y_train, dataset.y_test))
   return Federation(
       examples=Examples(x=jax.tree.map(_join, dataset.x_train, dataset.x_test),
@@ -200,7 +200,7 @@ def describe(federation: Federation, dataset: Dataset, *,
       ('clients', f'{len(counts):,}'),
       ('training examples', f'{len(np.unique(train)):,} of {total:,}'),
       ('training examples per client', _spread(counts.sum(axis=1))),
-      *([('classes', values.listed(dataset.names))] if dataset.names else []),
+      *([('classes', numbering.listed(dataset.names))] if dataset.names else []),
       ('classes per client', _spread((counts > 0).sum(axis=1))),
       ('validation examples', f'{len(federation.validation.rows):,}'),
       ('test examples',

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from hmm_jax.data import values
+from hmm_jax.data import numbering, values
 from hmm_jax.registry import Setting
 from hmm_jax.types import Dataset, Examples, InputError, Server
 
@@ -70,9 +70,9 @@ def aligned(source: Dataset, dataset: Dataset) -> Dataset:
   """
   if source.names == dataset.names:
     return source
-  ours, theirs = values.names(dataset), values.names(source)
+  ours, theirs = numbering.names(dataset), numbering.names(source)
   ours += tuple(name for name in theirs if name not in ours)
-  place = values.number(np.array(theirs), ours)
+  place = numbering.number(np.array(theirs), ours)
   return source._replace(y_train=place[source.y_train], y_test=place[source.y_test],
                          classes=len(ours), names=ours)
 
@@ -134,7 +134,7 @@ def _others(total, rows):
 def _examples(dataset, rows):
   chosen = dataset.keep(rows)
   return Examples(
-      chosen.x_train, values.class_numbers(chosen.y_train, dataset.classes, dataset.name))
+      chosen.x_train, numbering.checked(chosen.y_train, dataset.classes, dataset.name))
 
 
 def _check_fits(source, like):

@@ -5,59 +5,20 @@ floats become float32, which is said where it rounds, labels become classes with
 else, such as booleans, complex numbers and objects, and floats as labels, is refused.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hmm_jax.data import numbering
 from hmm_jax.data.files import Refusal
 from hmm_jax.types import Dataset, InputError
 
 _INPUT_TYPES = tuple(map(np.dtype, (
     np.uint8, np.int32, np.float32, np.float16, jnp.bfloat16)))
 _INT32 = np.iinfo(np.int32)
-MOST_CLASSES = 1_000_000  # Beyond, labels are surely something else.
 _CHANNELS = (1, 3, 4)  # of a picture: gray, color, color with opacity
 _LEAST_SHARE = 1e-6
-MOST_COUNTS = 2**28  # clients x classes, 2 GiB
-_SHOWN, _LONG = 4, 20  # names in a list, and characters of a name
-
-
-def classes(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, tuple]:
-  """Numbers the distinct labels of both splits from 0, in their order.
-
-  Args:
-    train: [D] integers, or strings.
-    test: the same of the test split, where some classes may not be in training.
-
-  Returns:
-    Both as int32, C, and the names of the classes: () where the labels are their numbers.
-  """
-  known = sorted({*np.unique(train).tolist(), *np.unique(test).tolist()})
-  names, numbers = (tuple(map(str, of)) for of in (known, range(len(known))))
-  return (number(train, known), number(test, known), len(known),
-          () if names == numbers else names)
-
-
-def number(labels: np.ndarray, known: Sequence) -> np.ndarray:
-  """Returns the index of each label [D] among those known, as int32; -1 where it is none."""
-  place = {label: i for i, label in enumerate(known)}
-  distinct, where = np.unique(labels, return_inverse=True)
-  return np.array([place.get(label, -1) for label in distinct.tolist()], np.int32)[where]
-
-
-def names(dataset: Dataset) -> tuple[str, ...]:
-  """Returns what files call the classes of a data set: their names, or their numbers."""
-  return dataset.names or tuple(map(str, range(dataset.classes)))
-
-
-def listed(names: Sequence[str]) -> str:
-  """Says how many names there are and which, in a few words."""
-  shown = [repr(name if len(name) <= _LONG else f'{name[:_LONG]}...') for name in names]
-  if len(shown) > _SHOWN:
-    shown[_SHOWN - 1:-1] = ['...']
-  return f'{len(names):,}: {", ".join(shown)}'
+_MOST_COUNTS = 2**28  # clients x classes, 2 GiB
 
 
 def labels(y: np.ndarray, name: str, rows: int, refusal: Refusal) -> np.ndarray:
@@ -98,9 +59,9 @@ def owners(arrays: dict[str, np.ndarray], name: str, rows: int,
            refusal: Refusal) -> np.ndarray | None:
   """Returns an optional array of a file that has an integer for each training example."""
   found = arrays.get(name)
-  if found is not None and (found.dtype.kind not in 'iu' or found.shape != (rows,)):
-    raise refusal(f'{name} is {found.dtype} {found.shape}, expected integers ({rows},), one for '
-                  'each training example')
+  if found is not None and (_dtype(found).kind not in 'iu' or found.shape != (rows,)):
+    raise refusal(f'{name} is {_dtype(found)} {np.shape(found)}, expected integers ({rows},), one '
+                  'for each training example')
   return found
 
 
@@ -117,9 +78,9 @@ def check(dataset: Dataset):
     InputError: it would have to be cast, is empty or not finite, or does not fit together.
   """
   name, count = dataset.name, dataset.classes
-  if not isinstance(count, int | np.integer) or not 1 <= count <= MOST_CLASSES:
+  if not isinstance(count, int | np.integer) or not 1 <= count <= numbering.MOST:
     raise InputError(f'got classes={count!r} in {name}; expected a whole number from 1 to '
-                     f'{MOST_CLASSES:,}')
+                     f'{numbering.MOST:,}')
   train, test = jax.tree.leaves(dataset.x_train), jax.tree.leaves(dataset.x_test)
   for split, inputs, y in (('train', train, dataset.y_train), ('test', test, dataset.y_test)):
     _check_split(inputs, y, count, f'{split} split of {name}')
@@ -138,7 +99,7 @@ def check(dataset: Dataset):
       owners(dataset._asdict(), field, len(dataset.y_train),
              lambda text: InputError(f'got the data set {name}; {text}'))
   if dataset.relabeled is not None:
-    class_numbers(dataset.relabeled, count, f'relabeled of {name}')
+    numbering.checked(dataset.relabeled, count, f'relabeled of {name}')
 
 
 def check_share(key: str, share: float):
@@ -149,25 +110,13 @@ def check_share(key: str, share: float):
 
 def check_counts(clients: int, groups: int):
   """Checks that a table of clients and classes, or other groups of examples, is of a fair size."""
-  if clients * groups > MOST_COUNTS:
+  if clients * groups > _MOST_COUNTS:
     raise InputError(f'got clients={clients} with {groups:,} classes; expected a product of at '
-                     f'most {MOST_COUNTS:,}')
-
-
-def class_numbers(y: np.ndarray, count: int, of: str) -> np.ndarray:
-  """Returns labels as int32 if they are integers from 0 to `count` - 1."""
-  if not np.issubdtype(_dtype(y), np.integer):
-    raise InputError(f'got labels in {_dtype(y)} in the {of}; expected integers, the classes')
-  if y.ndim != 1:
-    raise InputError(f'got labels of shape {y.shape} in the {of}; expected one for each example')
-  if len(y) and not 0 <= y.min() <= y.max() < count:
-    raise InputError(f'got labels from {y.min()} to {y.max()} in the {of}; expected from 0 to '
-                     f'{count - 1}, below classes={count}')
-  return y.astype(np.int32, copy=False)
+                     f'most {_MOST_COUNTS:,}')
 
 
 def _check_split(inputs, y, count, of):
-  class_numbers(y, count, of)
+  numbering.checked(y, count, of)
   for x in inputs:
     if _dtype(x) not in _INPUT_TYPES:
       raise InputError(f'got inputs in {_dtype(x)} in the {of}; expected '

@@ -4,7 +4,7 @@ import os
 
 from ml_collections import ConfigDict
 
-from hmm_jax.data import arrays, corrupt, federate, server, values
+from hmm_jax.data import arrays, corrupt, federate, numbering, server, values
 from hmm_jax.data.partition import PARTITIONERS
 from hmm_jax.data.sources import SOURCES, tfds
 from hmm_jax.experiment import config as configs
@@ -17,7 +17,7 @@ def dataset(config: ConfigDict) -> Dataset:
   loaded, kind = _load(config, config.dataset), config.corrupt.kind
   if kind.startswith('labels:'):  # Before subsetting: the labels are for all examples of the set.
     loaded = loaded._replace(relabeled=arrays.labels(
-        kind.removeprefix('labels:'), len(loaded.y_train), values.names(loaded)))
+        kind.removeprefix('labels:'), len(loaded.y_train), numbering.names(loaded)))
   return federate.subset(loaded, config.subset, config.partition.seed)
 
 

@@ -1,8 +1,6 @@
 """User-supplied data set from an .npz file."""
 
-from functools import partial
-
-from hmm_jax.data import values
+from hmm_jax.data import numbering, values
 from hmm_jax.data.arrays import read
 from hmm_jax.registry import Source
 from hmm_jax.types import Dataset, InputError
@@ -28,20 +26,20 @@ def load(path: str) -> Dataset:
   Raises:
     InputError: the file cannot be read, or its arrays do not fit together.
   """
-  refusal = partial(_error, path)
+  refusal = lambda text: InputError(f'got dataset=npz:{path}; {text}')
   arrays = read(path, _NAMES, refusal)
   named_train = 'x_train' in arrays or 'y_train' in arrays
-  x_train, y_train = _split(path, arrays, *(_NAMES[:2] if named_train else _NAMES[2:4]))
+  x_train, y_train = _split(refusal, arrays, *(_NAMES[:2] if named_train else _NAMES[2:4]))
   x_test, y_test = x_train[:0].copy(), y_train[:0].copy()
   if named_train or 'x_test' in arrays or 'y_test' in arrays:
-    x_test, y_test = _split(path, arrays, 'x_test', 'y_test')
+    x_test, y_test = _split(refusal, arrays, 'x_test', 'y_test')
   if (x_train.dtype, x_train.shape[1:]) != (x_test.dtype, x_test.shape[1:]):
     raise refusal(f'test inputs are {x_test.dtype} {x_test.shape[1:]}, '
                   f'expected {x_train.dtype} {x_train.shape[1:]} as in training')
   if (y_train.dtype.kind == 'U') != (y_test.dtype.kind == 'U'):
     raise refusal(f'labels are {y_train.dtype} in training and {y_test.dtype} in test, expected '
                   'integers in both or strings in both')
-  y_train, y_test, classes, names = values.classes(y_train, y_test)
+  y_train, y_test, classes, names = numbering.numbered(y_train, y_test)
   client, domain = (values.owners(arrays, name, len(y_train), refusal)
                     for name in ('client', 'domain'))
   return Dataset(f'npz:{path}', x_train, y_train, x_test, y_test, classes, client, domain,
@@ -49,22 +47,18 @@ def load(path: str) -> Dataset:
 
 
 def _facts(arrays):
+  """Says what types of floats were rounded to float32, if any."""
   wide = {str(arrays[name].dtype) for name in _NAMES
           if name.startswith('x') and name in arrays and arrays[name].dtype.kind == 'f'
           and arrays[name].itemsize > 4}
   return (('inputs', f'float32, rounded from {", ".join(sorted(wide))}'),) if wide else ()
 
 
-def _error(path, text):
-  return InputError(f'got dataset=npz:{path}; {text}')
-
-
-def _split(path, arrays, x_name, y_name):
+def _split(refusal, arrays, x_name, y_name):
   """Returns the inputs [D, ...] and the labels [D] of a split."""
   if x_name not in arrays or y_name not in arrays:
-    raise _error(path, f'expected arrays {x_name} and {y_name}, it has '
-                       f'{", ".join(arrays) or "none of " + ", ".join(_NAMES)}')
-  refusal = partial(_error, path)
+    raise refusal(f'expected arrays {x_name} and {y_name}, it has '
+                  f'{", ".join(arrays) or "none of " + ", ".join(_NAMES)}')
   x = values.inputs(arrays[x_name], x_name, refusal)
   return x, values.labels(arrays[y_name], y_name, len(x), refusal)
 

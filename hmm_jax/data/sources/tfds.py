@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hmm_jax.data import files, images, values
+from hmm_jax.data import files, images, numbering
 from hmm_jax.registry import Source
 from hmm_jax.types import Dataset, InputError
 
@@ -52,7 +52,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
       x_test, y_test = _read(builder, 'test', shape)
   if min(y_train.min(initial=0), y_test.min(initial=0)) < 0:
     raise refusal('expected a label on every example, some have none')
-  y_train, y_test = (values.class_numbers(y, classes, name) for y in (y_train, y_test))
+  y_train, y_test = (numbering.checked(y, classes, name) for y in (y_train, y_test))
   return Dataset(name.partition(':')[0], x_train, y_train, x_test, y_test, classes)
 
 
