@@ -64,7 +64,7 @@ def _find(name, data_dir):
 
   if data_dir is not None:
     data_dir = os.path.expanduser(data_dir)
-  _check_features(name, data_dir)
+  _check_prepared(name, data_dir)
   try:
     builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
   except tfds.core.DatasetNotFoundError as error:
@@ -78,8 +78,8 @@ def _find(name, data_dir):
   return builder
 
 
-def _check_features(name, data_dir):
-  """Refuses prepared files that name classes of others, which TFDS would import to read them."""
+def _check_prepared(name, data_dir):
+  """Refuses prepared files that TFDS would wait for, or import classes of others to read."""
   import tensorflow_datasets as tfds
 
   plain = {f'{kind.__module__}.{kind.__name__}' for kind in vars(tfds.features).values()
@@ -89,12 +89,11 @@ def _check_features(name, data_dir):
     if '://' in str(folder):
       raise InputError(f'got dataset={name!r} with data_dir={folder}; expected a local folder')
     # Of a version, or of a config and a version.
-    for path in itertools.chain(*(pathlib.Path(folder, stem).glob(f'{place}/features.json')
-                                  for place in ('*', '*/*'))):
+    for path in itertools.chain(*map(pathlib.Path(folder, stem).glob, ('*/*', '*/*/*'))):
       refusal = lambda text, path=path: InputError(f'got dataset={name!r} with {path}; {text}')
-      with files.reading('readable features', refusal), open(
-          files.ordinary(str(path)), encoding='utf-8') as file:
-        found = {kind for kind in _kinds(json.load(file)) if kind not in plain}
+      with files.reading('a readable file', refusal):
+        files.ordinary(str(path))
+        found = path.name == 'features.json' and {*_kinds(json.loads(path.read_text()))} - plain
       if found:
         raise refusal(f'expected features of TFDS, it names {min(found)!r:.100}')
 
