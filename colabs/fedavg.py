@@ -71,7 +71,7 @@ def deal(pool, rng):
 
 federation = federate.federate(
     data, deal, divide=federate.deal_then_split, validation=0.1, test=0.1, seed=0)
-for what, figures in federate.describe(federation, data.classes):
+for what, figures in federate.describe(federation, data):
   print(f'{what:30}{figures}')
 
 # %%

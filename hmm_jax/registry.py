@@ -258,6 +258,10 @@ class Partitioner(NamedTuple):
 Record = TypeVar('Record')
 
 
+class NoModule(InputError):
+  """A reference to a module that does not exist."""
+
+
 def records(package: str, files: Collection[str], kind: type[Record]) -> dict[str, Record]:
   """Returns the records of one kind in some files of a package, {name: record}, in order."""
   found = {}
@@ -281,10 +285,16 @@ def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record]) -
   """
   if name in known:
     return known[name]
+  missing = ''
   if is_reference(name):
-    return load(key, name, kind)
-  raise InputError(f'got {key}={name}; expected one of {", ".join(known)}, or '
-                   'package.module:RECORD or path/to/file.py:RECORD' + suggestion(name, known))
+    try:
+      return load(key, name, kind)
+    except NoModule:
+      missing = '; there is no such module'
+  forms = [getattr(record, 'form', known_name) for known_name, record in known.items()]
+  raise InputError(f'got {key}={name}; expected one of {", ".join(forms)}, or '
+                   f'package.module:RECORD or path/to/file.py:RECORD{missing}'
+                   + suggestion(name, known))
 
 
 def is_reference(name: str) -> bool:
@@ -314,6 +324,11 @@ def load(key: str, reference: str, *kinds: type[Record]) -> Record:
         importlib.import_module(place))
   except FileNotFoundError as error:
     raise InputError(f'{wanted} a file, but there is no {place}') from error
+  except ModuleNotFoundError as error:
+    if not f'{place}.'.startswith(f'{error.name}.'):  # It imports what is not installed.
+      raise InputError(f'{wanted} a module that can be imported, but {place} imports {error.name}, '
+                       'which is not installed') from error
+    raise NoModule(f'{wanted} a module, but there is no {error.name}') from error
   except InputError:
     raise
   except (Exception, SystemExit) as error:  # It is the user's own code.

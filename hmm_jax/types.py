@@ -99,6 +99,8 @@ class Dataset(NamedTuple):
   `x_test` is empty where the set has no test split of its own. `client` and
   `domain` ([D] int) are the natural owner and the domain of each training example;
   `relabeled` ([D] int) are alternative labels, such as those of human annotators.
+  `names` are what the files call the C classes, () for their numbers; `facts` are shown before
+  the first round, as (name, value) pairs.
   """
 
   name: str
@@ -110,6 +112,8 @@ class Dataset(NamedTuple):
   client: np.ndarray | None = None
   domain: np.ndarray | None = None
   relabeled: np.ndarray | None = None
+  names: tuple[str, ...] = ()
+  facts: tuple[tuple[str, str], ...] = ()
 
   def keep(self, rows: np.ndarray) -> 'Dataset':
     """Returns the set with the training examples at `rows` only; the test split is unchanged."""

@@ -16,7 +16,7 @@ from hmm_jax.experiment.run import run
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.merge.models import merge
 from hmm_jax.report.screen import Screen
-from hmm_jax.types import InputError, SaveError
+from hmm_jax.types import SaveError
 
 SETTINGS = dict(rounds=4, eval_every=2, evaluate=of_clients, keep_best=True)
 FAILURES = SaveError, faults.Killed, OSError

@@ -1,27 +1,26 @@
 """Arrays of .npz files: alternative labels of a data set, and vectors by example id."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+import math
 import os
-import textwrap
 import zipfile
-import zlib
 
 import numpy as np
+from numpy.lib import format as npy
 
+from hmm_jax.data import files, numbering, values
 from hmm_jax.types import InputError
 
-# Raised by NumPy and zipfile for a file that is absent, truncated or altered.
-_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, OverflowError, SyntaxError,
-           zipfile.BadZipFile, zlib.error)
+_MOST_DEFLATED = 1032  # bytes that one byte of a deflated file can become, zlib.net/zlib_tech.html
 
 
-def labels(path: str, rows: int, classes: int) -> np.ndarray:
-  """Loads alternative labels of the training examples: `y` in the file, [D] int32.
+def labels(path: str, rows: int, names: Sequence[str]) -> np.ndarray:
+  """Loads alternative labels of the training examples: `y` in the file, as classes [D] int32.
 
   Args:
     path: of the file; other arrays are ignored.
     rows: D, number of training examples as loaded.
-    classes: C.
+    names: of the C classes, of which the labels are.
 
   Raises:
     InputError: the file cannot be read, or its labels don't fit the data set.
@@ -30,12 +29,12 @@ def labels(path: str, rows: int, classes: int) -> np.ndarray:
   y = read(path, ('y',), refusal).get('y')
   if y is None:
     raise refusal('expected an array y, it has none')
-  if y.dtype.kind not in 'iu' or y.shape != (rows,):
-    raise refusal(f'y is {y.dtype} {y.shape}, expected integers ({rows},), one for each training '
-                  'example of the data set')
-  if y.min() < 0 or y.max() >= classes:
-    raise refusal(f'y goes from {y.min()} to {y.max()}, expected labels from 0 to {classes - 1}')
-  return y.astype(np.int32)
+  y = values.labels(y, 'y', rows, refusal).astype(str)
+  found = numbering.number(y, names)
+  if (unknown := found < 0).any():
+    raise refusal(f'y has the label {str(y[unknown][0])!r:.40}, expected those of the data set, '
+                  f'{numbering.listed(names)}')
+  return found
 
 
 def vectors(path: str, names: Sequence[str]) -> np.ndarray:
@@ -64,21 +63,35 @@ def vectors(path: str, names: Sequence[str]) -> np.ndarray:
   if missing := [name for name in dict.fromkeys(names) if name not in place]:
     raise refusal(f'expected a vector for each tweet, {len(missing)} have none, the first is '
                   f'{missing[0]}')
-  with np.errstate(over='ignore'):  # overflow to infinity is refused below
-    x = x[[place[name] for name in names]].astype(np.float32)
-  if not np.isfinite(x).all():
-    raise refusal('x holds values that are not finite in float32')
-  return x
+  return values.floats(x[[place[name] for name in names]], 'x', refusal)
 
 
-def read(path: str, names: Collection[str], refusal: Callable[[str], Exception]) -> dict:
-  """Reads the named arrays of a file, or raises refusal(reason)."""
-  try:
-    with open(os.path.expanduser(path), 'rb') as file:  # np.load does not close a damaged one
-      arrays = np.load(file, allow_pickle=False)
-      if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise ValueError('it is a bare .npy array')
-      return {name: arrays[name] for name in names if name in arrays}
-  except _DAMAGE as error:
-    reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-    raise refusal(f'expected a readable .npz file of plain arrays: {reason}') from error
+def read(path: str, names: Collection[str], refusal: files.Refusal) -> dict[str, np.ndarray]:
+  """Reads the named arrays of a file, or raises refusal(reason). Nothing is ever unpickled."""
+  with files.reading('a readable .npz file of plain arrays', refusal), open(
+      files.ordinary(path), 'rb') as file:
+    if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+      raise ValueError('it is a bare .npy array')
+    length = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+      members = archive.namelist()
+      return {name: _array(archive, f'{name}.npy', length) for name in names
+              if f'{name}.npy' in members}
+
+
+def _array(archive, name, length):
+  """Reads an array whose header claims no more than the archive of `length` bytes can hold."""
+  info = archive.getinfo(name)
+  if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    raise ValueError(f'{name} is compressed in another way than savez_compressed does')
+  with archive.open(info) as file:
+    header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    shape, _, dtype = header[npy.read_magic(file)](file)
+    wanted = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and (
+        file.tell() + wanted != info.file_size or wanted > _MOST_DEFLATED * length):
+      raise ValueError(f'{name} claims {wanted:,} bytes, as {dtype} {shape}, and has not as many')
+    file.seek(0)
+    array = npy.read_array(file, allow_pickle=False)
+    file.read(1)  # The end, where the checksum is compared.
+    return array

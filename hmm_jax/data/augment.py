@@ -5,7 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from hmm_jax.types import Array, Key, PyTree
+from hmm_jax.types import Array, InputError, Key, PyTree
+
+_MOST_PADDING = 256
 
 
 def on_images(augment: Callable[[Key, Array], Array]) -> Callable[[Key, PyTree], PyTree]:
@@ -22,7 +24,12 @@ def crop_flip(padding: int) -> Callable[[Key, Array], Array]:
 
   Reference: K. He et al. "Deep Residual Learning for Image Recognition". CVPR 2016.
   arXiv:1512.03385, section 4.2.
+
+  Raises:
+    InputError: more padding than pictures are large.
   """
+  if not 0 <= padding <= _MOST_PADDING:
+    raise InputError(f'got crop_padding={padding}; expected from 0 to {_MOST_PADDING} pixels')
 
   def augment(key, x):
     crop_key, flip_key = jax.random.split(key)

@@ -5,12 +5,14 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from hmm_jax.data import values
 from hmm_jax.registry import Setting
 from hmm_jax.types import Examples, Federation, InputError, PyTree
 
 # A corruption of one client's examples, in place: (examples, indices [n], rng) -> None.
 Change = Callable[[Examples, np.ndarray, np.random.Generator], None]
 
+_MOST_NOISE = 1000  # With a hundredth of it, hardly anything is left of an input.
 _CLIENTS, _CHANGES = 5, 6  # streams of random numbers; the partition uses 0 to 4 of its seed
 
 
@@ -27,8 +29,9 @@ def corrupt(federation: Federation, change: Change, *, share: float, seed: int) 
     seed: of the partition.
 
   Raises:
-    InputError: clients share examples.
+    InputError: clients share examples, or the share is of no number of clients.
   """
+  values.check_share('clients', share)
   total = len(federation.clients.id)
   chosen = np.random.default_rng([seed, _CLIENTS]).permutation(total)[:round(share * total)]
   if not len(chosen):
@@ -80,29 +83,38 @@ def pixels(rate: float, x_train: PyTree) -> Change:
     x_train: the training inputs [D, ...], for these units.
 
   Raises:
-    InputError: inputs are tokens.
+    InputError: inputs are tokens, or noise that they can't hold.
   """
+  _check_rate(rate, _MOST_NOISE, 'a deviation')
   units = [_unit(leaf) for leaf in jax.tree.leaves(x_train)]
 
   def change(examples, rows, rng):
     for x, unit in zip(jax.tree.leaves(examples.x), units, strict=True):
       noisy = x[rows] + rate * unit * rng.standard_normal((len(rows), *x.shape[1:]), np.float32)
-      x[rows] = np.rint(np.clip(noisy, 0, 255)) if x.dtype == np.uint8 else noisy
+      with np.errstate(over='ignore'):  # overflow to infinity is refused below
+        x[rows] = np.rint(np.clip(noisy, 0, 255)) if x.dtype == np.uint8 else noisy
+      if not values.finite(x[rows]):
+        raise InputError(f'got rate={rate} with {x.dtype} inputs, which overflow; expected less '
+                         'noise')
 
   return change
 
 
 def _labels(rate: float, draw: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Change:
   """Changes labels [n] to draw(labels, rng) with probability `rate`."""
-  if not 0 <= rate <= 1:
-    raise InputError(f'got rate={rate}; expected a probability from 0 to 1 that a label '
-                     'changes')
+  _check_rate(rate, 1, 'a probability')
 
   def change(examples, rows, rng):
     y = examples.y[rows]
     examples.y[rows] = np.where(rng.random(len(y)) < rate, draw(y, rng), y)
 
   return change
+
+
+def _check_rate(rate, most, what):
+  if not 0 <= rate <= most:
+    raise InputError(f'got rate={rate}; expected {what} from 0 to {most}')
+  values.check_share('rate', rate)
 
 
 def _unit(x):
@@ -122,5 +134,6 @@ SETTINGS = {
     'clients': Setting(0.0, 'share of clients that are corrupted', at_least=0, at_most=1),
     'rate': Setting(
         0.5, 'probability that an example changes; pixels: standard deviation of the noise, on the '
-        "scale 0..1 for uint8 images, in units of each feature's for floats", at_least=0),
+        "scale 0..1 for uint8 images, in units of each feature's for floats", at_least=0,
+        at_most=_MOST_NOISE),
 }

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from hmm_jax.data import numbering, values
 from hmm_jax.registry import Setting
 from hmm_jax.types import Clients, Dataset, Examples, Federation, InputError, Split
 
@@ -20,8 +20,6 @@ Parts = Sequence[Sequence[np.ndarray]]
 Source = Callable[..., tuple[Parts, np.ndarray]]
 
 _ALIGNMENT = 64  # bytes
-_INPUT_TYPES = tuple(map(np.dtype, (
-    np.uint8, np.int32, np.float32, np.float16, jnp.bfloat16)))
 _GLOBAL, _DEAL, _LOCAL, _ALIKE, _SUBSET = range(5)  # streams of random numbers under one seed
 
 
@@ -136,12 +134,12 @@ def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
       would have to be cast: labels that are no classes, or inputs of a wider type.
   """
   _check(validation, test, seed)
-  for split in ('train', 'test'):
-    _check_arrays(dataset, split)
+  values.check(dataset)
   parts, global_test = test_rows(
       dataset, assign, divide, fractions=(validation, test), seed=seed, held_out=held_out)
   train, own_validation, own_test = map(_clients, parts)
-  labels = (y.astype(np.int32, copy=False) for y in (dataset.y_train, dataset.y_test))
+  labels = (numbering.checked(y, dataset.classes, dataset.name)
+            for y in (dataset.y_train, dataset.y_test))
   return Federation(
       examples=Examples(x=jax.tree.map(_join, dataset.x_train, dataset.x_test),
                         y=_join(*labels)),
@@ -183,16 +181,16 @@ def label_counts(federation: Federation, classes: int) -> np.ndarray:
   return np.stack([np.bincount(y[rows], minlength=classes) for rows in federation.clients.valid()])
 
 
-def describe(federation: Federation, classes: int, *,
+def describe(federation: Federation, dataset: Dataset, *,
              source: str = '') -> list[tuple[str, str]]:
   """Returns a summary of a federation as (name, figures) pairs, for a short table.
 
   Args:
     federation: on the host.
-    classes: C.
+    dataset: that it was made of; its inputs are not looked at.
     source: where the server's examples come from, if it is to be shown.
   """
-  counts = label_counts(federation, classes)
+  counts = label_counts(federation, dataset.classes)
   train, validation, test = (
       np.concatenate(clients.valid()) for clients in
       (federation.clients, federation.validation.clients, federation.test.clients))
@@ -202,6 +200,7 @@ def describe(federation: Federation, classes: int, *,
       ('clients', f'{len(counts):,}'),
       ('training examples', f'{len(np.unique(train)):,} of {total:,}'),
       ('training examples per client', _spread(counts.sum(axis=1))),
+      *([('classes', numbering.listed(dataset.names))] if dataset.names else []),
       ('classes per client', _spread((counts > 0).sum(axis=1))),
       ('validation examples', f'{len(federation.validation.rows):,}'),
       ('test examples',
@@ -210,6 +209,7 @@ def describe(federation: Federation, classes: int, *,
       *_describe_server(federation.server, source),
       *([] if federation.corrupted is None else
         [('corrupted clients', f'{federation.corrupted.sum():,}')]),
+      *dataset.facts,
   ]
 
 
@@ -224,6 +224,7 @@ def _check(validation, test, seed):
   for name, fraction in (('validation', validation), ('test', test)):
     if not 0 <= fraction < 1:
       raise InputError(f'got {name}={fraction}; expected a fraction from 0 to below 1')
+    values.check_share(name, fraction)
   if validation + test >= 1:
     raise InputError(f'got validation={validation} and test={test}; expected '
                      'a sum below 1')
@@ -255,6 +256,7 @@ def _pool(dataset, rows):
 
 def _deal(pool, assign, seed):
   dealt = assign(pool, np.random.default_rng([seed, _DEAL]))
+  values.check_counts(len(dealt), pool.classes)
   for k, rows in enumerate(dealt):
     if not len(rows):
       raise InputError(f'got clients={len(dealt)}; client {k} holds no examples, expected '
@@ -282,23 +284,6 @@ def _clients(rows):
   for k, own in enumerate(rows):
     index[k, :size[k]] = own
   return Clients(np.arange(len(rows), dtype=np.int32), index, size)
-
-
-def _check_arrays(dataset, split):
-  """Refuses what a federation could hold only with other values: nothing is cast silently."""
-  inputs, y = getattr(dataset, f'x_{split}'), getattr(dataset, f'y_{split}')
-  of = f'{split} split of {dataset.name}'
-  for x in jax.tree.leaves(inputs):
-    if x.dtype not in _INPUT_TYPES:
-      raise InputError(f'got inputs in {x.dtype} in the {of}; expected '
-                       f'{", ".join(map(str, _INPUT_TYPES))}')
-    if len(x) != len(y):
-      raise InputError(f'got {len(x)} inputs and {len(y)} labels in the {of}; expected as many')
-  if len(y) and not np.issubdtype(y.dtype, np.integer):
-    raise InputError(f'got labels in {y.dtype} in the {of}; expected integers, the classes')
-  if len(y) and not 0 <= y.min() <= y.max() < dataset.classes:
-    raise InputError(f'got labels from {y.min()} to {y.max()} in the {of}; expected from 0 to '
-                     f'{dataset.classes - 1}, below classes={dataset.classes}')
 
 
 def _join(train, test):

@@ -1,14 +1,19 @@
 """Image files decoded into one array, with a cache."""
 
 from collections.abc import Sequence
+import contextlib
 import os
-import zipfile
+import secrets
+import warnings
 
 from absl import logging
 import numpy as np
 
-# Raised by NumPy and zipfile for a file that is absent, truncated or altered.
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
+from hmm_jax.data import arrays, files
+from hmm_jax.types import InputError
+
+# What data sets hold, and no format that Pillow gives to other programs, such as PostScript.
+FORMATS = ('JPEG', 'PNG')
 
 
 def pictures(folder: str, names: Sequence[str], *, size: int,
@@ -59,7 +64,9 @@ def _stamp(folder, name):
 
 def _decode(path, size):
   from PIL import Image  # needed by image files only
-  with Image.open(path) as image:
+  # Of so many pixels that Pillow warns of a bomb, an image counts as broken.
+  with warnings.catch_warnings(action='error', category=Image.DecompressionBombWarning), (
+      Image.open(files.ordinary(path), formats=FORMATS)) as image:
     image.draft('RGB', (2 * size, 2 * size))  # A large JPEG is decoded several times faster.
     # RGBA first: a palette may have a transparent color.
     color = image.convert('RGBA').convert('RGB')
@@ -68,23 +75,26 @@ def _decode(path, size):
 
 def _read(path, size):
   """Returns stamps [m] and images [m, size, size, 3] of a cache; none if it is unreadable."""
-  try:
-    with open(path, 'rb') as file:  # np.load does not close a damaged one
-      arrays = np.load(file, allow_pickle=False)
-      stamps, images = arrays['stamps'], arrays['images']
-  except _DAMAGE:
-    stamps, images = np.array([], str), np.zeros(0)
-  if images.shape != (len(stamps), size, size, 3):  # another kind of file, or none
-    return np.array([], str), np.zeros((0, size, size, 3), np.uint8)
-  return stamps, images
+  with contextlib.suppress(InputError, KeyError):  # damaged, another kind of file, or none
+    kept = arrays.read(path, ('stamps', 'images'), InputError)
+    stamps, images = kept['stamps'], kept['images']
+    if stamps.dtype.kind == 'U' and stamps.ndim == 1 and images.dtype == np.uint8 and (
+        images.shape == (len(stamps), size, size, 3)):
+      return stamps, images
+  return np.array([], str), np.zeros((0, size, size, 3), np.uint8)
 
 
-def _write(path, **arrays):
+def _write(path, **kept):
   """Writes a cache atomically, so that no other process reads a partial one."""
+  part = f'{path}.{secrets.token_hex(8)}'
   try:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(part := f'{path}.{os.getpid()}', 'wb') as file:
-      np.savez(file, **arrays)
-    os.replace(part, path)
-  except OSError as error:
+    try:
+      with open(part, 'xb') as file:  # A link that lies there is not followed.
+        np.savez(file, **kept)
+      os.replace(part, path)
+    finally:
+      with contextlib.suppress(OSError):
+        os.remove(part)
+  except (OSError, ValueError) as error:  # ValueError: the path holds a null byte.
     logging.warning('decoded images are not kept, crisismmd.cache names another folder: %s', error)

@@ -13,10 +13,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hmm_jax.data import values
 from hmm_jax.registry import Partitioner, Setting
 from hmm_jax.types import Dataset, InputError
 
 Rows = list[np.ndarray]
+
+# Long before these, a client has one class only, or all alike; far beyond, logarithms overflow.
+_LEAST_ALPHA, _MOST_ALPHA = 1e-12, 1e12
+_MOST_CLIENTS, _MOST_DRAWN = 10**6, 2**28  # where examples may repeat, which alone sets no bound
 
 
 def iid(labels: np.ndarray, clients: int, rng: np.random.Generator) -> Rows:
@@ -52,7 +57,7 @@ def dirichlet(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alp
   arXiv:2102.02079.
   """
   _check_skew(labels, clients, alpha, min_size)
-  _, group, totals = np.unique(labels, return_inverse=True, return_counts=True)
+  _, group, totals = _groups(labels, clients)
 
   def draw():
     counts = np.zeros((len(totals), clients), int)
@@ -81,7 +86,7 @@ def shards(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
   Networks from Decentralized Data". AISTATS 2017. arXiv:1602.05629 make likely.
   """
   _check_clients(labels, clients)
-  classes, group, totals = np.unique(labels, return_inverse=True, return_counts=True)
+  classes, group, totals = _groups(labels, clients)
   if not 1 <= classes_per_client <= len(classes):
     raise InputError(f'got shards={classes_per_client}; expected from 1 to '
                      f'{len(classes)}, the number of classes')
@@ -138,7 +143,7 @@ def clusters(labels: np.ndarray, clients: int, rng: np.random.Generator, *, clus
   if not 1 <= clusters <= clients:
     raise InputError(f'got clusters={clusters}; expected from 1 to {clients}, the '
                      'number of clients')
-  classes, group, totals = np.unique(labels, return_inverse=True, return_counts=True)
+  classes, group, totals = _groups(labels, clients)
   if not 1 <= classes_per_cluster <= len(classes):
     raise InputError(f'got classes_per_cluster={classes_per_cluster}; expected from 1 '
                      f'to {len(classes)}, the number of classes')
@@ -229,7 +234,7 @@ def domain(labels: np.ndarray, clients: int, rng: np.random.Generator, *,
     raise InputError("got kind='domain'; the data set names no domains, expected "
                      "crisismmd or an npz set with an array 'domain'")
   _check_clients(labels, clients)
-  names, group, totals = np.unique(domain, return_inverse=True, return_counts=True)
+  names, group, totals = _groups(domain, clients)
   if clients < len(names):
     raise InputError(f'got clients={clients}; expected at least {len(names)}, the number of '
                      'domains')
@@ -269,10 +274,12 @@ def resample(labels: np.ndarray, clients: int, rng: np.random.Generator, *, alph
   Distribution for Federated Visual Classification". arXiv:1909.06335.
   """
   _check_alpha(alpha)
-  if clients < 1:
-    raise InputError(f'got clients={clients}; expected at least 1')
-  if size < 1:
-    raise InputError(f'got size={size}; expected at least 1 example per client')
+  if not 1 <= clients <= _MOST_CLIENTS:
+    raise InputError(f'got clients={clients}; expected from 1 to {_MOST_CLIENTS:,}')
+  if not 1 <= size <= _MOST_DRAWN // clients:
+    raise InputError(f'got size={size} with clients={clients}; expected from 1 to '
+                     f'{_MOST_DRAWN // clients:,} examples per client')
+  values.check_counts(clients, classes)
   logits = _log_gamma(rng, alpha, (clients, classes))
   members = [np.flatnonzero(labels == c) for c in range(classes)]
   absent = [not len(rows) for rows in members]
@@ -287,6 +294,13 @@ def _draw(members, counts, rng):
   return rng.permutation(np.concatenate(rows))
 
 
+def _groups(names, clients):
+  """Returns the distinct names, the number of each example's ([D]), and how many have it."""
+  distinct, group, totals = np.unique(names, return_inverse=True, return_counts=True)
+  values.check_counts(clients, len(distinct))
+  return distinct, group, totals
+
+
 def _check_clients(labels, clients):
   if not 1 <= clients <= len(labels):
     raise InputError(f'got clients={clients}; expected from 1 to {len(labels)}, the number of '
@@ -294,8 +308,8 @@ def _check_clients(labels, clients):
 
 
 def _check_alpha(alpha, key='alpha'):
-  if not 0 < alpha < np.inf:
-    raise InputError(f'got {key}={alpha}; expected a number above 0')
+  if not _LEAST_ALPHA <= alpha <= _MOST_ALPHA:
+    raise InputError(f'got {key}={alpha}; expected a number from {_LEAST_ALPHA} to {_MOST_ALPHA}')
 
 
 def _check_skew(labels, clients, alpha, min_size):
@@ -359,7 +373,8 @@ def _split(owner, clients):
 
 
 ALPHA = Setting(
-    0.1, 'concentration; smaller is more skewed (dirichlet, quantity, resample)', above=0)
+    0.1, 'concentration; smaller is more skewed (dirichlet, quantity, resample)',
+    at_least=_LEAST_ALPHA, at_most=_MOST_ALPHA)
 MIN_SIZE = Setting(10, 'least number of examples per client (dirichlet, quantity)', at_least=1)
 SKEW = {'alpha': ALPHA, 'min_size': MIN_SIZE}
 
@@ -415,7 +430,8 @@ CLUSTERS = Partitioner(
     {'clusters': Setting(5, 'number of clusters of clients (clusters)', at_least=1),
      'classes_per_cluster': Setting(3, 'classes per cluster (clusters)', at_least=1),
      'cluster_alpha': Setting(
-         10.0, 'concentration of a class over the clients that own it (clusters)', above=0)},
+         10.0, 'concentration of a class over the clients that own it (clusters)',
+         at_least=_LEAST_ALPHA, at_most=_MOST_ALPHA)},
     summary='a fixed number of classes per cluster of clients',
     paper='Chen et al. AAAI 2026. arXiv:2504.06768')
 QUANTITY = Partitioner(

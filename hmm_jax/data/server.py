@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from hmm_jax.data import numbering, values
 from hmm_jax.registry import Setting
 from hmm_jax.types import Dataset, Examples, InputError, Server
 
@@ -54,12 +55,35 @@ def other(dataset: Dataset, source: Dataset, size: int, seed: int) -> Examples:
   _check_fits(source, dataset.x_train)
   rows = _draw(source.y_train, size, len(source.y_train), seed, source.name)
   chunks = np.array_split(rows, -(-size // _CHUNK))
-  x = np.concatenate([_fit(source.x_train[chunk], dataset.x_train) for chunk in chunks])
+  with np.errstate(over='ignore'):  # overflow to infinity is refused below
+    x = np.concatenate([_fit(source.x_train[chunk], dataset.x_train) for chunk in chunks])
+  if not values.finite(x):
+    raise InputError(f'got source={source.name} with inputs that are not finite in {x.dtype}, the '
+                     "type of the clients'; expected smaller numbers")
   return Examples(x, _examples(source, rows).y)
 
 
+def aligned(source: Dataset, dataset: Dataset) -> Dataset:
+  """Numbers the classes of another data set as the clients' of the same names.
+
+  Classes of other names get the numbers from the clients' C on, and are none of theirs.
+  """
+  if source.names == dataset.names:
+    return source
+  ours, theirs = numbering.names(dataset), numbering.names(source)
+  ours += tuple(name for name in theirs if name not in ours)
+  place = numbering.number(np.array(theirs), ours)
+  return source._replace(y_train=place[source.y_train], y_test=place[source.y_test],
+                         classes=len(ours), names=ours)
+
+
 def noisy_labels(examples: Examples, share: float, classes: int, seed: int) -> Examples:
-  """Replaces a share of the labels by another class, all equally likely."""
+  """Replaces a share of the labels by another class, all equally likely.
+
+  Raises:
+    InputError: the share is of no number of labels.
+  """
+  values.check_share('noise', share)
   rng = np.random.default_rng([seed, _NOISE])
   rows = rng.permutation(len(examples.y))[:round(share * len(examples.y))]
   y = examples.y.copy()
@@ -74,8 +98,9 @@ def central(examples: Examples, share: float, seed: int) -> Server:
   At least one example is held out, and never all.
 
   Raises:
-    InputError: fewer than 2 examples.
+    InputError: fewer than 2 examples, or the share is of no number of them.
   """
+  values.check_share('held_out', share)
   total = len(examples.y)
   if total < 2:
     raise InputError(f'got size={total}; expected at least 2 examples, one to learn from '
@@ -108,7 +133,8 @@ def _others(total, rows):
 
 def _examples(dataset, rows):
   chosen = dataset.keep(rows)
-  return Examples(chosen.x_train, chosen.y_train.astype(np.int32, copy=False))
+  return Examples(
+      chosen.x_train, numbering.checked(chosen.y_train, dataset.classes, dataset.name))
 
 
 def _check_fits(source, like):

@@ -33,7 +33,6 @@ from hmm_jax.registry import (
     find,
     is_reference,
     literal,
-    load,
     suggestion,
 )
 from hmm_jax.server import objectives, training
@@ -288,7 +287,7 @@ def plugin_sections(given: Mapping[str, str]) -> dict[str, dict[str, Setting]]:
   """
   sections = {}
   for key, name in given.items():
-    record = load(key, name, REFERENCES[key][1])
+    record = find(key, name, *REFERENCES[key])
     if record.name in RUN | SHARED | OWN or record.name in REFERENCES[key][0]:
       raise InputError(f'got {key}={name}, a record of the name {record.name}; expected a name '
                        'that no setting or built-in record has')

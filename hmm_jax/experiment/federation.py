@@ -5,9 +5,9 @@ import os
 from ml_collections import ConfigDict
 
 from hmm_jax import storage
-from hmm_jax.data import arrays, corrupt, federate, server
+from hmm_jax.data import arrays, corrupt, federate, numbering, server, values
 from hmm_jax.data.partition import PARTITIONERS
-from hmm_jax.data.sources import SOURCES
+from hmm_jax.data.sources import SOURCES, tfds
 from hmm_jax.experiment import config as configs
 from hmm_jax.registry import Partitioner, Source, find, section, suggestion
 from hmm_jax.types import Dataset, Federation, InputError
@@ -18,7 +18,7 @@ def dataset(config: ConfigDict) -> Dataset:
   loaded, kind = _load(config, config.dataset), config.corrupt.kind
   if kind.startswith('labels:'):  # Before subsetting: the labels are for all examples of the set.
     loaded = loaded._replace(relabeled=arrays.labels(
-        kind.removeprefix('labels:'), len(loaded.y_train), loaded.classes))
+        kind.removeprefix('labels:'), len(loaded.y_train), numbering.names(loaded)))
   return federate.subset(loaded, config.subset, config.partition.seed)
 
 
@@ -28,14 +28,28 @@ def _load(config, name, key='dataset'):
   if source in SOURCES and SOURCES[source].path == bool(path):
     record = SOURCES[source]
   elif source in SOURCES or (':' in name and key in configs.references({key: name})):
-    record, path = find(key, name, SOURCES, Source), ''
+    record, path = find(key, name, {record.form: record for record in SOURCES.values()}, Source), ''
   else:
     record, path = SOURCES['tfds'], name
   try:
-    return record.load(path, configs.section(config, record), config.data_dir)
-  except InputError as error:
-    near = suggestion(name, [record.form for record in SOURCES.values()])
-    raise InputError(f'{error}{near}' if record.name == 'tfds' else str(error)) from error
+    loaded = record.load(path, configs.section(config, record), config.data_dir)
+  except tfds.Unknown as error:
+    forms = [record.form for record in SOURCES.values()]
+    raise InputError(f'{error}; or one of {", ".join(forms)}, package.module:RECORD, '
+                     f'path/to/file.py:RECORD{_meant(name) or suggestion(name, forms)}') from error
+  except MemoryError as error:
+    raise InputError(f'got {key}={name}, which does not fit into memory; expected a smaller data '
+                     f'set: {error}') from error
+  if not isinstance(loaded, Dataset):
+    raise InputError(f'got {key}={name}, which loads {type(loaded).__name__}; expected a Dataset')
+  values.check(loaded)
+  return loaded
+
+
+def _meant(name):
+  ends = {'npz': ('.npz',), 'text': ('.jsonl', '.jsonl.gz', '.jsonl.xz')}
+  return ''.join(f'; did you mean {source}:{name}?' for source, suffixes in ends.items()
+                 if name.endswith(suffixes) and os.path.isfile(os.path.expanduser(name)))
 
 
 def cohort(config: ConfigDict) -> int:
@@ -121,7 +135,7 @@ def _split_server(config, data):
   elif domain:
     data, examples = server.of_domain(data, _domain(source), size, seed)
   else:
-    found = _server_data(config)
+    found = server.aligned(_server_data(config), data)
     examples, classes = server.other(data, found, size, seed), found.classes
   examples = server.noisy_labels(examples, settings.noise, classes, seed)
   return data, server.central(examples, settings.held_out, seed)

@@ -16,7 +16,7 @@ from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import plots
 from hmm_jax.report.screen import Screen
-from hmm_jax.types import Algorithm, Experiment, Federation, InputError, SaveError
+from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, SaveError
 
 # Keys that say what is shown beside a run, and change nothing in it.
 COSMETIC = {'name', 'references', 'variants'}
@@ -48,19 +48,19 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
         screen.say(str(error))
     return summary
 
-  experiment, federated, classes = made
+  experiment, federated, data = made
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
-               [*describe(federated, classes, source=config.server.source),
+               [*describe(federated, data, source=config.server.source),
                 *experiment.algorithm.facts])
-  counts = label_counts(federated, classes)
-  data = federation.fingerprint(config, federated)
+  counts = label_counts(federated, data.classes)
+  digests = federation.fingerprint(config, federated)
   settings = {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
-  del made, federated  # The devices have what they need.
+  del made, federated, data  # The devices have what they need.
 
   with workdir.owned() if leads else contextlib.nullcontext():
     compare(config, workdir)  # Again, for another process may have been quicker.
     check_extension(config, workdir, experiment.algorithm)
-    summary = run(experiment, settings, workdir, screen, data=data,
+    summary = run(experiment, settings, workdir, screen, data=digests,
                   previous=config.resume == 'previous')
     if leads:
       draw(workdir, counts)
@@ -110,8 +110,8 @@ def run_config(config: ConfigDict, workdir: str, *, silent: bool = False) -> Run
   return Run.load(workdir)
 
 
-def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federation, int] | None:
-  """Builds what a run needs: experiment, federation, classes; None if it is finished.
+def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federation, Dataset] | None:
+  """Builds what a run needs; None if it is finished. The data set is without its inputs.
 
   Raises:
     InputError: the config, the data or the workdir does not suit.
@@ -125,7 +125,7 @@ def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federatio
   federated = federation.federation(config, data)
   experiment = build.experiment(config, data, federated)
   check_extension(config, workdir, experiment.algorithm)
-  return experiment, federated, data.classes
+  return experiment, federated, data._replace(x_train=(), x_test=())
 
 
 def check_extension(config: ConfigDict, workdir: Workdir, algorithm: Algorithm):

@@ -23,26 +23,34 @@ class LabelsTest(parameterized.TestCase):
   @parameterized.parameters(np.uint8, np.int64)
   def test_labels_of_every_row(self, dtype):
     np.savez(self.path, y=np.arange(5, dtype=dtype), x=np.array([None]))  # x is left unread.
-    labels = arrays.labels(self.path, 5, 5)
+    labels = arrays.labels(self.path, 5, '01234')
     self.assertEqual((labels.dtype, labels.tolist()), (np.int32, [0, 1, 2, 3, 4]))
+
+  @parameterized.parameters('int16', '>i8', 'uint64', str)
+  def test_labels_are_those_of_the_data_set(self, dtype):
+    np.savez(self.path, y=np.array([40, 10, 7, 10]).astype(dtype))
+    self.assertEqual(arrays.labels(self.path, 4, ('7', '10', '40')).tolist(), [2, 1, 0, 1])
 
   @parameterized.parameters(
       ({'x': Y}, 'expected an array y, it has none'),
       ({'y': Y[:4]}, 'y is int64 (4,), expected integers (5,)'),
       ({'y': Y[:, None]}, 'y is int64 (5, 1), expected integers (5,)'),
       ({'y': Y.astype(float)}, 'y is float64 (5,), expected integers (5,)'),
-      ({'y': Y - 1}, 'y goes from -1 to 1, expected labels from 0 to 2'),
-      ({'y': Y + 1}, 'y goes from 1 to 3, expected labels from 0 to 2'))
+      ({'y': Y > 0}, 'y is bool (5,), expected integers (5,)'),
+      ({'y': Y - 1}, 'y goes from -1 to 1, expected labels from 0'),
+      ({'y': Y + 1}, "y has the label '3', expected those of the data set, 3: '0', '1', '2'"),
+      ({'y': Y + 2**40}, "y has the label '1099511627776', expected"),
+      ({'y': np.array(list('01201')) + 'x'}, "y has the label '0x', expected"))
   def test_labels_that_do_not_fit(self, stored, text):
     np.savez(self.path, **stored)
     said = f'got corrupt.kind=labels:{self.path}; {text}'
     with self.assertRaisesRegex(InputError, re.escape(said)):
-      arrays.labels(self.path, 5, 3)
+      arrays.labels(self.path, 5, '012')
 
   def test_no_such_file(self):
     with self.assertRaisesRegex(InputError, 'got corrupt.kind=labels:/nowhere.npz; expected a '
                                 'readable .npz file .*No such file'):
-      arrays.labels('/nowhere.npz', 5, 3)
+      arrays.labels('/nowhere.npz', 5, '012')
 
 
 class VectorsTest(parameterized.TestCase):

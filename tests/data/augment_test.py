@@ -5,6 +5,7 @@ import jax
 import numpy as np
 
 from hmm_jax.data import augment
+from hmm_jax.types import InputError
 
 
 def crops(image, padding):
@@ -39,6 +40,11 @@ class CropFlipTest(parameterized.TestCase):
     x = np.arange(1, 9, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
     out = jax.jit(augment.crop_flip(1))(jax.random.key(1), x)
     np.testing.assert_array_equal(np.asarray(out).max(axis=(1, 2, 3)), np.arange(1, 9))
+
+  def test_more_padding_than_pictures_are_large(self):
+    for padding in (-1, 257, 10**9, 2**63):
+      with self.assertRaisesRegex(InputError, f'got crop_padding={padding}; '):
+        augment.crop_flip(padding)
 
   def test_the_key_alone_decides(self):
     x = np.random.default_rng(0).integers(0, 255, (16, 8, 8, 1), dtype=np.uint8)

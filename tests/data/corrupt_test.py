@@ -1,5 +1,7 @@
 """Who is corrupted, and what becomes of labels and inputs."""
 
+import re
+
 from absl.testing import absltest, parameterized
 import jax
 import numpy as np
@@ -162,8 +164,8 @@ class LabelsTest(parameterized.TestCase):
       (make.__name__, make) for make in (corrupt.symmetric, corrupt.pairwise, corrupt.random))
   def test_a_rate_is_a_probability(self, make):
     self.assertEqual(self.steps(make(0.0, CLASSES)).tolist(), [1, 0, 0, 0])
-    for rate in (-0.1, 1.1):
-      with self.assertRaisesRegex(InputError, f'got rate={rate}'):
+    for rate in (-0.1, 1.1, 1e39, 1e-320):
+      with self.assertRaisesRegex(InputError, re.escape(f'got rate={rate}; ')):
         make(rate, CLASSES)
 
   def test_one_class_has_no_other(self):
@@ -220,6 +222,23 @@ class PixelsTest(parameterized.TestCase):
     clean, made = deal(both), corrupted(corrupt.pixels(0.5, both.x_train), data=both)
     for name in 'ab':
       self.assertTrue(np.any(clean.examples.x[name] != made.examples.x[name]))
+
+  @parameterized.parameters(1e39, 1e308, 1e-320, -1.0, np.inf, np.nan)
+  def test_noise_that_means_nothing(self, rate):
+    for dtype in (np.uint8, np.float32):
+      with self.assertRaisesRegex(InputError, re.escape(f'got rate={rate}; ')):
+        corrupt.pixels(rate, dataset(dtype).x_train)
+
+  def test_noise_that_a_type_cannot_hold(self):
+    data = dataset(np.float32)
+    data = data._replace(x_train=data.x_train.astype(np.float16),
+                         x_test=data.x_test.astype(np.float16))
+    with self.assertRaisesRegex(InputError, 'got rate=1000 with float16 inputs'):
+      corrupted(corrupt.pixels(1000, 90 * data.x_train), data=data)
+
+  def test_a_share_of_no_client_of_any_data_set(self):
+    with self.assertRaisesRegex(InputError, 'got clients=1e-09; '):
+      corrupted(corrupt.pairwise(1.0, CLASSES), share=1e-9)
 
   def test_tokens_have_no_noise(self):
     with self.assertRaisesRegex(InputError, r'got kind=pixels with int32 inputs of shape \(8,\)'):

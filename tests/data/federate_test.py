@@ -180,6 +180,7 @@ class FederateTest(parameterized.TestCase):
       ({'validation': -.1}, 'got validation=-0.1'), ({'validation': 1}, 'got validation=1'),
       ({'test': np.nan}, 'got test=nan'), ({'test': 1.5}, 'got test=1.5'),
       ({'validation': 0.5, 'test': 0.5}, 'got validation=0.5 and test=0.5'),
+      ({'validation': 1e-320}, 'got validation=1e-320'), ({'test': 1e-9}, 'got test=1e-09'),
       ({'seed': -1}, 'got seed=-1'))
   def test_refuses(self, settings, pattern):
     with self.assertRaisesRegex(InputError, pattern):
@@ -210,6 +211,12 @@ class FederateTest(parameterized.TestCase):
 
     with self.assertRaisesRegex(InputError, 'got clients=2; client 1 holds no'):
       federate.federate(dataset(), assign, divide=divide, validation=0, test=0, seed=0)
+
+  def test_a_table_of_clients_and_classes_that_does_not_fit_into_memory(self):
+    data = dataset(test_rows=20)._replace(classes=10**6)
+    assign = lambda pool, rng: partition.iid(pool.y_train, 290, rng)
+    with self.assertRaisesRegex(InputError, 'got clients=290 with 1,000,000 classes'):
+      federate.federate(data, assign, divide=federate.deal_then_split, validation=0, test=0, seed=0)
 
   def test_too_few_rows_for_a_test_split(self):
     data = dataset()._replace(x_train=np.zeros((4, 1), np.float32), y_train=np.array([0, 0, 1, 2]),
@@ -409,7 +416,7 @@ class SummaryTest(absltest.TestCase):
         dataset(test_rows=2000), partial(lambda pool, rng: partition.natural(
             pool.y_train, 2, rng, owner=np.repeat([0, 1, 2], [100, 10, 190]))),
         divide=federate.deal_then_split, validation=0.1, test=0.2, seed=0)
-    table = dict(federate.describe(made, 4))
+    table = dict(federate.describe(made, dataset()))
     train, validation, own = (sum(held.size) for held in (
         made.clients, made.validation.clients, made.test.clients))
     low, high = sorted(made.clients.size)
@@ -425,21 +432,27 @@ class SummaryTest(absltest.TestCase):
 
   def test_description_counts_shared_rows_once(self):
     made = deal('resample')
-    table = dict(federate.describe(made, 4))
+    table = dict(federate.describe(made, dataset()))
     self.assertEqual(table['training examples'], f'{len(flat(made.clients))} of 300')
     self.assertLess(len(flat(made.clients)), sum(made.clients.size))
+
+  def test_description_of_the_data_set(self):
+    data = dataset()._replace(names=('a\x1b', *'bcd', 'e' * 50), facts=(('inputs', 'rounded'),))
+    table = dict(federate.describe(deal('iid'), data))
+    self.assertEqual(table['classes'], fr"5: 'a\x1b', 'b', 'c', ..., '{'e' * 20}...'")
+    self.assertEqual(table['inputs'], 'rounded')
 
   def test_description_of_the_server_and_of_the_corrupted(self):
     made = deal()
     self.assertNoCommonElements(
-        dict(federate.describe(made, 4, source='held_out')),
+        dict(federate.describe(made, dataset(), source='held_out')),
         ['server examples', 'corrupted clients'])
     rows = np.arange(1500, dtype=np.int32)
     hybrid = made._replace(server=Server(made.examples, rows[:1200], rows[1200:]),
                            corrupted=np.arange(6) < 2)
     for source, said in (('', ''), ('held_out', ', from held_out')):
-      self.assertEqual(federate.describe(hybrid, 4, source=source), [
-          *federate.describe(made, 4),
+      self.assertEqual(federate.describe(hybrid, dataset(), source=source), [
+          *federate.describe(made, dataset()),
           ('server examples', f'1,200 to learn from, 300 held out{said}'),
           ('corrupted clients', '2')])
 

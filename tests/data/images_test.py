@@ -68,7 +68,7 @@ class PicturesTest(parameterized.TestCase):
     if mode == 'P':
       gray.save(self.path('gray.png'), transparency=bytes(range(256)))
     else:
-      gray.save(self.path(name := f'gray.{"tif" if mode == "CMYK" else "png"}'))
+      gray.save(self.path(name := f'gray.{"jpg" if mode == "CMYK" else "png"}'))
     [x], failed, _ = self.read(['gray.png' if mode == 'P' else name])
     self.assertEqual(failed, {})
     np.testing.assert_array_equal(x, np.full((4, 4, 3), 255))
@@ -140,6 +140,22 @@ class PicturesTest(parameterized.TestCase):
     x, failed, decoded = self.read()
     self.assertEqual((failed, decoded), ({}, [NAMES[0], NAMES[2]]))
 
+  @parameterized.parameters('EPS', 'TIFF', 'GIF', 'PPM')
+  def test_a_file_of_another_format_is_left_alone(self, kind):
+    Image.new('RGB', (12, 9)).save(self.path(NAMES[0]), format=kind)
+    with mock.patch('subprocess.check_call', side_effect=AssertionError):
+      _, failed, _ = self.read()
+    self.assertIn('cannot identify', failed[0])
+
+  def test_a_picture_of_very_many_pixels(self):
+    with mock.patch.object(Image, 'MAX_IMAGE_PIXELS', 60):  # Of these there are 108.
+      self.assertIn('108 pixels', self.read()[1][0])
+
+  def test_a_pipe(self):
+    os.remove(self.path(NAMES[0]))
+    os.mkfifo(self.path(NAMES[0]))
+    self.assertIn('pipe or device', self.read()[1][0])
+
   def test_an_error_without_words(self):
     with mock.patch.object(Image, 'open', side_effect=EOFError):
       self.assertEqual(self.read(NAMES[:1])[1], {0: 'EOFError'})
@@ -160,17 +176,40 @@ class PicturesTest(parameterized.TestCase):
     others = []
     for arrays in ({'x': np.zeros(3)},
                    {'stamps': np.array(['a']), 'images': np.zeros((1, 3, 4, 3))},
-                   {'stamps': np.array(['a', 'b']), 'images': np.zeros((1, 4, 4, 3))}):
+                   {'stamps': np.array(['a', 'b']), 'images': np.zeros((1, 4, 4, 3), np.uint8)},
+                   {'stamps': np.array(['a']), 'images': np.zeros((1, 4, 4, 3))},
+                   {'stamps': np.array([['a']]), 'images': np.zeros((1, 4, 4, 3), np.uint8)},
+                   {'stamps': np.array([3]), 'images': np.zeros((1, 4, 4, 3), np.uint8)}):
       np.savez(foreign := self.path('foreign.npz'), **arrays)
       with open(foreign, 'rb') as file:
         others.append(file.read())
-    for content in (b'', whole[:200], whole[:-30], b'PK' + whole[10:], *others):
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 8
+    for content in (b'', whole[:200], whole[:-30], b'PK' + whole[10:], flipped, *others):
       with open(path, 'wb') as file:
         file.write(content)
       x, _, decoded = self.read()
       self.assertLen(decoded, 3)
       np.testing.assert_array_equal(x, first)
       self.assertEmpty(self.read()[2])
+
+  def test_a_cache_that_is_a_pipe_is_made_anew(self):
+    os.makedirs(self.cache)
+    os.mkfifo(os.path.join(self.cache, '4x4.npz'))
+    self.assertLen(self.read()[2], 3)
+    self.assertEmpty(self.read()[2])
+
+  @parameterized.parameters('write', 'path')
+  def test_nothing_is_left_of_a_cache_that_fails(self, what):
+    patch = mock.patch.object(np, 'savez', side_effect=OSError('No space left on device'))
+    with self.assertLogs('absl', 'WARNING'):
+      if what == 'path':
+        self.read(cache='a\0b')
+        os.makedirs(self.cache)
+      else:
+        with patch:
+          self.read()
+    self.assertEmpty(os.listdir(self.cache))
 
   def test_where_nothing_can_be_kept(self):
     with self.assertLogs('absl', 'WARNING') as logs:

@@ -3,6 +3,7 @@
 from functools import partial
 import inspect
 import itertools
+import re
 import time
 
 from absl.testing import absltest, parameterized
@@ -75,8 +76,8 @@ class PartitionTest(parameterized.TestCase):
 
   @parameterized.named_parameters(SKEWED)
   def test_alpha_out_of_range(self, kind):
-    for alpha in (0, -1, np.nan, np.inf):
-      with self.assertRaisesRegex(InputError, f'got alpha={alpha}'):
+    for alpha in (0, -1, np.nan, np.inf, 1e-320, 1e-13, 1e300):
+      with self.assertRaisesRegex(InputError, re.escape(f'got alpha={alpha};')):
         ALL[kind](LABELS, 4, rng(), alpha=alpha)
 
   @parameterized.named_parameters(SKEWED[:2])
@@ -85,6 +86,14 @@ class PartitionTest(parameterized.TestCase):
       with self.assertRaisesRegex(InputError, f'got min_size={min_size} with clients=4; '
                                   'expected from 1 to 100'):
         ALL[kind](LABELS, 4, rng(), min_size=min_size)
+
+  @parameterized.named_parameters(
+      ('dirichlet', partial(partition.dirichlet, alpha=0.5, min_size=1)),
+      ('shards', partial(partition.shards, classes_per_client=2)),
+      ('clusters', partial(partition.clusters, clusters=2, classes_per_cluster=2, alpha=0.5)))
+  def test_a_table_of_clients_and_classes_that_does_not_fit_into_memory(self, deal):
+    with self.assertRaisesRegex(InputError, 'got clients=20000 with 20,000 classes'):
+      deal(np.arange(20_000), 20_000, rng())
 
   def test_gives_up_after_so_many_draws(self):
     draw = partial(partition.dirichlet, LABELS, 4, alpha=0.5, retries=20)
@@ -106,7 +115,7 @@ class PartitionTest(parameterized.TestCase):
   def test_extreme_alpha_never_gives_nan(self, kind):
     settings = {'dirichlet': {'min_size': 1, 'retries': 3}, 'quantity': {'min_size': 1},
                 'resample': {}}[kind]
-    for alpha, seed in itertools.product((1e-2, 1e-6, 1e-12, 1e6), range(20)):
+    for alpha, seed in itertools.product((1e-2, 1e-6, 1e-12, 1e6, 1e12), range(20)):
       try:
         rows = ALL[kind](LABELS, 3, rng(seed), alpha=alpha, **settings)
       except InputError as error:
@@ -324,7 +333,7 @@ class DomainTest(parameterized.TestCase):
       partition.domain(LABELS, 6, rng(), domain=None)
 
 
-class ResampleTest(absltest.TestCase):
+class ResampleTest(parameterized.TestCase):
 
   def test_every_client_draws_so_many_rows(self):
     rows = partition.resample(LABELS, 500, rng(), alpha=0.5, size=30, classes=6)
@@ -371,6 +380,11 @@ class ResampleTest(absltest.TestCase):
     own, = partition.resample(np.repeat([0, 1], 500), 1, rng(), alpha=100., size=400, classes=2)
     first = np.mean(own[:200] >= 500)
     self.assertBetween(first, 0.3, 0.7)
+
+  @parameterized.parameters((10**9, 1), (4, 2**63), (4, 10**10), (10**6, 300))
+  def test_refuses_more_than_fits_into_memory(self, clients, size):
+    with self.assertRaisesRegex(InputError, f'got .*clients={clients}; expected from 1 to '):
+      partition.resample(LABELS, clients, rng(), alpha=1., size=size, classes=6)
 
   def test_refuses_an_empty_draw(self):
     with self.assertRaisesRegex(InputError, 'got size=0'):

@@ -109,6 +109,24 @@ class TakenTest(parameterized.TestCase):
 class OtherTest(parameterized.TestCase):
   """Rows of another data set."""
 
+  @parameterized.parameters(
+      ((), ('1', '3'), [1, 3], 4),
+      (('a', 'b', 'c'), ('c', 'a'), [2, 0], 3),
+      ((), ('1', '12'), [1, 4], 5),  # 12 is none of the clients' four classes, nor becomes one
+      (('1', '2', '3', '4'), (), [4, 0], 5))
+  def test_classes_are_those_of_the_same_name(self, ours, theirs, wanted, count):
+    x = np.zeros((2, 3, 3, 1), np.uint8)
+    clients = images(x, classes=len(ours) or 4)._replace(names=ours)
+    source = images(x, classes=2)._replace(names=theirs, y_test=np.array([1]))
+    made = server.aligned(source, clients)
+    self.assertEqual((made.y_train.tolist(), made.classes), (wanted, count))
+    self.assertEqual(made.y_test.tolist(), wanted[1:])
+
+  def test_classes_without_names_stay(self):
+    x = np.zeros((2, 3, 3, 1), np.uint8)
+    source = images(x, classes=20)
+    self.assertIs(server.aligned(source, images(x)), source)
+
   def test_rows_keep_the_labels_of_their_set(self):
     y = np.arange(1200) % 8
     x = np.arange(1200, dtype=np.float32)[:, None]
@@ -189,6 +207,17 @@ class OtherTest(parameterized.TestCase):
       server.other(images(np.zeros((5, 1), np.uint8)),
                    images(np.array(values, np.float32)[:, None], name='far'), 2, 0)
 
+  def test_floats_that_overflow_in_the_type_of_the_clients(self):
+    source, clients = np.full((2, 3, 3, 1), 1e6, np.float32), np.zeros((2, 3, 3, 1), np.float16)
+    with self.assertRaisesRegex(InputError, 'got source=images .* not finite in float16'):
+      server.other(images(clients), images(source), 2, 0)
+
+  def test_labels_are_not_cast(self):
+    x = np.zeros((2, 3, 3, 1), np.uint8)
+    for y in (np.array([0.5, 1.5]), np.array([2**40, 1])):
+      with self.assertRaisesRegex(InputError, 'got labels'):
+        server.other(images(x), images(x, y), 2, 0)
+
   def test_several_modalities(self):
     one = images(np.zeros((9, 4, 4, 3)), name='near')
     both = one._replace(name='far', x_train={'image': one.x_train, 'text': np.zeros((9, 2))})
@@ -211,6 +240,12 @@ class CentralTest(parameterized.TestCase):
     self.assertEqual(noisy.y.dtype, np.int32)
     self.assertTrue(np.all((noisy.y >= 0) & (noisy.y < 4)))
     np.testing.assert_array_equal(clean.y, self.examples().y)  # and the caller's stay
+
+  def test_shares_of_nothing(self):
+    with self.assertRaisesRegex(InputError, 'got noise=1e-320; '):
+      server.noisy_labels(self.examples(), 1e-320, 4, 0)
+    with self.assertRaisesRegex(InputError, 'got held_out=1e-09; '):
+      server.central(self.examples(), 1e-9, 0)
 
   def test_wrong_labels_are_uniform(self):
     clean = Examples(np.zeros((9000, 1)), np.ones(9000, np.int32))

@@ -79,6 +79,24 @@ class PartitionTest(parameterized.TestCase):
                                 f'partition.kind={kind}; .*own or alike'):
       deal(**{'dataset': f'npz:{path}', 'partition.kind': kind, 'partition.test_rows': 'pooled'})
 
+  def test_a_file_without_its_source(self):
+    path = write(self, x=np.zeros((9, 5)), y=np.arange(9) % 3)
+    with self.assertRaisesRegex(InputError, rf'did you mean npz:{path}\?$'):
+      deal(dataset=path)
+
+  def test_a_data_set_that_does_not_fit_into_memory(self):
+    source = federation.SOURCES['digits']._replace(load=lambda *given: np.empty(2**55))
+    with absltest.mock.patch.dict(federation.SOURCES, digits=source), self.assertRaisesRegex(
+        InputError, 'got dataset=digits, which does not fit into memory'):
+      deal(dataset='digits')
+
+  def test_a_source_of_ones_own_that_loads_something_else(self):
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    with open(os.path.join(folder, 'nothing.py'), 'w') as file:
+      file.write('from hmm_jax import Source\nSOURCE = Source("nothing", lambda *given: None)')
+    with self.assertRaisesRegex(InputError, 'nothing.py:SOURCE, which loads NoneType'):
+      deal(dataset=f'{folder}/nothing.py:SOURCE')
+
   def test_a_share_of_the_test_rows_of_a_set_without_any(self):
     path = write(self, x=np.zeros((90, 5)), y=np.arange(90) % 3)
     for share in (0.2, 0.4):
@@ -100,12 +118,17 @@ class PartitionTest(parameterized.TestCase):
       ('global_test', {'dataset': 'digits', 'partition.global_test': 1.0},
        'got partition.global_test=1.0'),
       ('file', {'dataset': 'npz:/nowhere.npz'}, 'got dataset=npz:/nowhere.npz'),
-      ('near_source', {'dataset': 'digit'}, 'did you mean digits'))
+      ('near_source', {'dataset': 'digit'}, 'did you mean digits'),
+      *((name, {'dataset': name}, 'npz:PATH, text:PATH, ') for name in (
+          'data.csv', '/some/folder', 'huggingface:mnist', 'hf:x', 'hf:org/x', 'mnst', 'tfds:mnst',
+          'npz', 'text:', 'digits:x', 'https://some.org/set.npz', 'a.b:RECORD', 'red\x1b[31m')))
   def test_bad_input_names_the_key(self, values, expected):
     with self.assertRaises(InputError) as caught:
       deal(**values)
     self.assertIn(expected, str(caught.exception))
-    self.assertNotIn('\n', str(caught.exception))
+    self.assertTrue(str(caught.exception).isprintable())
+    for internals in ('Parsing builder', 'ModuleNotFoundError'):
+      self.assertNotIn(internals, str(caught.exception))
 
 
 class ServerTest(parameterized.TestCase):
@@ -231,8 +254,21 @@ class ServerTest(parameterized.TestCase):
     with self.assertRaisesRegex(InputError, r'y is int64 \(150,\), expected integers \(300,\)'):
       deal(**{'corrupt.kind': f'labels:{short}', 'subset': 0.5})
     far = self.write(y=np.arange(300) % 11)
-    with self.assertRaisesRegex(InputError, 'y goes from 0 to 10, expected labels from 0 to 9'):
+    with self.assertRaisesRegex(InputError, "y has the label '10', expected .* 10: '0', "):
       deal(**{'corrupt.kind': f'labels:{far}'})
+
+  def test_labels_of_people_and_of_the_server_have_the_names_of_the_clients(self):
+    x, y = np.arange(200.)[:, None], np.arange(200) % 4
+    path = self.write(x=x, y=10 * y + 10)
+    people = self.write(y=np.full(200, 30))
+    other = self.write(x=x, y=40 - 20 * (y % 2))
+    data, made = deal(**{
+        'dataset': f'npz:{path}', 'corrupt.kind': f'labels:{people}', 'corrupt.clients': 1.0,
+        'partition.kind': 'iid', 'server.source': f'npz:{other}', 'server.size': 50})
+    self.assertEqual(data.names, ('10', '20', '30', '40'))
+    np.testing.assert_array_equal(made.examples.y[held_by(made.clients)], 2)
+    held = made.server.examples
+    np.testing.assert_array_equal(held.y, 3 - 2 * (held.x[:, 0].astype(int) % 2))
 
   def test_pooled_test_rows_have_no_labels_of_people(self):
     labels = self.write(y=np.arange(300) % 10)

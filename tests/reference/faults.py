@@ -1,7 +1,7 @@
 """A machine that fails: at the n-th change of a file nothing works any more, as after a kill."""
 
-from collections.abc import Generator
 import builtins
+from collections.abc import Generator
 import contextlib
 import errno
 import os

@@ -1,9 +1,13 @@
 """Built-in data sets without files: scikit-learn's digits, and a Gaussian mixture."""
 
+import math
+
 import numpy as np
 
 from hmm_jax.registry import Setting, Source
-from hmm_jax.types import Dataset
+from hmm_jax.types import Dataset, InputError
+
+_MOST_NUMBERS = 2**30  # 4 GiB
 
 
 def digits() -> Dataset:
@@ -30,7 +34,16 @@ def synthetic(*, rows: int, classes: int, shape: tuple[int, ...], seed: int) -> 
 
   Returns:
     A Dataset of float32 inputs.
+
+  Raises:
+    InputError: an axis is no whole number above 0, or the numbers are too many.
   """
+  if not shape or any(type(size) is not int or size < 1 for size in shape):
+    raise InputError(f'got synthetic.shape={shape}; expected whole numbers of at least 1')
+  if (numbers := (rows + rows // 5 + classes) * math.prod(shape)) > _MOST_NUMBERS:
+    raise InputError(f'got synthetic.rows={rows} with synthetic.classes={classes} and '
+                     f'synthetic.shape={shape}, which is {numbers:,} numbers; expected at most '
+                     f'{_MOST_NUMBERS:,}')
   rng = np.random.default_rng(seed)
   prototypes = rng.standard_normal((classes, *shape), np.float32)
   # Of norm about 3, so that the task is as hard in many dimensions as in few.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from absl import logging
 import numpy as np
 
-from hmm_jax.data import arrays, images, ngrams
+from hmm_jax.data import arrays, files, images, ngrams
 from hmm_jax.registry import Setting, Source
 from hmm_jax.types import Dataset, InputError, PyTree
 
@@ -126,13 +126,10 @@ def _find(folder, name):
 
 def _table(path) -> Iterator[tuple[str, dict[str, str]]]:
   """Yields the place and the columns of each line of a table. Quotes have no meaning in it."""
-  try:
-    # Only a newline ends a line: tweets contain carriage returns and quotation marks.
-    with open(path, encoding='utf-8-sig', newline='\n') as file:
-      header, *lines = [line.rstrip('\r\n').split('\t') for line in file] or [[]]
-  except (OSError, UnicodeError) as error:
-    reason = textwrap.shorten(str(error), 200)
-    raise _error(f'expected a readable table {path}: {reason}') from error
+  # Only a newline ends a line: tweets contain carriage returns and quotation marks.
+  with files.reading(f'a readable table {path}', _error), open(
+      files.ordinary(path), encoding='utf-8-sig', newline='\n') as file:
+    header, *lines = [line.rstrip('\r\n').split('\t') for line in file] or [[]]
   if missing := [name for name in _COLUMNS if name not in header]:
     raise _error(f'{path} lacks the columns {", ".join(missing)}; it has '
                  f'{textwrap.shorten(", ".join(header), 200)}')
@@ -179,10 +176,11 @@ SETTINGS = {
                       'are equal', choices=('agreed', 'text', 'image')),
     'modalities': Setting('both', 'inputs to load', choices=('text', 'image', 'both')),
     'ngrams': Setting(
-        2048, "hash buckets for a text's words and word pairs", at_least=1),
+        2048, "hash buckets for a text's words and word pairs", at_least=1, at_most=2**17),
     'vectors': Setting(
-        '', 'instead of hashed n-grams, an .npz file with tweet ids `id` and vectors `x`'),
-    'image_size': Setting(64, 'pixels per side', at_least=1),
+        '', 'instead of hashed n-grams, an .npz file with tweet ids `id` and vectors `x`, '
+        'which become float32'),
+    'image_size': Setting(64, 'pixels per side', at_least=1, at_most=1024),
     'cache': Setting('', "folder for decoded images; '': `cache` in the release's folder"),
     'broken': Setting('refuse', 'what to do with examples whose image cannot be read',
                       choices=('refuse', 'skip')),

@@ -1,21 +1,20 @@
 """Text of many owners, from a JSON-lines file."""
 
 from collections import defaultdict
+from functools import partial
 import gzip
 import json
 import lzma
 import os
 import textwrap
-import zlib
 
 import numpy as np
 
+from hmm_jax.data import files
 from hmm_jax.registry import Setting, Source
 from hmm_jax.types import Dataset, InputError
 
 _OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
-# Raised on reading a file that is absent, truncated or altered.
-_DAMAGE = (OSError, EOFError, UnicodeError, lzma.LZMAError, zlib.error)
 
 
 def load(path: str, *, owner: tuple[str, ...], window: int, min_rows: int) -> Dataset:
@@ -67,15 +66,14 @@ def _read(path, owner):
   """Returns the texts of each owner, in the order of the file: {owner: [text, ...]}."""
   opener = _OPENERS.get(os.path.splitext(path)[1], open)
   texts = defaultdict(list)
-  try:
-    with opener(os.path.expanduser(path), 'rt', encoding='utf-8') as file:
-      for number, line in enumerate(file, 1):
-        if line.strip():
-          document = _document(path, number, line, owner)
-          texts[tuple(str(document[field]) for field in owner)].append(document['text'])
-  except _DAMAGE as error:
-    reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-    raise _error(path, f'expected a readable file of JSON lines: {reason}') from error
+  with files.reading('a readable file of JSON lines', partial(_error, path)), opener(
+      files.ordinary(path), 'rt', encoding='utf-8-sig') as file:
+    for number, line in enumerate(file, 1):
+      if line.strip():
+        document = _document(path, number, line, owner)
+        # A byte order mark, left over from a file of its own, is no character of the text.
+        texts[tuple(str(document[field]) for field in owner)].append(
+            document['text'].removeprefix('\ufeff'))
   return texts
 
 

@@ -1,9 +1,10 @@
 """Sets that come with the library: digits and synthetic classes."""
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 import numpy as np
 
 from hmm_jax.data.sources import builtin
+from hmm_jax.types import InputError
 
 
 class DigitsTest(absltest.TestCase):
@@ -24,7 +25,17 @@ class DigitsTest(absltest.TestCase):
     self.assertIsNone(digits.x_test.base)
 
 
-class SyntheticTest(absltest.TestCase):
+class SyntheticTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      {'shape': (0, 8, 1)}, {'shape': ()}, {'shape': (-1,)}, {'shape': (8.0,)}, {'shape': (True,)},
+      {'shape': (None,)}, {'shape': ('8',)}, {'shape': (10**6, 10**6)}, {'shape': (2**63,)},
+      {'rows': 10**12}, {'rows': 2**63}, {'classes': 2**31 - 1})
+  def test_refuses_before_anything_is_drawn(self, **settings):
+    with absltest.mock.patch.object(np.random, 'default_rng') as draws, self.assertRaisesRegex(
+        InputError, rf'got .*synthetic.{next(iter(settings))}=.*; expected'):
+      builtin.synthetic(**{'rows': 20, 'classes': 2, 'shape': (3,), 'seed': 0, **settings})
+    draws.assert_not_called()
 
   def test_shapes_and_dtypes(self):
     made = builtin.synthetic(rows=103, classes=4, shape=(5, 5, 2), seed=0)

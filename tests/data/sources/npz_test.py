@@ -1,18 +1,43 @@
 """Sets in .npz files: what is loaded, and files that do not fit."""
 
 import gc
+import io
 import os
+import struct
 import tempfile
 import warnings
+import zipfile
 
 from absl.testing import absltest, parameterized
 import numpy as np
+import pytest
+from reference import damage
 
 from hmm_jax.data.sources import npz
 from hmm_jax.types import InputError
 
 X = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
 Y = np.array([0, 1, 2, 0, 1])
+
+
+def header(text, size=0, version=1):
+  """Returns a .npy file with a header, and so many bytes of data."""
+  padded = text.encode().ljust(117) + b'\n'
+  return b'\x93NUMPY' + bytes([version, 0]) + struct.pack('<H', 118) + padded + b'1' * size
+
+
+def member(test, content, name='x.npy'):
+  """Writes a file with labels and one more member; returns its path."""
+  stream = io.BytesIO()
+  np.save(stream, Y)
+  with zipfile.ZipFile(test.path, 'w') as archive:
+    archive.writestr('y.npy', stream.getvalue())
+    archive.writestr(name, content)
+  return test.path
+
+
+def load_member(test, content):
+  return npz.load(member(test, content))
 
 
 class NpzTest(parameterized.TestCase):
@@ -80,6 +105,34 @@ class NpzTest(parameterized.TestCase):
     self.assertEqual(result.dtype, loaded)
     np.testing.assert_array_equal(result, x)
 
+  @parameterized.parameters(
+      ([1, 2, 3, 2, 1], (), [0, 1, 2, 1, 0], '123'),
+      ([0, 9000, 0, 1000, 0], (), [0, 2, 0, 1, 0], ('0', '1000', '9000')),
+      ([2**40, 5, 5, 5, 5], (), [1, 0, 0, 0, 0], ('5', str(2**40))),
+      ([1, 1, 1, 2, 2], [5, 2], [0, 0, 0, 1, 1], '125'),
+      ([7] * 5, (), [0] * 5, '7'),
+      ([*'cabba'], (), [2, 0, 1, 1, 0], 'abc'),
+      ([0, 2, 1, 1, 0], [3], [0, 2, 1, 1, 0], ''),
+      ([*'02110'], (), [0, 2, 1, 1, 0], ''))
+  def test_labels_are_numbered_and_keep_their_names(self, y, y_test, classes, names):
+    test = {'x_test': X[:len(y_test)], 'y_test': np.array(y_test)} if y_test else {}
+    loaded = npz.load(self.save(x=X, y=np.array(y), **test))
+    self.assertEqual((loaded.y_train.dtype, loaded.y_train.tolist()), (np.int32, classes))
+    self.assertEqual(loaded.names, tuple(names))
+    self.assertEqual(loaded.classes, len(set(y) | set(y_test)))
+    self.assertEqual(loaded.y_test.dtype, np.int32)
+    known = loaded.names or tuple(map(str, range(loaded.classes)))
+    self.assertEqual([known[c] for c in loaded.y_test], [*map(str, y_test)])
+
+  def test_labels_of_both_splits_in_other_types(self):
+    loaded = npz.load(self.save(x=X, y=np.int64(Y), x_test=X[:1], y_test=np.array([2**63 + 1])))
+    self.assertEqual(loaded.names, ('0', '1', '2', str(2**63 + 1)))
+
+  @parameterized.parameters((np.float32, False), (np.float16, False), (float, True), ('>f8', True))
+  def test_says_where_inputs_are_rounded(self, dtype, said):
+    loaded = npz.load(self.save(x=np.ones((5, 2), dtype), y=Y))
+    self.assertEqual('rounded' in str(loaded.facts), said)
+
   def test_home_directory(self):
     self.save(x=X, y=Y)
     with absltest.mock.patch.dict(os.environ, HOME=self.folder):
@@ -98,7 +151,7 @@ class NpzTest(parameterized.TestCase):
       ({'x': X, 'y': Y.astype(float)}, 'y is float64'),
       ({'x': X, 'y': Y > 0}, 'y is bool'),
       ({'x': X, 'y': Y - 1}, 'y goes from -1 to 1, expected labels from 0'),
-      ({'x': X, 'y': Y + 2**31}, 'expected labels from 0'),
+      ({'x': X, 'y': Y, 'x_test': X, 'y_test': Y.astype(str)}, 'int64 in training and <U'),
       ({'x': X[:0], 'y': Y[:0]}, r'x is uint8 \(0, 4, 3\)'),
       ({'x': Y, 'y': Y}, r'x is int64 \(5,\)'),
       ({'x': X.astype(str), 'y': Y}, 'x is <U'),
@@ -144,22 +197,68 @@ class NpzTest(parameterized.TestCase):
   @parameterized.parameters(np.savez, np.savez_compressed)
   def test_damage_gives_one_line_or_sound_arrays(self, save):
     save(self.path, x=X, y=Y)
-    good = self.read()
-    rng = np.random.default_rng(0)
-    refused = 0
-    for trial in range(200):
-      bad = bytearray(good)
-      if trial % 2:
-        bad = bad[:rng.integers(len(bad))]
-      else:
-        bad[rng.integers(len(bad))] ^= rng.integers(1, 256)
-      self.write(bad)
-      try:
-        npz.load(self.path)
-      except InputError as error:
-        self.assertNotIn('\n', str(error))
-        refused += 1
+    refused = damage.refusals(self.path, damage.changed(self.read(), 200), npz.load)
     self.assertGreater(refused, 150)
+
+  @parameterized.parameters(np.savez, np.savez_compressed)
+  @pytest.mark.slow
+  def test_mutations_give_one_line_or_sound_arrays(self, save):
+    save(self.path, x=X, y=Y, client=Y)
+    refused = damage.refusals(self.path, damage.mutated(self.read(), 1500), npz.load)
+    self.assertGreater(refused, 1000)
+
+  @pytest.mark.slow
+  def test_mutated_headers_give_one_line_or_sound_arrays(self):
+    stream = io.BytesIO()
+    np.save(stream, X)
+
+    def load(path):
+      with open(path, 'rb') as file:
+        load_member(self, file.read())
+
+    refused = damage.refusals(os.path.join(self.folder, 'x.npy'),
+                              damage.mutated(stream.getvalue()[:128], 1500), load)
+    self.assertGreater(refused, 1000)
+
+  @parameterized.named_parameters(
+      ('text', b'no array'), ('empty', b''),
+      ('cut', header("{'descr': '|u1', 'fortran_order': False, 'shape': (5, 4")),
+      ('open_quote', header("{'descr': '|u1, 'fortran_order': False, 'shape': (5, 4)}'''")),
+      ('odd_type', header("{'descr': ('|u1',), 'fortran_order': False, 'shape': (5, 4)}", 20)),
+      ('negative', header("{'descr': '|u1', 'fortran_order': False, 'shape': (-5, -4)}", 20)),
+      ('fewer', header("{'descr': '|u1', 'fortran_order': False, 'shape': (5, 4)}", 19)),
+      ('more', header("{'descr': '|u1', 'fortran_order': False, 'shape': (5, 4)}", 21)),
+      ('version', header("{'descr': '|u1', 'fortran_order': False, 'shape': (5, 4)}", 20, 3)))
+  def test_members_that_are_no_arrays(self, content):
+    with self.assertRaisesRegex(InputError, 'expected a readable .npz file'):
+      load_member(self, content)
+
+  def test_nothing_is_allocated_for_a_header_that_claims_too_much(self):
+    for shape in ('(1000000000000, 6)', '(2000000000, 1)'):
+      claim = header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}", 8)
+      with absltest.mock.patch.object(np.lib.format, 'read_array') as read, (
+          self.assertRaisesRegex(InputError, 'claims')):
+        load_member(self, claim)
+      read.assert_not_called()
+
+  def test_a_member_of_another_name(self):
+    self.refuse(member(self, b'bytes', 'x'), 'it has y')
+
+  def test_a_pipe_or_a_device(self):
+    os.mkfifo(self.path)
+    self.refuse(self.path, 'pipe or device')
+    self.refuse('/dev/zero', 'pipe or device')
+
+  def test_a_path_that_none_can_be(self):
+    self.refuse('a\0b', 'null')
+
+  def test_arrays_in_another_byte_order_and_layout(self):
+    x = np.asfortranarray(np.arange(15.).reshape(5, 3)).astype('>f8')
+    loaded = npz.load(self.save(x=x, y=(Y + 300).astype('>i2'), client=Y.astype('>u4')))
+    np.testing.assert_array_equal(loaded.x_train, np.arange(15).reshape(5, 3))
+    self.assertEqual(loaded.x_train.dtype, np.float32)
+    self.assertEqual(loaded.names, ('300', '301', '302'))
+    np.testing.assert_array_equal(loaded.client, Y)
 
   def test_bad_checksum(self):
     self.save(x=X, y=Y)

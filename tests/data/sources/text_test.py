@@ -8,6 +8,8 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 import numpy as np
+import pytest
+from reference import damage
 
 from hmm_jax.data.sources import text
 from hmm_jax.types import InputError
@@ -94,6 +96,18 @@ class TextTest(parameterized.TestCase):
     path = self.write(b'\n' + json.dumps(LINES[0]).encode() + b'\n  \n')
     self.assertLen(self.load(path).x_train, 2)
 
+  @parameterized.parameters('.jsonl', '.jsonl.gz', '.jsonl.xz')
+  def test_byte_order_marks_are_no_characters(self, suffix):
+    lines = [line | {'text': f'\ufeff{line["text"]}'} for line in LINES]
+    path, plain = self.save(lines, suffix), self.load(self.save())
+    with OPENERS[suffix](path, 'rb') as file:
+      content = file.read()
+    with OPENERS[suffix](path, 'wb') as file:
+      file.write(b'\xef\xbb\xbf' + content)
+    marked = self.load(path)
+    np.testing.assert_array_equal(marked.x_train, plain.x_train)
+    self.assertEqual(marked.classes, plain.classes)
+
   def test_half_a_surrogate_pair_is_a_character(self):
     path = self.write(b'{"play": "a", "speaker": "b", "text": "\\ud800abc"}\n')
     np.testing.assert_array_equal(self.load(path).x_train, [[3, 0, 1]])
@@ -140,21 +154,24 @@ class TextTest(parameterized.TestCase):
     path = self.save(lines, suffix)
     with open(path, 'rb') as file:
       good = file.read()
-    rng = np.random.default_rng(0)
-    refused = 0
-    for trial in range(100):
-      bad = bytearray(good)
-      if trial % 2:
-        bad = bad[:rng.integers(len(bad))]
-      else:
-        bad[rng.integers(len(bad))] ^= rng.integers(1, 256)
-      self.write(bad, suffix)
-      try:
-        self.load(path)
-      except InputError as error:
-        self.assertNotIn('\n', str(error))
-        refused += 1
-    self.assertGreater(refused, 90)
+    self.assertGreater(damage.refusals(path, damage.changed(good, 100), self.load), 90)
+
+  @parameterized.parameters(*OPENERS)
+  @pytest.mark.slow
+  def test_mutations_give_one_line_or_texts(self, suffix):
+    path = self.save(suffix=suffix)
+    with open(path, 'rb') as file:
+      good = file.read()
+    self.assertGreater(damage.refusals(path, damage.mutated(good, 1000), self.load), 500)
+
+  @parameterized.parameters(*OPENERS)
+  def test_a_pipe_or_a_device(self, suffix):
+    os.mkfifo(path := os.path.join(self.folder, f'pipe{suffix}'))
+    self.refuse(path, 'pipe or device')
+    self.refuse('/dev/zero', 'pipe or device')
+
+  def test_a_path_that_none_can_be(self):
+    self.refuse('a\0b', 'null')
 
   @parameterized.parameters('.jsonl.gz', '.jsonl.xz')
   def test_not_compressed(self, suffix):

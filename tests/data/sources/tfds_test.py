@@ -1,13 +1,14 @@
 """Prepared TFDS sets: what is loaded, and what is refused."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 import numpy as np
 from PIL import Image
 import tensorflow_datasets
@@ -59,7 +60,7 @@ def prepare(folder, title, *, features=None, examples=example, splits=None, conf
   return str(builder.data_path)
 
 
-class TfdsTest(absltest.TestCase):
+class TfdsTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -188,10 +189,71 @@ class TfdsTest(absltest.TestCase):
     shutil.rmtree(path)
     self.refuse('small_damaged', 'expected the name of a TFDS image set')
 
+  def rewrite(self, path, change):
+    path = os.path.join(path, 'features.json')
+    with open(path) as file:
+      content = json.load(file)
+    change(content)
+    with open(path, 'w') as file:
+      json.dump(content, file)
+
+  def test_classes_of_others_are_never_imported(self):
+    path = prepare(self.folder, 'small_strange', splits={'train': [0]})
+    with open(os.path.join(self.folder, 'opened_trap.py'), 'w') as file:
+      file.write(f'open({os.path.join(self.folder, "touched")!r}, "w")')
+    feature = lambda content, name: content['featuresDict']['features'][name]
+    trap, plain = 'opened_trap.Feature', {'type': 'tensorflow_datasets.core.features.Text'}
+    for change in (
+        lambda content: content.update(pythonClassName=trap),
+        lambda content: feature(content, 'label').update(python_class_name=trap),
+        lambda content: feature(content, 'image').update(type=trap, content={}),
+        lambda content: content['featuresDict']['features'].update(more={
+            'type': 'tensorflow_datasets.core.features.sequence_feature.Sequence',
+            'content': {'feature': {'type': trap, 'content': {}}}}),
+        lambda content: feature(content, 'label').update(plain | {'content': [{'type': trap}]})):
+      with absltest.mock.patch.object(sys, 'path', [self.folder, *sys.path]):
+        self.rewrite(path, change)
+        for name in ('small_strange', 'small_strange:1.2.0', 'SmallStrange'):
+          with self.assertRaisesRegex(InputError, 'opened_trap.Feature|TFDS image set'):
+            tfds.load(name, self.folder)
+      self.assertNotIn('touched', os.listdir(self.folder))
+      self.refuse('small_strange', "it names '.*'")
+      shutil.rmtree(path)
+      prepare(self.folder, 'small_strange', splits={'train': [0]})
+
+  def test_features_that_cannot_be_looked_at_are_not_read(self):
+    path = prepare(self.folder, 'small_piped', splits={'train': [0]})
+    for name in os.listdir(path):
+      os.rename(os.path.join(path, name), kept := os.path.join(self.folder, 'kept'))
+      os.mkfifo(os.path.join(path, name))
+      self.refuse('small_piped', 'pipe or device')
+      os.replace(kept, os.path.join(path, name))
+    self.refuse('small_piped', 'data_dir=gs://bucket/sets; expected a local', 'gs://bucket/sets')
+
+  def test_names_of_features_are_no_classes(self):
+    prepare(self.folder, 'small_type', splits={'train': [0]}, features={
+        'image': FEATURES.Image(shape=(4, 5, 1)), 'label': FEATURES.ClassLabel(num_classes=3),
+        'type': FEATURES.Text(), 'box': FEATURES.BBoxFeature(),
+        'words': FEATURES.Sequence(FEATURES.Text())}, examples=lambda row: example(row) | {
+            'type': 'a', 'box': FEATURES.BBox(0.0, 0.0, 1.0, 1.0), 'words': ['b']})
+    self.assertLen(tfds.load('small_type', self.folder).x_train, 1)
+
+  @parameterized.parameters('PPM', 'EPS', 'I;16', 'P', '1')
+  def test_pictures_of_another_kind_are_not_cast(self, kind):
+    file = io.BytesIO()
+    if kind in ('PPM', 'EPS'):
+      Image.new('L', (5, 4)).save(file, format=kind)
+    else:
+      Image.new(kind, (5, 4), 1).save(file, format='PNG')
+    prepare(self.folder, 'small_odd', splits={'train': [0]},
+            examples=lambda row: {'image': io.BytesIO(file.getvalue()), 'label': 0})
+    with absltest.mock.patch('subprocess.check_call', side_effect=AssertionError):
+      self.refuse('small_odd', 'cannot identify|an image is')
+
   def test_images_of_another_shape_than_promised(self):
     prepare(self.folder, 'small_lying', splits={'train': [0]},
             examples=lambda row: {'image': png(image(row, (3, 3, 1))), 'label': 0})
-    self.refuse('small_lying', 'cannot reshape array of size 9')
+    self.refuse('small_lying', r'an image is \(\(3, 3\)')
 
 
 if __name__ == '__main__':
