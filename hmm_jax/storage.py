@@ -5,13 +5,16 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
+import shutil
 import stat
+import tempfile
 
 import jax
 import numpy as np
 
 from hmm_jax.types import PyTree, SaveError
+
+_NEW = '.new-'  # Before the names of folders in which files are written.
 
 
 @contextlib.contextmanager
@@ -35,37 +38,34 @@ def unsaved(what: str, error: OSError) -> SaveError:
 
 @contextlib.contextmanager
 def replacing(path: str) -> Generator[str]:
-  """Yields the path of a new file that takes the place of `path` once it is complete.
+  """Yields a path to write a file to, which then takes the place of `path`.
 
-  After a failure or a kill, `path` is as before. A link is replaced, never followed, and a file
-  that is replaced keeps its mode.
+  It lies in a new folder, of a name that nobody can guess and that only its owner may enter: no
+  link is followed. If anything fails, the old file stays, and nothing of the new one. Its mode is
+  the old file's, or that of any new file.
 
   Raises:
     SaveError: the file system refuses.
   """
-  folder, name = os.path.split(path)
-  # Nobody can have put a link there, as nobody can guess the name.
-  new = os.path.join(folder, f'.{secrets.token_hex(8)}.new.{name}')
-  try:
-    with saving(path):
-      os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-      yield new
-      with open(new, 'rb+') as file:
-        os.fsync(file.fileno())
-      if os.path.isfile(path) and not os.path.islink(path):
-        os.chmod(new, stat.S_IMODE(os.stat(path).st_mode))
-      os.replace(new, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      os.remove(new)
-    raise
+  parent, name = os.path.split(os.path.abspath(path))
+  with saving(path), tempfile.TemporaryDirectory(dir=parent, prefix=_NEW) as folder:
+    new = os.path.join(folder, name)
+    with open(new, 'xb') as file:
+      mode = os.fstat(file.fileno()).st_mode
+    if os.path.isfile(path) and not os.path.islink(path):
+      mode = os.stat(path).st_mode
+    yield new
+    with open(new, 'rb+') as file:
+      os.fsync(file.fileno())
+    os.chmod(new, stat.S_IMODE(mode))  # The writer of safetensors makes files of mode 0600.
+    os.replace(new, path)
 
 
-def leftovers(folder: str) -> list[str]:
-  """Returns the paths of files in a folder that a kill kept `replacing` from completing."""
-  names = os.listdir(folder) if os.path.isdir(folder) else []
-  return [os.path.join(folder, name) for name in names
-          if name.startswith('.') and name[17:22] == '.new.']
+def remove_leftovers(folder: str):
+  """Removes what a kill kept `replacing` from completing in a folder."""
+  for name in os.listdir(folder):
+    if name.startswith(_NEW):
+      shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
 
 def digest_of_file(path: str) -> str:

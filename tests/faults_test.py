@@ -37,7 +37,7 @@ def results(path):
 
 
 def leftovers(path):
-  return [file for file in pathlib.Path(path).rglob('*') if '.new.' in file.name]
+  return [file for file in pathlib.Path(path).rglob('*') if file.name.startswith('.new-')]
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ class ReplacingTest(parameterized.TestCase):
       self.assertEqual(self.path.read_text(), text)
       self.assertEqual(os.listdir(self.folder), ['a.txt'])
 
-  @parameterized.parameters('open', 'fsync', 'replace', 'chmod')
+  @parameterized.parameters('mkdir', 'open', 'fsync', 'replace', 'chmod')
   def test_a_full_disk_leaves_the_old_file_and_nothing_else(self, call):
     self.write('old')
     with (mock.patch.object(os, call, side_effect=OSError(28, 'No space left on device')),
@@ -67,11 +67,15 @@ class ReplacingTest(parameterized.TestCase):
     self.write()
     self.assertEqual(mode(), 0o640)
 
-  def test_what_a_kill_left_is_found(self):
+  def test_what_a_kill_left_is_removed(self):
+    self.write('old')
     with storage.replacing(str(self.path)) as new:
-      self.assertEqual(storage.leftovers(str(self.folder)), [new])
-    self.assertEmpty(storage.leftovers(str(self.folder)))
-    self.assertEmpty(storage.leftovers(str(self.path)))
+      left = os.path.join(os.path.dirname(new), 'half')
+      pathlib.Path(left).touch()
+      storage.remove_leftovers(str(self.folder))
+      self.assertEqual(os.listdir(self.folder), ['a.txt'])
+      os.mkdir(os.path.dirname(new))
+      pathlib.Path(new).touch()
 
 
 class DigestTest(parameterized.TestCase):

@@ -65,9 +65,7 @@ class Workdir:
     except OSError as error:
       raise storage.unsaved(lock.lock_file, error) from error
     try:
-      for path in storage.leftovers(self.path):
-        with contextlib.suppress(OSError):
-          os.remove(path)
+      storage.remove_leftovers(self.path)
       yield
     finally:
       lock.release()

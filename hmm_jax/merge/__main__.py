@@ -13,13 +13,14 @@ import os
 from absl import app, flags, logging
 import numpy as np
 
+from hmm_jax import storage
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.merge import files, lora, models, state_dict
 from hmm_jax.merging import OPERATORS
 from hmm_jax.merging.task_vectors import check_weights
 from hmm_jax.registry import REQUIRED, Operator, find, read_settings
 from hmm_jax.report.screen import Screen, fail
-from hmm_jax.types import Array, InputError
+from hmm_jax.types import Array, InputError, SaveError
 
 METHOD = flags.DEFINE_string('method', None, 'Name of the merge operator; list shows all.')
 MODELS = flags.DEFINE_list('models', [], 'Models to merge: files, or folders of runs.')
@@ -157,22 +158,22 @@ def say_rank(made: models.Merged, screen: Screen):
 
 
 def write(out: str, merged: dict, metadata: dict[str, str]):
-  """Writes the merged model and merge.json, both or none; raises OSError if the disk is full."""
+  """Writes the merged model and merge.json, both or none; raises SaveError if that fails."""
   suffix = '.npz' if MODELS.value[0].endswith('.npz') else '.safetensors'
   how = {'method': METHOD.value, 'models': MODELS.value, 'base': BASE.value,
          'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value,
          'lora_rank': LORA_RANK.value}
   model = os.path.join(out, f'merged{suffix}')
   try:
-    with files.replacing(os.path.join(out, 'merge.json')) as aside:
+    with storage.replacing(os.path.join(out, 'merge.json')) as aside:
       with open(aside, 'w') as file:
         json.dump(how, file, indent=2)
         file.write('\n')
       files.save(model, merged, metadata)
-  except OSError as error:
+  except SaveError:
     with contextlib.suppress(OSError):
       os.remove(model)
-    raise OSError(f'nothing is saved in --out={out}: {error.strerror}') from error
+    raise
 
 
 def _change(x, stacked):
@@ -202,8 +203,10 @@ def entry():
     app.run(main, flags_parser=parse)
   except InputError as error:
     raise SystemExit(fail(error, 2)) from None
-  except OSError as error:  # Such as a disk that is full.
+  except SaveError as error:
     raise SystemExit(fail(error, 1)) from None
+  except KeyboardInterrupt:
+    raise SystemExit(fail('interrupted', 130)) from None
 
 
 if __name__ == '__main__':

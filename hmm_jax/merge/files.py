@@ -6,7 +6,6 @@ import math
 import os
 import re
 import stat
-import tempfile
 from typing import NamedTuple
 import zipfile
 
@@ -16,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from hmm_jax import storage
 from hmm_jax.types import Array, InputError
 
 SUFFIXES = ('.safetensors', '.npz')
@@ -107,10 +107,10 @@ def save(path: str, tensors: dict[str, Array], metadata: dict[str, str] | None =
 
   Raises:
     InputError: a tensor is of a type that `opened` does not read from this format.
-    OSError: it can't be written; what was there before is whole.
+    SaveError: it can't be written; what was there before is whole.
   """
   arrays = {name: _plain(path, name, x) for name, x in tensors.items()}
-  with replacing(path) as aside:
+  with storage.replacing(path) as aside:
     if path.endswith('.npz'):
       with zipfile.ZipFile(aside, 'w') as archive:  # np.savez takes no tensor of the name `file`.
         for name, x in arrays.items():
@@ -118,29 +118,6 @@ def save(path: str, tensors: dict[str, Array], metadata: dict[str, str] | None =
             np.lib.format.write_array(file, x, allow_pickle=False)
     else:
       _save_safetensors(arrays, aside, metadata)
-
-
-@contextlib.contextmanager
-def replacing(path: str) -> Generator[str]:
-  """Yields a path to write a file to, which then takes the place of `path`.
-
-  It lies in a new folder, of a name that nobody can guess and that only its owner may enter: no
-  link is followed. If anything fails, the old file stays, and nothing of the new one. Its mode is
-  the old file's, or that of any new file.
-  """
-  path = os.path.abspath(path)
-  os.makedirs(os.path.dirname(path), exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=os.path.dirname(path), prefix='.') as folder:
-    aside = os.path.join(folder, os.path.basename(path))
-    with open(aside, 'xb') as file:
-      mode = os.fstat(file.fileno()).st_mode
-    if os.path.isfile(path) and not os.path.islink(path):
-      mode = os.stat(path).st_mode
-    yield aside
-    with open(aside, 'rb') as file:
-      os.fsync(file.fileno())
-    os.chmod(aside, stat.S_IMODE(mode))  # The writer of safetensors makes files of mode 0600.
-    os.replace(aside, path)
 
 
 def check_target(path: str):

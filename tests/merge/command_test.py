@@ -26,7 +26,7 @@ from hmm_jax.merge import files
 from hmm_jax.merge.models import merge as merge_function
 from hmm_jax.merging import OPERATORS
 from hmm_jax.report.screen import Screen
-from hmm_jax.types import InputError
+from hmm_jax.types import InputError, SaveError
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHAPES = {'layer.weight': (60, 40), 'layer.bias': (40,)}
@@ -372,7 +372,7 @@ class MergeTest(parameterized.TestCase):
         raise OSError(errno.ENOSPC, 'full')
       replace(*paths)
 
-    with mock.patch.object(os, 'replace', second_fails), self.assertRaises(OSError):
+    with mock.patch.object(os, 'replace', second_fails), self.assertRaises(SaveError):
       self.run_merge(method='uniform')
     self.assertEqual(os.listdir(self.path('out')), [])
     self.run_merge(method='uniform')

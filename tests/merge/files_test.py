@@ -16,7 +16,7 @@ import pytest
 from reference import full_disk
 
 from hmm_jax.merge import files
-from hmm_jax.types import InputError
+from hmm_jax.types import InputError, SaveError
 
 
 def mutated(content, rng):
@@ -131,9 +131,9 @@ class TensorsTest(parameterized.TestCase):
       files.save(path, TENSORS)
     full = mock.patch.object(os, fails, side_effect=OSError(errno.ENOSPC, 'full')) if isinstance(
         fails, str) else full_disk.largest_file(fails)
-    with full, self.assertRaises(OSError) as caught:
+    with full, self.assertRaises(SaveError) as caught:
       files.save(path, {'new': np.ones(1000, np.float32)})
-    self.assertIn(caught.exception.errno, (errno.ENOSPC, errno.EFBIG))
+    self.assertIn(caught.exception.__cause__.errno, (errno.ENOSPC, errno.EFBIG))
     self.assertEqual(os.listdir(os.path.dirname(path)), [name] if old else [])
     if old:
       with files.opened(path) as file:
