@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -59,6 +60,20 @@ def replacing(path: str) -> Generator[str]:
       os.fsync(file.fileno())
     os.chmod(new, stat.S_IMODE(mode))  # The writer of safetensors makes files of mode 0600.
     os.replace(new, path)
+
+
+@contextlib.contextmanager
+def new_folder(path: str) -> Generator[str]:
+  """Yields a folder to fill, which then gets the name `path`; errors as of `replacing`."""
+  new = os.path.join(os.path.dirname(path), f'{_NEW}{secrets.token_hex(8)}')
+  try:
+    with saving(path):
+      os.mkdir(new)
+      yield new
+      os.rename(new, path)
+  except BaseException:
+    shutil.rmtree(new, ignore_errors=True)
+    raise
 
 
 def remove_leftovers(folder: str):

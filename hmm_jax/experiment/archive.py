@@ -88,11 +88,16 @@ class Archive:
     """Loads the states of a saved point; arguments and errors as of `Checkpoints.restore`."""
     return self._checkpoints.restore(number, like)
 
-  def discard(self, after: int):
-    """Removes what was written after a saved point."""
+  def begin(self, after: int):
+    """Removes what was written after a saved point, 0 for all; from there on, `save` is called."""
     for name in ('metrics', *self._tables):
       self._workdir.table(name).cut(after)
     self._remove(lambda number: number <= after)
+    if not os.path.isdir(self._workdir.file(_FOLDER)):
+      # Where there is this folder, a point has a manifest: it comes with that of an old release.
+      with storage.new_folder(self._workdir.file(_FOLDER)) as new:
+        if after:
+          self._write_manifest(os.path.basename(new), after, {})
 
   def save(self, number: int, states: PyTree, primary: bool,
            unfinished: Mapping[str, np.ndarray] | None = None):
@@ -110,19 +115,7 @@ class Archive:
     self._checkpoints.save(number, states)
     if not primary:
       return
-    with storage.saving(self._workdir.file(_FOLDER)):
-      os.makedirs(self._workdir.file(_FOLDER), exist_ok=True)
-    paths = self._checkpoints.files(number)
-    if unfinished:
-      paths.append(self._workdir.file(_FOLDER, f'{number}.npz'))
-      with storage.replacing(paths[-1]) as new, open(new, 'wb') as file:
-        np.savez(file, **unfinished)  # ty: ignore[invalid-argument-type]
-    self._workdir.write_json(os.path.join(_FOLDER, f'{number}.json'), {
-        'round': number,
-        'data': dict(self._data or {}),
-        'tables': {name: self._workdir.table(name).digest() for name in ('metrics', *self._tables)},
-        'files': {os.path.relpath(path, self._workdir.path): storage.digest_of_file(path)
-                  for path in paths}})
+    self._write_manifest(_FOLDER, number, unfinished or {})
     first = self._rounds()[-self._keep:][0]
     self._remove(lambda number: number >= first)
 
@@ -140,10 +133,25 @@ class Archive:
           break
     return None, errors
 
+  def _write_manifest(self, folder, number, unfinished):
+    paths = self._checkpoints.files(number)
+    if unfinished:
+      paths.append(self._workdir.file(folder, f'{number}.npz'))
+      with storage.replacing(paths[-1]) as new, open(new, 'wb') as file:
+        np.savez(file, **unfinished)  # ty: ignore[invalid-argument-type]
+    self._workdir.write_json(os.path.join(folder, f'{number}.json'), {
+        'round': number,
+        'data': dict(self._data or {}),
+        'tables': {name: self._workdir.table(name).digest() for name in ('metrics', *self._tables)},
+        'files': {os.path.relpath(path, self._workdir.path): storage.digest_of_file(path)
+                  for path in paths}})
+
   def _rounds(self) -> list[int]:
     """Returns the rounds of the complete points, in order."""
-    rounds, manifests = self._checkpoints.rounds(), self._manifests()
-    return sorted(set(rounds) & set(manifests)) if manifests else rounds
+    rounds = self._checkpoints.rounds()
+    if not os.path.isdir(self._workdir.file(_FOLDER)):
+      return rounds
+    return sorted(set(rounds) & set(self._manifests()))
 
   def _manifests(self):
     folder = self._workdir.file(_FOLDER)

@@ -60,7 +60,7 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
   (states, best), (done, rows, unfinished) = _resume(experiment, trainer, archive, previous)
   if primary:
     workdir.make()
-    archive.discard(after=done)
+    archive.begin(after=done)
     workdir.write_json('config.json', settings)
   events = Events(workdir.file('events'), rows) if experiment.tensorboard and primary else None
 

@@ -111,7 +111,11 @@ class Trainer:
     # Created with their sharding: keys cannot be put on the devices of other processes.
     self._init_keys, self._roots, self._finish_keys = jax.jit(
         keys, out_shardings=experiment.sharding)(jnp.array(experiment.seeds))
-    self._init = experiment.seed_map(experiment.algorithm.init, in_axes=(0, None))
+    init = experiment.seed_map(experiment.algorithm.init, in_axes=(0, None))
+    self._init = jax.jit(init, out_shardings=experiment.sharding)
+    if finish := experiment.algorithm.finish:
+      self._finish = jax.jit(experiment.seed_map(finish, in_axes=(0, None, 0)),
+                             out_shardings=experiment.sharding)
     self._views = jax.jit(experiment.algorithm.views, out_shardings=experiment.sharding)
     self._gauges = jax.jit(experiment.algorithm.gauges, out_shardings=experiment.sharding)
     self.shapes = jax.eval_shape(self._init, self._init_keys, experiment.federation)
@@ -128,8 +132,7 @@ class Trainer:
 
   def initial(self) -> PyTree:
     """Returns the states before the first round, with a leading axis of seeds."""
-    return jax.jit(self._init, out_shardings=self._experiment.sharding)(
-        self._init_keys, self._experiment.federation)
+    return self._init(self._init_keys, self._experiment.federation)
 
   def place(self, states: PyTree) -> PyTree:
     """Puts restored host arrays on the devices of the program."""
@@ -188,11 +191,7 @@ class Trainer:
 
   def finish(self, states: PyTree) -> tuple[PyTree, dict]:
     """Runs the algorithm's `finish`, once after the last round: (states, metrics [seeds])."""
-    algorithm = self._experiment.algorithm
-    assert algorithm.finish
-    finish = self._experiment.seed_map(algorithm.finish, in_axes=(0, None, 0))
-    states, metrics = jax.jit(finish, out_shardings=self._experiment.sharding)(
-        states, self._experiment.federation, self._finish_keys)
+    states, metrics = self._finish(states, self._experiment.federation, self._finish_keys)
     return states, jax.tree.map(np.asarray, metrics)
 
   def _unpack(self, unfinished):

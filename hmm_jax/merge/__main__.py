@@ -165,6 +165,8 @@ def write(out: str, merged: dict, metadata: dict[str, str]):
          'lora_rank': LORA_RANK.value}
   model = os.path.join(out, f'merged{suffix}')
   try:
+    with storage.saving(out):
+      os.makedirs(out, exist_ok=True)
     with storage.replacing(os.path.join(out, 'merge.json')) as aside:
       with open(aside, 'w') as file:
         json.dump(how, file, indent=2)

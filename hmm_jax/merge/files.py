@@ -110,6 +110,8 @@ def save(path: str, tensors: dict[str, Array], metadata: dict[str, str] | None =
     SaveError: it can't be written; what was there before is whole.
   """
   arrays = {name: _plain(path, name, x) for name, x in tensors.items()}
+  with storage.saving(path):
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   with storage.replacing(path) as aside:
     if path.endswith('.npz'):
       with zipfile.ZipFile(aside, 'w') as archive:  # np.savez takes no tensor of the name `file`.

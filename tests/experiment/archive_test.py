@@ -33,6 +33,7 @@ class ArchiveTest(parameterized.TestCase):
   def leave(self, *rounds, data=None):
     """Leaves what a run of two clients saves at some rounds."""
     archive = Archive(self.workdir, data=data)
+    archive.begin(after=self.rows[-1]['round'] if self.rows else 0)
     for number in rounds:
       self.rows += [{'round': number, 'seed': seed, 'seconds': 0.5 * number, 'loss': 1 / number}
                     for seed in SEEDS]
@@ -77,7 +78,7 @@ class ArchiveTest(parameterized.TestCase):
     archive = self.archive()
     newest = archive.newest()
     self.assertEqual((newest.round, newest.rows[-1]['round']), (4, 4))
-    archive.discard(after=4)
+    archive.begin(after=4)
     self.assertEqual(os.listdir(self.path('checkpoints')), ['4'])
     self.assertEqual(self.workdir.read_table('clients')[-1]['round'], 4)
 
@@ -122,7 +123,7 @@ class ArchiveTest(parameterized.TestCase):
       self.archive().newest()
     archive = self.archive()
     self.assertEqual(archive.newest(previous=True).round, 4)
-    archive.discard(after=4)
+    archive.begin(after=4)
     self.assertEqual(self.archive().newest().round, 4)
 
   def test_the_newest_is_taken_where_it_is_whole(self):

@@ -101,7 +101,7 @@ class RunTest(parameterized.TestCase):
     with interrupted('SIGINT', after=1, times=2), self.assertRaises(KeyboardInterrupt):
       self.run_it(counting())
     self.assertIs(signal.getsignal(signal.SIGINT), before)
-    self.assertFalse(os.path.exists(self.workdir.file('manifests')))
+    self.assertEmpty(os.listdir(self.workdir.file('manifests')))
 
   def test_rounds_are_trained_by_the_second(self):
     counts, pace = [], Trainer(experiment(counting()))._pace

@@ -64,12 +64,14 @@ def _find(name, data_dir):
 
   if data_dir is not None:
     data_dir = os.path.expanduser(data_dir)
-  _check_prepared(name, data_dir)
   try:
+    _check_prepared(name, data_dir)
     builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
   except tfds.core.DatasetNotFoundError as error:
     known = tfds.list_builders(with_community_datasets=False)  # the others need TensorFlow
     raise _unknown(name, _nearest(name, known)) from error
+  except InputError:
+    raise
   except Exception as error:  # TFDS lets through whatever a builder or a damaged file raises
     reason = re.sub(r'Failed to construct dataset .*?}": ', '', str(error), flags=re.DOTALL)
     raise _unknown(name, f': {textwrap.shorten(reason, 240)}'.rstrip('.:')) from error
