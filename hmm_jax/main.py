@@ -108,7 +108,9 @@ def entry():
     app.run(partial(main, config), argv=argv, flags_parser=parse_flags)
   except InputError as error:
     devices.leave(fail(error, 2))
-  except (Diverged, SaveError, Stopped) as error:  # In a mesh, the same in every process.
+  except SaveError as error:
+    devices.leave(fail(error, 1), at_once=True)
+  except (Diverged, Stopped) as error:  # In a mesh, the same in every process.
     code = getattr(error, 'code', 1)
     devices.leave(fail(error, code) if jax.process_index() == 0 else code)
   except KeyboardInterrupt:

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pathlib
 import secrets
 import shutil
 import stat
@@ -49,7 +50,8 @@ def replacing(path: str) -> Generator[str]:
     SaveError: the file system refuses.
   """
   parent, name = os.path.split(os.path.abspath(path))
-  with saving(path), tempfile.TemporaryDirectory(dir=parent, prefix=_NEW) as folder:
+  with saving(path), tempfile.TemporaryDirectory(
+      dir=parent, prefix=_NEW, ignore_cleanup_errors=True) as folder:
     new = os.path.join(folder, name)
     with open(new, 'xb') as file:
       mode = os.fstat(file.fileno()).st_mode
@@ -77,10 +79,10 @@ def new_folder(path: str) -> Generator[str]:
 
 
 def remove_leftovers(folder: str):
-  """Removes what a kill kept `replacing` from completing in a folder."""
-  for name in os.listdir(folder):
-    if name.startswith(_NEW):
-      shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+  """Removes what a kill kept `replacing` from completing in a folder, and in those in it."""
+  for path in (path for pattern in (f'{_NEW}*', f'*/{_NEW}*')
+               for path in pathlib.Path(folder).glob(pattern)):
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def digest_of_file(path: str) -> str:

@@ -138,7 +138,7 @@ class Archive:
     if unfinished:
       paths.append(self._workdir.file(folder, f'{number}.npz'))
       with storage.replacing(paths[-1]) as new, open(new, 'wb') as file:
-        np.savez(file, **unfinished)  # ty: ignore[invalid-argument-type]
+        np.savez(file, **unfinished)
     self._workdir.write_json(os.path.join(folder, f'{number}.json'), {
         'round': number,
         'data': dict(self._data or {}),

@@ -1,9 +1,11 @@
 """Checkpoints of a run: each is complete or ignored."""
 
 from collections.abc import Callable
-from functools import cached_property
+import errno
+import functools
 import os
 import shutil
+import sys
 
 from absl import logging
 import jax
@@ -46,9 +48,8 @@ class Checkpoints:
     try:
       self._saver.save(number, jax.tree.map(np.asarray, tree))
     except Exception as error:  # Orbax and tensorstore raise various types on a full disk.
-      reason = getattr(error, 'strerror', None) or str(error).partition('[')[0]
-      raise SaveError(f'could not write {self._path(number)}: {reason}; what was saved before is '
-                      'whole') from error
+      raise SaveError(f'could not write {self._path(number)}: {_reason(error)}; what was saved '
+                      'before is whole') from error
 
   def restore(self, number: int, like: PyTree) -> PyTree:
     """Loads a tree with the structure, shapes and dtypes of `like`.
@@ -87,13 +88,27 @@ class Checkpoints:
   def _path(self, number):
     return os.path.join(self._folder, str(number))
 
-  @cached_property
+  @functools.cached_property
   def _saver(self):
     return _orbax().training.Checkpointer(self._folder, cleanup_tmp_directories=True)
 
 
+@functools.cache
 def _orbax():
   # Imported here, because it takes 0.2 s.
   from orbax.checkpoint import v1 as orbax
   logging.set_verbosity(logging.FATAL)  # Damaged files are reported by `restore`, once.
+  # After a failure, what is under way would report that its event loop is closed.
+  report = sys.unraisablehook
+  sys.unraisablehook = lambda unraisable: (
+      None if 'loop is closed' in str(unraisable.exc_value) else report(unraisable))
   return orbax
+
+
+def _reason(error: Exception) -> str:
+  """Says why the file system refuses; tensorstore says it somewhere in a page."""
+  numbers = (getattr(errno, name, None) for name in (
+      'ENOSPC', 'EFBIG', 'EDQUOT', 'EROFS', 'EACCES', 'ENOENT'))
+  reasons = (os.strerror(number) for number in numbers if number)
+  text = getattr(error, 'strerror', None) or str(error)
+  return next((reason for reason in reasons if reason in text), text)

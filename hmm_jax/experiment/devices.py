@@ -107,12 +107,13 @@ def _check_port(address: str):
     probe.bind((host, int(port)))
 
 
-def leave(code: int):
-  """Exits with a code; one of several processes exits immediately.
+def leave(code: int, *, at_once: bool = False):
+  """Exits with a code; one of several processes exits immediately, or any if asked to.
 
-  Otherwise JAX would wait minutes for the others, which may in turn wait for this one.
+  Otherwise JAX would wait minutes for the others, which may in turn wait for this one, and Orbax
+  for a checkpoint that has failed.
   """
-  if not jax.distributed.is_initialized():
+  if not at_once and not jax.distributed.is_initialized():
     sys.exit(code)
   sys.stdout.flush()
   sys.stderr.flush()

@@ -147,7 +147,5 @@ def complain(line: str):
 
 def fail(error: Exception | str, code: int) -> int:
   """Prints an error as one line on stderr; returns the exit code."""
-  # After a damaged file, pending reads would report errors to a closed event loop.
-  sys.unraisablehook = lambda unraisable: None
   complain(' '.join(str(error).split()))
   return code
