@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 from absl.testing import absltest, parameterized
+import jax
 import numpy as np
 import pytest
 
@@ -134,6 +135,34 @@ def get_config(text='9'):
     pathlib.Path(path).write_text(content)
     with self.assertRaisesRegex(InputError, f'got config={path}, .*{expected}'):
       self.read(f'--config={path}')
+
+
+  def test_a_file_imports_its_neighbors_and_may_lie_anywhere(self):
+    folder = pathlib.Path(self.path('a.py.folder'))
+    folder.mkdir()
+    (folder / 'grid_of_mine.py').write_text('RATE = 0.25\n')
+    (folder / 'study.py').write_text(
+        'from ml_collections import ConfigDict\nfrom grid_of_mine import RATE\n'
+        'def get_config(rounds="3"):\n'
+        '  return ConfigDict({"rounds": int(rounds), "local": {"lr": RATE}})\n')
+    self.addCleanup(sys.modules.pop, 'grid_of_mine', None)
+    before = list(sys.path)
+    config, _ = self.read(f'--config={folder / "study.py"}:7', '--config.seeds=2',
+                          '--config.gossip.rate=0.5')
+    self.assertEqual([config[key] for key in ('rounds', 'local.lr', 'seeds', 'gossip.rate')],
+                     [7, 0.25, 2, 0.5])
+    self.assertEqual(sys.path, before)
+
+
+class UnmetTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (MemoryError('Unable to allocate 7 TiB'), 'too little memory.*7 TiB'),
+      (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory\nmore'), 'too little memory'),
+      (jax.errors.JaxRuntimeError('INTERNAL: bug'), r'\Z'), (ValueError('bug'), r'\Z'))
+  def test_only_what_is_no_bug_is_a_line(self, error, expected):
+    self.assertRegex(main.unmet(error), rf'\A(got )?{expected}')
+    self.assertNotIn('\n', main.unmet(error))
 
 
 class RunTest(FolderTest):

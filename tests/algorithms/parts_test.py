@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from reference import toys
 from reference.configs import tiny
 
@@ -53,6 +54,19 @@ class OptimizerTest(parameterized.TestCase):
     wanted = m / (1 - 0.9**2) / np.sqrt(v / (1 - 0.999**2))
     np.testing.assert_allclose(
         steps(made, [0.5, 0.5], [40.0, 1.0]), [-0.5 * (wanted + 0.2), -0.5 * wanted], rtol=1e-4)
+
+  @parameterized.parameters(
+      ('lbfgs', 'more than gradients'), ('noisy_sgd', 'random numbers'))
+  @pytest.mark.filterwarnings('ignore::UserWarning')
+  def test_an_optimizer_of_more_than_gradients_is_refused(self, name, why):
+    with self.assertRaisesRegex(InputError, f'got key={name}, which .*{why}'):
+      named_optimizer('key', name, {'learning_rate': 0.1})
+
+  @parameterized.parameters(
+      'scale_by_adam', 'polyak_sgd', 'clip', 'apply_updates', 'contrib', '__name__')
+  def test_what_is_no_optimizer_is_refused(self, name):
+    with self.assertRaisesRegex(InputError, f'got key={name}; expected an optax optimizer'):
+      named_optimizer('key', name, {'learning_rate': 0.1})
 
   def test_a_named_optimizer_gets_the_settings_it_takes(self):
     settings = {'learning_rate': 0.1, 'b1': 0.7, 'eps': 1e-3, 'momentum': 0.9}

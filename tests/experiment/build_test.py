@@ -151,6 +151,15 @@ class BuildTest(parameterized.TestCase):
     self.assertIn(expected, str(caught.exception))
     self.assertNotIn('\n', str(caught.exception))
 
+  def test_states_that_do_not_fit_are_refused_before_they_are_made(self):
+    with self.assertRaisesRegex(InputError, r'got model=mlp of [\d,.]+ GiB; expected what fits'):
+      experiment(tiny(**{'mlp.hidden': (10**6, 10**6)}))
+
+  @parameterized.parameters((1, True), (2, False))
+  def test_batches_of_one_are_warned_of(self, batch, warned):
+    made = experiment(tiny(model='resnet', **{'resnet.norm': 'batch', 'local.batch': batch}))
+    self.assertEqual(any('BatchNorm' in line for line in made.warnings), warned)
+
   def test_inputs_are_normalized_by_the_clients_training_examples(self):
     config = tiny(**{'server.source': 'digits', 'server.size': 30})
     data = federation.dataset(config)

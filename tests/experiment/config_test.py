@@ -1,10 +1,14 @@
 """Every setting has a default, a type, bounds or choices, and a meaning in one line."""
 
 import math
+import os
+import pathlib
 import re
+import tempfile
+from unittest import mock
 
 from absl.testing import absltest, parameterized
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from hmm_jax.experiment import config as configs
 from hmm_jax.types import InputError
@@ -135,6 +139,50 @@ class ConfigTest(parameterized.TestCase):
   def test_a_text_is_read_as_the_type_of_its_setting(self, key, text, expected):
     got = configs.flat(configs.from_texts(configs.get_config(), {key: text}, 'the test'))[key]
     self.assertEqual((got, type(got)), (expected, type(expected)))
+
+
+  @parameterized.parameters(
+      ('learning_rate', 'local.lr'), ('local.learning_rate', 'local.lr'), ('lr', 'local.lr'),
+      ('batch_size', 'local.batch'), ('num_epochs', 'local.epochs'), ('num_clients', 'clients'),
+      ('num_rounds', 'rounds'), ('momentum', 'local.momentum'), ('LR', 'local.lr'))
+  def test_what_others_call_a_setting_is_understood(self, key, meant):
+    with self.assertRaisesRegex(InputError, rf'got {key} .*; did you mean {meant}\?'):
+      configs.updated(configs.get_config(), {key: 0.1}, 'the test')
+
+  def test_every_alias_is_of_a_setting(self):
+    self.assertContainsSubset(set(configs.ALIASES.values()), SETTINGS)
+
+  @parameterized.parameters(
+      ('mlp.hidden', (64.5,)), ('mlp.hidden', ('a',)), ('mlp.hidden', (True,)),
+      ('mlp.hidden', (0,)), ('lstm.hidden', (8, -1)), ('mlp.hidden', (10**12,)),
+      ('variants', (3,)), ('local.steps', 2**31), ('rounds', 2**63), ('local.lr', 1e-320),
+      ('local.lr', 1e39), ('local.momentum', 1.0), ('fedopt.b1', 1.5), ('seeds', 2 * 10**9),
+      ('name', '../x'), ('name', 'a/b'), ('name', '\x1b[2J'), ('name', '.hidden'))
+  def test_values_that_mean_nothing_are_refused(self, key, value):
+    with self.assertRaisesRegex(InputError, f'got {key}='):
+      configs.configure({key: value})
+
+  def test_a_placeholder_without_a_value_is_named(self):
+    for placeholder in (config_dict.placeholder(int), config_dict.required_placeholder(int)):
+      with self.assertRaisesRegex(InputError, 'got rounds=None; expected a value like 100'):
+        configs.complete(ConfigDict({'rounds': placeholder}))
+    half = ConfigDict({'local': {'lr': config_dict.placeholder(float)}})
+    half.local.lr = 0.5
+    self.assertEqual(configs.complete(half).local.lr, 0.5)
+
+  def test_paths_are_those_of_the_folder_they_were_given_in(self):
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    self.enterContext(mock.patch.dict(os.environ, HOME=folder))
+    for name in ('own.npz', 'graph.txt'):
+      pathlib.Path(folder, name).touch()
+    self.addCleanup(os.chdir, os.getcwd())
+    os.chdir(folder)
+    for given in ('own.npz', '~/own.npz', f'{folder}/own.npz'):
+      self.assertEqual(configs.configure(dataset=f'npz:{given}').dataset, f'npz:{folder}/own.npz')
+    changed = configs.configure({'gossip.topology': 'edges:graph.txt', 'data_dir': 'sets'})
+    self.assertEqual(changed.gossip.topology, f'edges:{folder}/graph.txt')
+    self.assertEqual(changed.data_dir, f'{folder}/sets')
+    self.assertEqual(configs.configure(dataset='mnist:3.0.1').dataset, 'mnist:3.0.1')
 
 
 class OldKeysTest(parameterized.TestCase):

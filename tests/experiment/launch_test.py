@@ -207,6 +207,18 @@ class TrainTest(FolderTest):
     with self.assertRaisesRegex(InputError, 'got rounds=100 in'):
       self.compare()
 
+  def test_types_of_64_bits_change_nothing(self):
+    config = configs.configure(TINY, rounds=2)
+    run = launch.run_config(config, self.workdir.path, silent=True)
+    x = run.dataset.x_test[:5]
+    with jax.enable_x64(True):
+      wide = launch.run_config(config, f'{self.workdir.path}-wide', silent=True)
+      predicted = wide.predict(x)
+    self.assertEqual([{**row, 'seconds': 0} for row in wide.metrics],
+                     [{**row, 'seconds': 0} for row in run.metrics])
+    np.testing.assert_array_equal(predicted, run.predict(x))
+    self.assertEqual(predicted.dtype, np.float32)
+
   def test_a_kill_while_rounds_are_added_leaves_no_finished_run(self):
     config = configs.configure(TINY, rounds=2)
     with mock.patch.object(launch, 'plots'):

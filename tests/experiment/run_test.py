@@ -315,16 +315,32 @@ class RunTest(parameterized.TestCase):
     values = [row['global/validation/accuracy'] for row in self.workdir.read_metrics()[::2]]
     self.assertEqual(values, [5.5, 7.5, 8.5])
 
+  @parameterized.parameters((5.0, 1), (0.5, 0))
+  def test_training_that_has_gone_wrong_is_told(self, loss, lines):
+    losing = lambda views: Scores({'global/validation/accuracy': 0.1,
+                                   'global/test/loss': 100 * loss}, {})
+    made = experiment(counting(), rounds=1, evaluate=losing, seeds=(3,))._replace(
+        classes=4, warnings=('odd',))  # Guessing has a loss of 1.39; the training loss is 1.
+    summary = run(made, {}, self.workdir, Screen(silent=True))
+    self.assertEqual(summary['warnings'][0], 'odd')
+    self.assertLen(summary['warnings'][1:], lines)
+    self.assertTrue(all('seed 3' in line and 'test/loss' in line
+                        for line in summary['warnings'][1:]))
+
   def test_a_bad_round_freezes_the_state_before_it(self):
     trainer = Trainer(experiment(counting(blow_up=4), eval_every=5))
     with self.assertRaisesRegex(Diverged, r'round 4, seed 0: clients \[7\] turned non-finite'):
       list(trainer.rounds(trainer.initial(), 0))
 
   def test_a_diverged_run_keeps_its_checkpoint(self):
-    with self.assertRaises(Diverged):
+    with self.assertRaisesRegex(Diverged, 'round 4.*the checkpoint of round 2 is kept'):
       self.run_it(counting(blow_up=4))
     self.assertEqual(self.workdir.read_metrics()[-1]['round'], 2)
     self.assertTrue(os.path.isdir(self.workdir.file('checkpoints', '2')))
+
+  def test_one_that_diverges_at_once_has_none(self):
+    with self.assertRaisesRegex(Diverged, 'nothing was saved before'):
+      self.run_it(counting(blow_up=1))
 
   def test_patience_counts_evaluations_without_improvement(self):
     shrinking = counting()._replace(views=lambda state, _: {'global': -state.value})

@@ -29,6 +29,11 @@ def measured(**means):
 
 class ShowTest(parameterized.TestCase):
 
+  def test_one_seed_has_no_spread(self):
+    self.assertEqual(tables.spread({'mean': 0.5, 'std': 0.0, 'seeds': [0.5]}), '0.5000')
+    self.assertEqual(tables.spread({'mean': 0.5, 'std': 0.1, 'seeds': [0.4, 0.6]}),
+                     '0.5000 ± 0.1000')
+
   def test_models_before_and_after_the_finish(self):
     summary = {
         'last': measured(merged__test__accuracy=0.9, locals__test__accuracy=0.8),
