@@ -5,6 +5,11 @@ run. Bad input is one line on stderr and exit code 2; a run that diverges or can
 saved exits with 1, and one that a signal has stopped with 128 + its number.
 """
 
+import signal
+
+if __name__ == '__main__':  # Until `entry`, Ctrl-C ends the process without a traceback.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Sequence
 from functools import partial
 import re
@@ -53,9 +58,12 @@ def main(config: ConfigDict, argv: Sequence[str]):
       diverged.append(f'{name} {error}')
   if summaries:
     tables.show(summaries, screen)
-    tables.compare_clients(
-        {name: runs[name][1].read_table('clients') for name in summaries},
-        workdir.file('plots', 'clients.png'))
+    try:
+      tables.compare_clients(
+          {name: runs[name][1].read_table('clients') for name in summaries},
+          workdir.file('plots', 'clients.png'))
+    except SaveError as error:  # A finished run may lie on a disk that can't be written.
+      screen.say(str(error))
   if diverged:
     raise Diverged('; '.join(diverged))
 
@@ -104,6 +112,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def entry():
   """Runs `main`; turns bad input, a failure or a signal into one line and an exit code."""
   try:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config, argv = read_command(sys.argv)
     app.run(partial(main, config), argv=argv, flags_parser=parse_flags)
   except InputError as error:

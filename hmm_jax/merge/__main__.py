@@ -5,6 +5,11 @@ the first. --help lists the flags, --method=list the methods and their needs. In
 one line on stderr and exit code 2, and nothing is written; so does a full disk, with exit code 1.
 """
 
+import signal
+
+if __name__ == '__main__':  # Until `entry`, Ctrl-C ends the process without a traceback.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Sequence
 import contextlib
 import json
@@ -202,6 +207,7 @@ def parse(argv: Sequence[str]) -> list[str]:
 def entry():
   """Runs `main`; prints an error as one line, and exits with code 2 if it is the input's."""
   try:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     app.run(main, flags_parser=parse)
   except InputError as error:
     raise SystemExit(fail(error, 2)) from None

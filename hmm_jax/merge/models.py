@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax import tree
+from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.merge import evaluation, files, load, lora, state_dict
 from hmm_jax.merging import OPERATORS
 from hmm_jax.registry import Operator, checked, find
@@ -68,6 +69,7 @@ def merge(method: str, models: Sequence[str], *, base: str | None = None,
   return made.merged
 
 
+@in_32_bits
 def merge_files(operator: Operator, settings: Mapping[str, Any], models: Sequence[str], *,
                 base: str | None, evaluate: str | None, seed: int, batch: int,
                 lora_rank: int) -> Merged:
