@@ -1,6 +1,7 @@
 """Executes a run: training, evaluation, checkpoints, resuming and early stopping."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
 from importlib import metadata
 import sys
 import time
@@ -62,11 +63,13 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
     workdir.make()
     archive.begin(after=done)
     workdir.write_json('config.json', settings)
-  events = Events(workdir.file('events'), rows) if experiment.tensorboard and primary else None
+  writes_events = experiment.tensorboard and primary
 
   for line in experiment.warnings:
     screen.say(f'warning: {line}')
-  with screen.progress(done, experiment.rounds) as report, stopping.on_signals() as request:
+  with (screen.progress(done, experiment.rounds) as report, stopping.on_signals() as request,
+        contextlib.closing(Events(workdir.file('events'), rows)) if writes_events else
+        contextlib.nullcontext() as events):
     chunks = () if _is_over(rows, experiment) else trainer.rounds(
         states, done, unfinished, stop=lambda: bool(request.number))
     del states  # Their buffers are donated to the program.

@@ -31,3 +31,7 @@ class Events:
       for name in row.keys() - {'round', 'seed'}:
         self._writer.add_scalar(f'seed{row["seed"]}/{name}', row[name], row['round'])
     self._writer.flush()
+
+  def close(self):
+    """Writes what is still queued, which `flush` does not wait for."""
+    self._writer.close()

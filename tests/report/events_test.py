@@ -32,7 +32,10 @@ class EventsTest(absltest.TestCase):
     first = Events(folder, [])
     first.write([row(1)])
     first.write([row(2)])  # After which a kill took the checkpoint.
-    Events(folder, [row(1)]).write([row(2), row(3)])
+    first.close()
+    second = Events(folder, [row(1)])
+    second.write([row(2), row(3)])
+    second.close()
     self.assertEqual(values(folder), [('seed3/loss', k, 0.5 * k) for k in (1, 2, 3)])
 
 
