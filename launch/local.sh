@@ -37,7 +37,7 @@ told() {
 # Killed outright, in the end: files survive any kill.
 stop() {
   kill -KILL $(jobs -pr)
-  wait $(jobs -p)
+  ((${#pids[@]} == 0)) || wait "${pids[@]}"  # Without a name it would wait for grep, too.
   told
   rm -rf "$errors"
 }
