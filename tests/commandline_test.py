@@ -125,12 +125,12 @@ class CommandLineTest(absltest.TestCase):
     rng = random.Random(0)
     for key, setting in SETTINGS.items():
       choices = candidates(setting)
-      for value in rng.sample(choices, min(2, len(choices))):
+      for value in [rng.choice(choices)]:
         self.check(TINY | around(key) | {key: value})
 
   def test_of_several_settings(self):
     rng = random.Random(1)
-    for _ in range(80):
+    for _ in range(200):
       keys = rng.sample(list(SETTINGS), 3)
       changes = {key: rng.choice(candidates(SETTINGS[key])) for key in keys}
       self.check(TINY | changes)

@@ -143,6 +143,7 @@ class MergeTest(parameterized.TestCase):
     for k, path in enumerate(models):
       np.savez(path, w=np.full(2000, float(k), np.float32))
     out = os.path.join(folder, f'merged{suffix}')
+    merge('uniform', models)  # Compiles, which may write to a cache.
     n, failed = 1, True
     while failed:
       pathlib.Path(out).write_bytes(b'old')

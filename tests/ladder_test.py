@@ -71,9 +71,9 @@ class LadderTest(absltest.TestCase):
     run = pathlib.Path(self.trained).with_name('branches')
     run.mkdir()
     shutil.copy(f'{self.trained}/metrics.csv', run)
-    config = json.loads(pathlib.Path(self.trained, 'config.json').read_text())
+    config = Workdir(self.trained).read_json('config.json')
     config |= {'dataset': 'crisismmd', 'crisismmd': {**config['crisismmd'], 'modalities': 'both'}}
-    (run / 'config.json').write_text(json.dumps(config))
+    Workdir(str(run)).write_json('config.json', config)
     made = {'rounds': 1, 'arms': {'ties': {'global/test/accuracy': {
         'mean': 0.375, 'std': 0.1768, 'seeds': [0.25, 0.5]}}}}
     (run / 'ladder.json').write_text(json.dumps(made))
@@ -89,8 +89,8 @@ class LadderTest(absltest.TestCase):
       folder.mkdir()
       for name in ('config.json', 'metrics.csv'):
         shutil.copy(f'{self.trained}/{name}', folder)
-    config = json.loads((other / 'config.json').read_text())
-    (other / 'config.json').write_text(json.dumps(config | {'algorithm': 'merging'}))
+    config = Workdir(str(other)).read_json('config.json')
+    Workdir(str(other)).write_json('config.json', config | {'algorithm': 'merging'})
     for flags, expected in (
         ((f'--workdir={self.trained}', '--variants=core,sore'), 'got variants=sore'),
         ((f'--workdir={other}',), 'expected that of a finished run of dmm'),
