@@ -171,7 +171,7 @@ class Archive:
   def _point(self, number, seeds, clients) -> Saved:
     """Returns a point after comparing its files with its manifest."""
     said = self._said(number)
-    rows = [row for row in self._workdir.read_metrics() if row['round'] <= number]
+    rows = self._workdir.table('metrics').read(number)
     if said is None:
       self._check_rows(number, rows, seeds, clients)
       return Saved(number, rows, {})
@@ -210,7 +210,7 @@ class Archive:
                        'newest checkpoint; expected metrics and checkpoints of the same run')
     if not seeds:
       return
-    own = [row for row in self._workdir.read_table('clients') if row['round'] <= number]
+    own = self._workdir.table('clients').read(number)
     for name, found, count in (('metrics', rows, 1), ('clients', own, clients)):
       if wrong := table.disordered(found, seeds, count):
         raise InputError(f'got a damaged {self._workdir.file(name)}.csv, with {wrong}; expected '

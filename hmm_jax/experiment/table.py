@@ -20,13 +20,13 @@ class Table:
     self.path, self._needed = path, needed
     self._grown = None  # (size of the file, hasher of its rows), of one that is appended to
 
-  def read(self) -> list[dict]:
-    """Returns the rows; an empty list without a file.
+  def read(self, up_to: int | None = None) -> list[dict]:
+    """Returns the rows, or those up to a round; an empty list without a file.
 
     Raises:
       InputError: the file is damaged, or not of a run.
     """
-    return [values for _, values in self._rows()]
+    return [values for _, values in self._rows(up_to)]
 
   def write(self, rows: list[dict], columns: Iterable[str] = ()):
     """Replaces the file: first some columns, then one for every other name in the rows."""
@@ -85,13 +85,12 @@ class Table:
       with open(self.path, newline='') as file:
         for row in csv.DictReader(_complete_lines(file)):
           text = {name: value for name, value in row.items() if value != ''}
-          values = {name: _number(value) for name, value in text.items()}
-          if not self._needed <= values.keys():
+          if not self._needed <= text.keys():
             raise InputError(f'got a foreign {self.path}; expected one written by a run, with '
                              f'columns {", ".join(sorted(self._needed))}')
-          if up_to is not None and values['round'] > up_to:
+          if up_to is not None and _number(text['round']) > up_to:
             return
-          yield text, values
+          yield text, {name: _number(value) for name, value in text.items()}
     except (FileNotFoundError, NotADirectoryError):
       return
     except InputError:

@@ -108,12 +108,13 @@ class ArchiveTest(parameterized.TestCase):
         'cut short': ('clients.csv', b'6,4,0,0.0\r\n6,4,1,', b''),
         'doubled row': ('clients.csv', b'6,3,0,0.0\r\n', b'6,3,0,0.0\r\n' * 2),
         'metrics': ('metrics.csv', b'6,3,3.0', b'6,3,3.5'),
+        'no number': ('metrics.csv', b'6,3,3.0', b'6,3,?'),
         'other seed': ('metrics.csv', b'6,3,3.0', b'6,2,3.0')}[how]
     self.edit(name, old, new)
     return name
 
   DAMAGE = ('flipped bit', 'file of a checkpoint gone', 'older checkpoint', 'older manifest',
-            'manifest', 'value', 'cut short', 'doubled row', 'metrics', 'other seed')
+            'manifest', 'value', 'cut short', 'doubled row', 'metrics', 'no number', 'other seed')
 
   @parameterized.parameters(*DAMAGE)
   def test_damage_is_named_and_a_previous_point_taken_on_request(self, how):
