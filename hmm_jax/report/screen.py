@@ -96,11 +96,13 @@ class _Output:
       action(out)
     except (OSError, ValueError) as error:
       complain(f'standard output is closed ({error}): nothing more is printed, the work goes on')
-      nowhere = open(os.devnull, 'w')  # noqa: SIM115
+      nowhere = os.open(os.devnull, os.O_WRONLY)
       try:
-        os.dup2(nowhere.fileno(), out.fileno())  # Also what is in its buffer.
+        os.dup2(nowhere, out.fileno())  # Also what is in its buffer.
       except (OSError, ValueError):
-        sys.stdout = nowhere
+        sys.stdout = None  # Where prints go nowhere.
+      finally:
+        os.close(nowhere)
 
 
 def fit(widths: Sequence[int], room: int, *, names: int) -> list[dict[int, int]]:
