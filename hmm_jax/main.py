@@ -7,7 +7,8 @@ saved exits with 1, and one that a signal has stopped with 128 + its number.
 
 import signal
 
-if __name__ == '__main__':  # Until `entry`, Ctrl-C ends the process without a traceback.
+# Until `entry`, Ctrl-C ends the process without a traceback; unless it is ignored.
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from collections.abc import Sequence
@@ -112,7 +113,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def entry():
   """Runs `main`; turns bad input, a failure or a signal into one line and an exit code."""
   try:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+      signal.signal(signal.SIGINT, signal.default_int_handler)
     config, argv = read_command(sys.argv)
     app.run(partial(main, config), argv=argv, flags_parser=parse_flags)
   except InputError as error:

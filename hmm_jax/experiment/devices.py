@@ -101,10 +101,9 @@ def join_processes():
 
 def _check_port(address: str):
   """Raises OSError if the port of the coordinator is taken, at which JAX would crash."""
-  host, _, port = address.rpartition(':')
   with socket.socket() as probe:
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    probe.bind((host, int(port)))
+    probe.bind(('', int(address.rpartition(':')[2])))
 
 
 def leave(code: int, *, at_once: bool = False):

@@ -280,7 +280,7 @@ def gone_wrong(rows: list[dict], experiment: Experiment) -> list[str]:
               and value > guessing * (2 if name == 'train/loss' else 100)}
     if losses:
       name, value = max(losses.items(), key=lambda item: item[1])
-      lines.append(f'seed {row["seed"]} has learnt nothing: {name} is {value:.3g}, that of '
+      lines.append(f'seed {row["seed"]} has learned nothing: {name} is {value:.3g}, that of '
                    f'guessing is {guessing:.3g}; a smaller local.lr or local.clip may help')
   return lines
 

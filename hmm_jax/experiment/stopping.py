@@ -26,8 +26,8 @@ class Request:
 
   @property
   def code(self) -> int:
-    """The exit code of a process that a signal has ended."""
-    return 128 + self.number
+    """The exit code of a process that a signal has ended, if only another process got it."""
+    return 128 + (self.number or signal.SIGTERM)
 
   def receive(self, number: int, _):
     """Takes a signal; the second interrupt from the keyboard ends the process at once."""
@@ -42,11 +42,15 @@ class Request:
 
 @contextlib.contextmanager
 def on_signals() -> Generator[Request]:
-  """Yields the request to stop that a signal makes while the context is open."""
+  """Yields the request to stop that a signal makes while the context is open.
+
+  What is ignored stays so: hang-ups under nohup, Ctrl-C in the background.
+  """
   request, before = Request(), {}
   if threading.current_thread() is threading.main_thread():  # Only it may handle signals.
     for name in _SIGNALS:
-      if number := getattr(signal, name, None):
+      number = getattr(signal, name, None)
+      if number and signal.getsignal(number) is not signal.SIG_IGN:
         before[number] = signal.signal(number, request.receive)
   try:
     yield request

@@ -7,7 +7,8 @@ one line on stderr and exit code 2, and nothing is written; so does a full disk,
 
 import signal
 
-if __name__ == '__main__':  # Until `entry`, Ctrl-C ends the process without a traceback.
+# Until `entry`, Ctrl-C ends the process without a traceback; unless it is ignored.
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from collections.abc import Sequence
@@ -207,7 +208,8 @@ def parse(argv: Sequence[str]) -> list[str]:
 def entry():
   """Runs `main`; prints an error as one line, and exits with code 2 if it is the input's."""
   try:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+      signal.signal(signal.SIGINT, signal.default_int_handler)
     app.run(main, flags_parser=parse)
   except InputError as error:
     raise SystemExit(fail(error, 2)) from None

@@ -17,6 +17,7 @@ import pytest
 from reference.counting import FEDERATION, adding, counting, experiment, of_clients, weighing
 
 from hmm_jax.experiment import run as run_module
+from hmm_jax.experiment import stopping
 from hmm_jax.experiment.checkpoint import Checkpoints
 from hmm_jax.experiment.run import Progress, run
 from hmm_jax.experiment.stopping import Stopped
@@ -32,17 +33,21 @@ LATE_READS = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptio
 @contextlib.contextmanager
 def interrupted(name, *, after, times=1):
   """Sends this process a signal after so many calls of the program, one or a few rounds each."""
-  agree, calls = _Pace.agree, itertools.count(1)
+  agree, calls, number = _Pace.agree, itertools.count(1), getattr(signal, name)
 
   def signaled(pace, seconds, stop):
     if next(calls) == after:
       for _ in range(times):
-        signal.raise_signal(getattr(signal, name))
+        signal.raise_signal(number)
       stop = True
     return agree(pace, 10.0, stop)  # So slow that it is asked after each round.
 
-  with mock.patch.object(_Pace, 'agree', signaled):
-    yield
+  before = signal.signal(number, signal.SIG_DFL)  # Tests may run where it is ignored.
+  try:
+    with mock.patch.object(_Pace, 'agree', signaled):
+      yield
+  finally:
+    assert signal.signal(number, before) is signal.SIG_DFL  # The run has put it back.
 
 
 class RunTest(parameterized.TestCase):
@@ -97,11 +102,17 @@ class RunTest(parameterized.TestCase):
     jax.tree.map(np.testing.assert_array_equal, self.saved(), best)
 
   def test_a_second_interrupt_stops_at_once(self):
-    before = signal.getsignal(signal.SIGINT)
     with interrupted('SIGINT', after=1, times=2), self.assertRaises(KeyboardInterrupt):
       self.run_it(counting())
-    self.assertIs(signal.getsignal(signal.SIGINT), before)
     self.assertEmpty(os.listdir(self.workdir.file('manifests')))
+
+  @parameterized.parameters('SIGHUP', 'SIGINT')
+  def test_a_signal_that_is_ignored_stays_so(self, name):
+    before = signal.signal(getattr(signal, name), signal.SIG_IGN)  # As nohup does.
+    self.addCleanup(signal.signal, getattr(signal, name), before)
+    with stopping.on_signals() as request:
+      signal.raise_signal(getattr(signal, name))
+    self.assertEqual(request.number, 0)
 
   def test_rounds_are_trained_by_the_second(self):
     counts, pace = [], Trainer(experiment(counting()))._pace
