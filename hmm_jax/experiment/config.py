@@ -107,7 +107,7 @@ REFERENCES = {
     'partition.kind': (PARTITIONERS, Partitioner),
 }
 # Keys whose value is a path.
-FOLDERS = ('data_dir', 'crisismmd.vectors', 'crisismmd.cache')
+PATHS = ('data_dir', 'crisismmd.vectors', 'crisismmd.cache')
 # Keys and values of earlier releases, still read.
 OLD_KEYS = {
     'normalise': 'normalize', 'feddle.normalise': 'feddle.normalize',
@@ -210,7 +210,7 @@ def placed(key: str, value: Any) -> Any:
   """Returns a value that names its file from anywhere; other values stay."""
   if not isinstance(value, str) or not value:
     return value
-  if key in FOLDERS:
+  if key in PATHS:
     return os.path.abspath(os.path.expanduser(value))
   value = absolute(value) if key in REFERENCES else value
   prefix, found, path = value.partition(':')
@@ -223,10 +223,10 @@ def placed(key: str, value: Any) -> Any:
 def _meant(key: str, keys: Collection[str]) -> str:
   """Returns '; did you mean X?' for an unknown key: by what others call it, or by its letters."""
   last = key.rpartition('.')[2].lower()
-  named = [other for other in keys if other.rpartition('.')[2] == ALIASES.get(last, last)]
-  alike = ALIASES[last] if ALIASES.get(last) in keys else min(
-      named, key=lambda other: other.partition('.')[0] != 'local', default=None)
-  return f'; did you mean {alike}?' if alike else suggestion(key, keys)
+  named = [other for other in keys if other.rpartition('.')[2] == last]
+  meant = ALIASES.get(last) or next(
+      (other for other in named if other.startswith('local.')), next(iter(named), ''))
+  return f'; did you mean {meant}?' if meant else suggestion(key, keys)
 
 
 def _mistyped(key: str, value: str, default: Any) -> InputError:
