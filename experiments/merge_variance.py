@@ -16,9 +16,10 @@ from absl import app, flags
 import jax
 import numpy as np
 
-from hmm_jax import main, tree
+from hmm_jax import tree
 from hmm_jax.experiment import build, devices, federation
 from hmm_jax.experiment import config as configs
+from hmm_jax.main import train as main
 from hmm_jax.report.screen import Screen, fail
 from hmm_jax.types import InputError
 

@@ -9,7 +9,6 @@ import itertools
 import os
 import random
 import signal
-import sys
 import tempfile
 from unittest import mock
 
@@ -18,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hmm_jax import main
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import launch
 from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.main import train as main
 
 SETTINGS = configs.settings(configs.get_config())
 # What a setting may depend on is small and quick.
@@ -98,12 +97,11 @@ class CommandLineTest(absltest.TestCase):
     out, err = io.StringIO(), io.StringIO()
     signal.alarm(60)
     try:
-      with (mock.patch.object(sys, 'argv', ['main', *words]),
-            mock.patch.object(main.devices, 'prepare_from_flags'),
+      with (mock.patch.object(main.devices, 'prepare_from_flags'),
             mock.patch.object(launch, 'run', traced),
             contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
             self.assertRaises(SystemExit) as caught):
-        main.entry()
+        main.entry(['main', *words])
     finally:
       signal.alarm(0)
     return caught.exception.code, err.getvalue()

@@ -27,7 +27,7 @@ DOORS = {
     'orbax': ('experiment/checkpoint',),
     'tensorflow_datasets': ('data/sources/tfds',),
     'filelock': ('experiment/workdir',),
-    'matplotlib': ('report/plots',),
+    'matplotlib': ('report/plots', 'report/style'),
     'safetensors': ('merge/files',),
     'networkx': ('decentralized/undirected',),
     'ml_collections': ('experiment', 'merge', 'main'),
@@ -35,6 +35,7 @@ DOORS = {
     'sklearn': ('data',),
     'PIL': ('data',),
     'tensorboardX': ('report/events',),
+    'typer': ('main',),
     'tensorflow': (),
     'torch': (),
 }

@@ -20,11 +20,11 @@ import jax
 import numpy as np
 import pytest
 
-from hmm_jax import main
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import launch
 from hmm_jax.experiment.trainer import Diverged
 from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.main import train as main
 from hmm_jax.report import plots
 from hmm_jax.types import InputError
 
@@ -275,11 +275,10 @@ class RunTest(FolderTest):
     self.assertTrue(os.path.exists(self.path('a', 'plots', 'clients.png')))  # Of the calm one.
 
   def test_a_diverged_run_ends_with_one_line_and_code_1(self):
-    with (mock.patch.object(sys, 'argv', ['main']),
-          mock.patch.object(main, 'main', side_effect=Diverged('fedavg diverged')),
+    with (mock.patch.object(main, 'main', side_effect=Diverged('fedavg diverged')),
           contextlib.redirect_stderr(io.StringIO()) as err,
           self.assertRaises(SystemExit) as caught):
-      main.entry()
+      main.entry(['main'])
     self.assertEqual(caught.exception.code, 1)
     self.assertEqual(err.getvalue(), 'hmm_jax: fedavg diverged\n')
 
@@ -363,10 +362,9 @@ class BadInputTest(FolderTest):
   @parameterized.named_parameters(
       ('flag', ('--workdirr=a',)), ('key', ('--config.local.lrr=1',)))
   def test_of_a_flag_ends_with_one_line_and_code_2(self, words):
-    with (mock.patch.object(sys, 'argv', ['main', *words]),
-          contextlib.redirect_stderr(io.StringIO()) as err,
+    with (contextlib.redirect_stderr(io.StringIO()) as err,
           self.assertRaises(SystemExit) as caught):
-      main.entry()
+      main.entry(['main', *words])
     self.assertEqual(caught.exception.code, 2)
     self.assertRegex(err.getvalue(), r'^hmm_jax: [^\n]*\n$')
 

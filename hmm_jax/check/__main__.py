@@ -64,13 +64,13 @@ def tried(law: Callable[[], None]) -> tuple[str, str]:
   return 'yes', ''
 
 
-def entry():
+def entry(argv: Sequence[str]):
   """Runs `main`; turns bad input into one line and an exit code."""
   try:
-    sys.exit(main(sys.argv))
+    sys.exit(main(argv))
   except InputError as error:
     sys.exit(fail(error, 2))
 
 
 if __name__ == '__main__':
-  entry()
+  entry(sys.argv)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import contextlib
 import json
 import os
+import sys
 
 from absl import app, flags, logging
 import numpy as np
@@ -205,12 +206,12 @@ def parse(argv: Sequence[str]) -> list[str]:
     raise InputError(str(error)) from error
 
 
-def entry():
+def entry(argv: Sequence[str]):
   """Runs `main`; prints an error as one line, and exits with code 2 if it is the input's."""
   try:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
       signal.signal(signal.SIGINT, signal.default_int_handler)
-    app.run(main, flags_parser=parse)
+    app.run(main, argv=list(argv), flags_parser=parse)
   except InputError as error:
     raise SystemExit(fail(error, 2)) from None
   except SaveError as error:
@@ -220,4 +221,4 @@ def entry():
 
 
 if __name__ == '__main__':
-  entry()
+  entry(sys.argv)

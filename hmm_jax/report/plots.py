@@ -6,11 +6,10 @@ import re
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 import numpy as np
 
-from hmm_jax import storage
 from hmm_jax.report.landscape import Interpolation, Surface
+from hmm_jax.report.style import save, whole_numbers
 
 # Columns of metrics.csv that are not measurements.
 BOOKKEEPING = ('round', 'seed', 'seconds', 'bytes_up', 'bytes_down')
@@ -43,8 +42,8 @@ def partition(counts: np.ndarray, path: str):
   figure.colorbar(image, label='training examples')
   axes.set(xlabel='class', ylabel='client', title=f'{len(counts)} clients')
   for axis in (axes.xaxis, axes.yaxis):
-    axis.set_major_locator(_whole_numbers())
-  _save(figure, path)
+    axis.set_major_locator(whole_numbers())
+  save(figure, path)
 
 
 def learning_curves(rows: Sequence[dict], folder: str):
@@ -60,10 +59,10 @@ def learning_curves(rows: Sequence[dict], folder: str):
     for name in names:
       _band(axes, *_over_seeds(rows, name), label=name)
     axes.set(xlabel='round', ylabel=kind)
-    axes.xaxis.set_major_locator(_whole_numbers())
+    axes.xaxis.set_major_locator(whole_numbers())
     axes.grid(alpha=0.3)
     figure.legend(loc='outside right upper', fontsize='small')
-    _save(figure, os.path.join(folder, f'{kind}.png'))
+    save(figure, os.path.join(folder, f'{kind}.png'))
 
 
 def kinds(rows: Sequence[dict]) -> dict[str, list[str]]:
@@ -95,10 +94,10 @@ def clients(runs: Mapping[str, Sequence[dict]], path: str):
   low, high = axes.get_ylim()
   axes.set_ylim(max(low, -0.02), min(high, 1.02))  # A band may leave [0, 1].
   axes.set(xlabel='clients, the worst first', ylabel='accuracy on their own test examples')
-  axes.xaxis.set_major_locator(_whole_numbers())
+  axes.xaxis.set_major_locator(whole_numbers())
   axes.grid(alpha=0.3)
   axes.legend(fontsize='small')
-  _save(figure, path)
+  save(figure, path)
 
 
 def images(kinds: Mapping[str, np.ndarray], path: str, columns: int = 16):
@@ -120,7 +119,7 @@ def images(kinds: Mapping[str, np.ndarray], path: str, columns: int = 16):
                 cmap='gray', vmin=0, vmax=1)
     axes.set_title(name)
     axes.axis('off')
-  _save(figure, path)
+  save(figure, path)
 
 
 def client_tables(rows: Sequence[dict], folder: str, panels: int = 6):
@@ -172,8 +171,8 @@ def coefficients(anchors: Sequence[dict], path: str, corrupted: Collection[int] 
   axes.set_yticks(range(len(ids)), ids, fontsize=min(10, 400 / len(ids)))
   for label, client in zip(axes.get_yticklabels(), ids):
     label.set_color('red' if client in corrupted else 'black')
-  axes.xaxis.set_major_locator(_whole_numbers())
-  _save(figure, path)
+  axes.xaxis.set_major_locator(whole_numbers())
+  save(figure, path)
 
 
 def staleness(anchors: Sequence[dict], path: str):
@@ -184,8 +183,8 @@ def staleness(anchors: Sequence[dict], path: str):
   axes.bar(*np.unique(delays, return_counts=True))
   axes.set(xlabel='rounds since the model was sent', ylabel='updates')
   for axis in (axes.xaxis, axes.yaxis):
-    axis.set_major_locator(_whole_numbers())
-  _save(figure, path)
+    axis.set_major_locator(whole_numbers())
+  save(figure, path)
 
 
 def searches(rows: Sequence[dict], path: str):
@@ -211,7 +210,7 @@ def searches(rows: Sequence[dict], path: str):
   axes.set(xlabel='step of the search', ylabel="loss on the server's examples", yscale='log')
   axes.grid(alpha=0.3)
   figure.legend(loc='outside right upper', fontsize='small')
-  _save(figure, path)
+  save(figure, path)
 
 
 def _heat_maps(pictures, titles, label, path):
@@ -225,16 +224,13 @@ def _heat_maps(pictures, titles, label, path):
     image = axis.imshow(picture, aspect='auto', cmap='viridis', interpolation='nearest', **shared)
     axis.set(title=title, xlabel='model')
     for ticks in (axis.xaxis, axis.yaxis):
-      ticks.set_major_locator(_whole_numbers())
+      ticks.set_major_locator(whole_numbers())
   axes[0].set(ylabel='client')
   bar = 0.2  # width of the color bar in inches; it is as high as the tables
   share = bar / (width * len(pictures))
   figure.colorbar(image, ax=axes, label=label, aspect=height / bar, fraction=share, pad=share / 2)
-  _save(figure, path)
+  save(figure, path)
 
-
-def _whole_numbers():
-  return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
 def _band(axes, place, mean, std, label):
@@ -264,7 +260,7 @@ def interpolation(lines: Mapping[str, Interpolation], path: str):
     axes.set(xlabel='position between the two models', ylabel=kind)
     axes.grid(alpha=0.3)
   figure.legend(loc='outside right upper', fontsize='small', title='barrier', ncols=columns)
-  _save(figure, path)
+  save(figure, path)
 
 
 def landscape(surface: Surface, path: str, names: Sequence[str] | None = None):
@@ -286,7 +282,7 @@ def landscape(surface: Surface, path: str, names: Sequence[str] | None = None):
   axes.set(aspect='equal', xlim=(-1.35, 1.35), ylim=(-1.35, 1.35))
   axes.set_axis_off()
   axes.legend(loc='lower right', fontsize='small')
-  _save(figure, path)
+  save(figure, path)
 
 
 def _over_seeds(rows, name):
@@ -300,10 +296,3 @@ def _std(values):
   """Returns the sample standard deviation over seeds, [S, N] -> [N]; 0 for one seed."""
   return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
 
-
-def _save(figure, path):
-  folder, name = os.path.split(path)
-  with storage.saving(folder):
-    os.makedirs(folder, exist_ok=True)
-  with storage.replacing(path) as new:
-    figure.savefig(new, dpi=120, format=os.path.splitext(name)[1].removeprefix('.'))

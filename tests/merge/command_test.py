@@ -351,14 +351,14 @@ class MergeTest(parameterized.TestCase):
   def test_a_full_disk_is_one_line_and_code_1(self, fails):
     full = full_disk.largest_file(fails) if isinstance(fails, int) else mock.patch.object(
         os, fails, side_effect=OSError(errno.ENOSPC, 'full'))
-    run = mock.patch.object(merge.app, 'run', lambda main, flags_parser: main(['merge']))
+    run = mock.patch.object(merge.app, 'run', lambda main, argv, flags_parser: main(argv))
     self.run_merge(method='uniform', dry_run=True)  # Compiles, which may write to a cache.
     given = {'models': [self.path(f'{name}.safetensors') for name in 'ab'], 'method': 'uniform',
              'out': self.path('out')}
     with flagsaver.flagsaver(**given), run, full, contextlib.redirect_stderr(
         io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()), self.assertRaises(
             SystemExit) as caught:
-      merge.entry()
+      merge.entry(['merge'])
     self.assertEqual(caught.exception.code, 1)
     self.assertRegex(said.getvalue(), r'^hmm_jax: .*out.*\n$')
     self.assertEqual(os.listdir(self.path('out')), [])

@@ -79,7 +79,7 @@ class PlotsTest(parameterized.TestCase):
 
   def saved(self, draw, *args):
     """Returns the figures that `draw` saves, by path."""
-    with mock.patch.object(plots, '_save') as save:
+    with mock.patch.object(plots, 'save') as save:
       draw(*args)
     return {call.args[1]: call.args[0] for call in save.call_args_list}
 

@@ -1,20 +1,14 @@
-"""Trains a federation: python -m hmm_jax.main [--config=FILE] [--config.key=value ...].
+"""Trains a federation: hmm_jax run [--config=FILE] [--config.key=value ...].
 
 Run it again with the same settings to resume, or to see the summary of a finished
 run. Bad input is one line on stderr and exit code 2; a run that diverges or can't be
 saved exits with 1, and one that a signal has stopped with 128 + its number.
 """
 
-import signal
-
-# Until `entry`, Ctrl-C ends the process without a traceback; unless it is ignored.
-if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 from collections.abc import Sequence
 from functools import partial
 import re
-import sys
+import signal
 import traceback
 
 from absl import app, flags
@@ -110,12 +104,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     raise InputError(str(error)) from error
 
 
-def entry():
-  """Runs `main`; turns bad input, a failure or a signal into one line and an exit code."""
+def entry(argv: Sequence[str]):
+  """Runs `main` as a command; bad input, a failure or a signal are one line and an exit code."""
   try:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
       signal.signal(signal.SIGINT, signal.default_int_handler)
-    config, argv = read_command(sys.argv)
+    config, argv = read_command(argv)
     app.run(partial(main, config), argv=argv, flags_parser=parse_flags)
   except InputError as error:
     devices.leave(fail(error, 2))
@@ -145,7 +139,3 @@ def unmet(error: Exception) -> str:
   if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
     return f'lost another process: {text}'
   return ''
-
-
-if __name__ == '__main__':
-  entry()
