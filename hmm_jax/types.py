@@ -456,6 +456,6 @@ class Experiment(NamedTuple):
   patience: int = 0  # evaluations without improvement before early stopping; 0: no early stopping
   keep_best: bool = False
   keep: int = 2  # number of checkpoints kept
-  tensorboard: bool = False
+  track: tuple[str, ...] = ()  # names of trackers
   classes: int = 0  # C; 0: unknown
   warnings: tuple[str, ...] = ()  # of what is allowed but hardly meant

@@ -170,7 +170,7 @@ class RunTest(FolderTest):
   def test_leaves_everything_a_user_reads(self):
     workdir = self.path('run')
     flags = ('--config.rounds=4', '--config.eval_every=2', '--config.references=local',
-             '--config.keep_best=True', '--config.tensorboard=True', '--config.mapper=map',
+             '--config.keep_best=True', '--config.track=tensorboard', '--config.mapper=map',
              '--config.seeds=2')
     code, out, err = command(f'--workdir={workdir}', *flags)
     self.assertEqual((code, err), (0, ''))

@@ -21,6 +21,7 @@ from hmm_jax.experiment.evaluate import evaluator
 from hmm_jax.experiment.trainer import in_turn
 from hmm_jax.models import NETWORKS, classifier
 from hmm_jax.registry import Inputs, Network, find, section
+from hmm_jax.report import trackers
 from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, Mapper, Model
 
 
@@ -162,7 +163,7 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
       patience=config.stop.patience,
       keep_best=config.keep_best,
       keep=config.keep,
-      tensorboard=config.tensorboard,
+      track=trackers.named(config.track),
       classes=data.classes,
       warnings=warnings(config, net, federated),
   )

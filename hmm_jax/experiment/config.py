@@ -35,6 +35,8 @@ from hmm_jax.registry import (
     literal,
     suggestion,
 )
+from hmm_jax.report import trackers
+from hmm_jax.report.trackers import TRACKERS
 from hmm_jax.server import objectives, training
 from hmm_jax.types import InputError
 
@@ -72,7 +74,8 @@ RUN = {
     'keep': Setting(2, 'number of checkpoints', at_least=1),
     'resume': Setting('newest', 'from which checkpoint a run goes on: the newest, or, if that is '
                       'damaged, a previous one', choices=('newest', 'previous')),
-    'tensorboard': Setting(False, 'event files in workdir/events'),
+    'track': Setting('', f'trackers of the metrics: any of {",".join(TRACKERS)}; for one that is '
+                     'named later, a run sends all that it has'),
     'references': Setting('', 'also run, for comparison: any of iid,linear,local,fedavg'),
     'variants': Setting((), "also run, each with settings of its own: 'NAME key=value key=value'"),
     'mapper': Setting(
@@ -114,13 +117,15 @@ OLD_KEYS = {
     'fedmerge.normalise': 'fedmerge.normalize', 'dmm.whose': 'dmm.statistics_of',
     'dmm.words': 'dmm.teacher_weights', 'dmm.after': 'dmm.student_statistics',
     'dmm.distil_batch': 'dmm.distillation_batch', 'inversion.length': 'inversion.norm',
-    'feddle.marks': 'feddle.checkpoints',
+    'feddle.marks': 'feddle.checkpoints', 'tensorboard': 'track',
 }
 OLD_VALUES = {
     ('algorithm', 'centralised'): 'centralized',
     ('fedmerge.weight_step', 'max_normalised'): 'max_normalized',
     ('dmm.student_statistics', 're_estimated'): 'recalibrated',
     ('dmm.teachers', 'everybody'): 'all',
+    ('track', 'False'): '', ('track', 'false'): '',  # of `tensorboard`, a bool
+    ('track', 'True'): 'tensorboard', ('track', 'true'): 'tensorboard',
 }
 # What others call a setting.
 ALIASES = {
@@ -268,8 +273,8 @@ def typed(key: str, text: str, default: Any) -> Any:
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
   """Returns values with the keys and names of today for those of earlier releases."""
   values = {OLD_KEYS.get(key, key): value for key, value in values.items()}
-  return {key: OLD_VALUES.get((key, value), value) if isinstance(value, str) else value
-          for key, value in values.items()}
+  texts = {key: str(value) for key, value in values.items() if isinstance(value, str | bool)}
+  return {key: OLD_VALUES.get((key, texts.get(key, '')), value) for key, value in values.items()}
 
 
 def references(values: Mapping[str, Any]) -> dict[str, str]:
@@ -326,6 +331,7 @@ def check(config: ConfigDict):
     known[key].check(key, value)
   if not registry.is_file_name(config.name):
     raise InputError(f'got name={config.name!r}; expected a name that a folder can have')
+  trackers.named(config.track)
   if config.seed + config.seeds > 2**31:
     raise InputError(f'got seed={config.seed}; expected seeds below 2**31')
   check_local(config, chosen.name, chosen.needs)

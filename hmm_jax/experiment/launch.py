@@ -8,18 +8,18 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hmm_jax.data.federate import describe, label_counts
-from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import build, federation, tracking
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.experiment.run import finished, run
 from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.report import plots
+from hmm_jax.report import plots, trackers
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, SaveError
 
 # Keys that say what is shown beside a run, and change nothing in it.
-COSMETIC = {'name', 'references', 'variants'}
+COSMETIC = {'name', 'references', 'variants', 'track'}
 # Keys that are of one call, and not of the run.
 OF_ONE_CALL = {'resume'}
 
@@ -46,6 +46,8 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
         draw(workdir, counts)
       except SaveError as error:  # The run is saved, if only on a disk that can't be written.
         screen.say(str(error))
+    if leads:
+      tracking.catch_up(config, workdir, screen)
     return summary
 
   experiment, federated, data = made
@@ -121,6 +123,8 @@ def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federatio
   if summary and summary['rounds_requested'] == config.rounds:
     return None
   workdir.check_writable()
+  for name in trackers.named(config.track):
+    trackers.opener(name)  # What it lacks shows before anything is written.
   data = federation.dataset(config)
   federated = federation.federation(config, data)
   experiment = build.experiment(config, data, federated)

@@ -1,7 +1,6 @@
 """Executes a run: training, evaluation, checkpoints, resuming and early stopping."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-import contextlib
 from importlib import metadata
 import sys
 import time
@@ -14,9 +13,9 @@ import psutil
 from hmm_jax import __version__
 from hmm_jax.experiment import stopping
 from hmm_jax.experiment.archive import Archive, Saved
+from hmm_jax.experiment.tracking import tracked
 from hmm_jax.experiment.trainer import Chunk, Diverged, Trainer
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.report.events import Events
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Experiment, InputError, PyTree
 
@@ -63,13 +62,11 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
     workdir.make()
     archive.begin(after=done)
     workdir.write_json('config.json', settings)
-  writes_events = experiment.tensorboard and primary
 
   for line in experiment.warnings:
     screen.say(f'warning: {line}')
   with (screen.progress(done, experiment.rounds) as report, stopping.on_signals() as request,
-        contextlib.closing(Events(workdir.file('events'), rows)) if writes_events else
-        contextlib.nullcontext() as events):
+        tracked(experiment.track if primary else (), settings, workdir, rows, screen) as track):
     chunks = () if _is_over(rows, experiment) else trainer.rounds(
         states, done, unfinished, stop=lambda: bool(request.number))
     del states  # Their buffers are donated to the program.
@@ -94,8 +91,7 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
         for table, records in _records(experiment, chunk.metrics, done).items():
           workdir.table(table).append(records)
       archive.save(done, Progress(states, best), primary)
-      if events:
-        events.write(new)
+      track(new)
       report(done, _headline(fresh, chunk.metrics, chunk.seconds))
       if stop:
         break

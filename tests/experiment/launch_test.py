@@ -50,7 +50,8 @@ class CompareTest(FolderTest):
 
   def test_what_is_shown_beside_a_run_may_change(self):
     self.leave()
-    self.compare(name='mine', references='iid', variants=('hot local.lr=1.0',))
+    self.compare(name='mine', references='iid', variants=('hot local.lr=1.0',),
+                 track='tensorboard')
 
   @parameterized.parameters(
       ('local.lr', 0.5), ('rounds', 200), ('mlp.hidden', (7,)), ('partition.seed', 4))
@@ -74,6 +75,7 @@ class CompareTest(FolderTest):
     saved = configs.configure(normalize='none', algorithm='centralized').to_dict()
     saved['normalise'], saved['algorithm'] = saved.pop('normalize'), 'centralised'
     saved['inversion']['length'] = saved['inversion'].pop('norm') + 1
+    saved['tensorboard'] = bool(saved.pop('track'))
     self.leave(saved)
     now = {'normalize': 'none', 'algorithm': 'centralized', 'inversion.norm': saved[
         'inversion']['length']}
