@@ -19,26 +19,29 @@ import pytest
 import hmm_jax
 
 ROOT = pathlib.Path(hmm_jax.__file__).parent.parent
-# Tells a tracker the rows up to some round, and is then killed, or ends as a run does.
+# Tells a tracker some rows, and is then killed, or ends as a run does.
 PROGRAM = """
 import os, signal, sys, time
-from hmm_jax.experiment.tracking import tracked
-from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.report.screen import Screen
+from hmm_jax.report import trackers
+from hmm_jax.report.trackers.background import Background
 tool, before, up_to, end = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 row = lambda number, seed: {
     'round': number, 'seed': seed, 'seconds': 0.5 * number, 'bytes_up': 10 * number,
     'train/loss': float('nan') if number == 2 else 1 / number}
 rows = [row(number, seed) for number in (1, 2, 3, 4) for seed in (0, 1)]
 rows += [row(4, seed) | {'seconds': 9.0} for seed in (0, 1)]  # After a final merge.
-workdir = Workdir('run')
-workdir.make()
-settings = {'local': {'lr': 0.1}, 'mlp': {'hidden': (4, 4)}} | {f'k{i}': i for i in range(150)}
-with tracked((tool,), settings, workdir, rows[:before], Screen()) as track:
-  track(rows[before:up_to])
-  if end == 'killed':
-    time.sleep(8)
-    os.kill(os.getpid(), signal.SIGKILL)
+config = {'local.lr': 0.1, 'mlp.hidden': (4, 4)} | {f'k{i}': i for i in range(150)}
+os.makedirs('run', exist_ok=True)
+tracker = Background(tool, trackers.opener(tool), trackers.Tracked('a1b2', 'mine', config, 'run'))
+tracker.write(rows[:before])
+tracker.write(rows[before:up_to])
+if end == 'killed':
+  while tracker.sent < up_to:
+    time.sleep(0.1)
+  time.sleep(3)  # Tools write a little later.
+  os.kill(os.getpid(), signal.SIGKILL)
+assert tracker.close(patience=120)
+print(*tracker.places)
 """
 SECONDS = [0.5, 1.0, 1.5, 2.0, 9.0]
 
@@ -59,7 +62,6 @@ class ToolsTest(absltest.TestCase):
         capture_output=True, cwd=self.folder,
         env={**os.environ, 'PYTHONPATH': str(ROOT), **environment})
     self.assertEqual(result.returncode, -9 if 'killed' in words else 0, result.stderr)
-    self.assertNotIn('warning: track', result.stderr)
     return result.stdout
 
   def tell_in_parts(self, tool, **environment):
@@ -71,7 +73,7 @@ class ToolsTest(absltest.TestCase):
   def test_wandb(self):
     pytest.importorskip('wandb')
     said = self.tell_in_parts('wandb', WANDB_MODE='offline')
-    self.assertRegex(said, r'\Awandb: wandb sync run/wandb/offline-run-\*-\w+-\*\n\Z')
+    self.assertRegex(said, r'\Awandb sync run/wandb/offline-run-\*-a1b2-\*\n\Z')
     files = sorted(pathlib.Path(self.folder, 'run', 'wandb').glob('offline-run-*/*.wandb'))
     self.assertLen(files, 2)  # One for each seed: that which was written last.
     for path in files:
@@ -97,19 +99,19 @@ class ToolsTest(absltest.TestCase):
   def check_mlflow(self, client):
     experiment = client.get_experiment_by_name('hmm_jax')
     runs = client.search_runs([experiment.experiment_id])
-    self.assertEqual(sorted(run.info.run_name for run in runs), ['run seed 0', 'run seed 1'])
+    self.assertEqual(sorted(run.info.run_name for run in runs), ['mine seed 0', 'mine seed 1'])
     for run in runs:
       points = client.get_metric_history(run.info.run_id, 'seconds')
       self.assertEqual(sorted((p.step, p.value) for p in points),
                        sorted(zip((1, 2, 3, 4, 4), SECONDS)))
       self.assertEqual(run.data.params['local.lr'], '0.1')
       self.assertLen(run.data.params, 152)
-      self.assertEqual((run.data.tags['group'], run.info.status), ('run', 'FINISHED'))
+      self.assertEqual((run.data.tags['group'], run.info.status), ('mine', 'FINISHED'))
 
   def test_trackio(self):
     pytest.importorskip('trackio')
     said = self.tell_in_parts('trackio', TRACKIO_DIR=self.folder)
-    self.assertEqual(said, 'trackio: trackio show --project=hmm_jax\n')
+    self.assertEqual(said, 'trackio show --project=hmm_jax\n')
     program = ('import json, sys; from trackio.sqlite_storage import SQLiteStorage as s; '
                'json.dump({r["name"]: s.get_logs("hmm_jax", r["name"], run_id=r["id"]) '
                'for r in s.get_run_records("hmm_jax")}, sys.stdout)')
@@ -118,7 +120,7 @@ class ToolsTest(absltest.TestCase):
         capture_output=True, env={**os.environ, 'TRACKIO_DIR': self.folder}).stdout)
     self.assertLen(found, 2)
     for name, points in found.items():
-      self.assertStartsWith(name, 'run seed ')
+      self.assertStartsWith(name, 'mine seed ')
       self.assertEqual([(p['step'], p['seconds']) for p in points],
                        list(zip((1, 2, 3, 4, 4), SECONDS)))
 
