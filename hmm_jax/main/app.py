@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 import hmm_jax
+from hmm_jax.main.list import list as list_records
+from hmm_jax.main.plan import plan
 from hmm_jax.report.screen import fail
 
 # The flags of these commands are read by the command itself.
@@ -71,6 +73,11 @@ def check(context: typer.Context):
   """Check a method or an operator of your own against the laws that all obey."""
   from hmm_jax.check import __main__ as command
   command.entry(['hmm_jax check', *context.args])
+
+
+app.command(context_settings=AS_THEY_ARE, epilog='Example: hmm_jax plan '
+            '--config.algorithm=feddle --config.clients=100 --measure')(plan)
+app.command('list', epilog='Example: hmm_jax list settings feddle.')(list_records)
 
 
 def entry():

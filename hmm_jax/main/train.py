@@ -5,7 +5,7 @@ run. Bad input is one line on stderr and exit code 2; a run that diverges or can
 saved exits with 1, and one that a signal has stopped with 128 + its number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 import re
 import signal
@@ -104,13 +104,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     raise InputError(str(error)) from error
 
 
-def entry(argv: Sequence[str]):
-  """Runs `main` as a command; bad input, a failure or a signal are one line and an exit code."""
+def entry(argv: Sequence[str], action: Callable[[ConfigDict, Sequence[str]], None] = main):
+  """Runs an action as a command; bad input, a failure or a signal are one line and an exit code."""
   try:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
       signal.signal(signal.SIGINT, signal.default_int_handler)
     config, argv = read_command(argv)
-    app.run(partial(main, config), argv=argv, flags_parser=parse_flags)
+    app.run(partial(action, config), argv=argv, flags_parser=parse_flags)
   except InputError as error:
     devices.leave(fail(error, 2))
   except SaveError as error:
