@@ -22,9 +22,10 @@ import numpy as np
 
 from hmm_jax import storage
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.merge import files, lora, models, state_dict
+from hmm_jax.merge import lora, models, state_dict
 from hmm_jax.merging import OPERATORS
 from hmm_jax.merging.task_vectors import check_weights
+from hmm_jax.models import files
 from hmm_jax.registry import REQUIRED, Operator, find, read_settings
 from hmm_jax.report.screen import Screen, fail
 from hmm_jax.types import Array, InputError, SaveError

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax.experiment.saved import Run
-from hmm_jax.merge import files
+from hmm_jax.models import files
 from hmm_jax.types import Array, InputError, PyTree
 
 VIEWS = ('global', 'merged')  # Views with a single model for all clients.
