@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 import hmm_jax
+from hmm_jax.main.export import export
+from hmm_jax.main.predict import predict
 from hmm_jax.report.screen import fail
 
 # The flags of these commands are read by the command itself.
@@ -54,9 +56,9 @@ def merge(context: typer.Context):
   """Merge saved models.
 
   \b
-  --models=A,B,...       files (safetensors, npz), or folders of runs, FOLDER@SEED
+  --models=A,B,...       files (safetensors, npz), exported folders, or runs, RUN@SEED
   --method=NAME          a merge operator: see `hmm_jax list operators`
-  --base=P               the model that all were trained from
+  --base=P               what all were trained from, as --base=RUN@SEED/initial
   --weights=0.7,0.3      for methods that take weights
   --set KEY=VALUE        a setting of the method
   --evaluate=CONFIG      a config file or a run, whose network and data score the models
@@ -71,6 +73,10 @@ def check(context: typer.Context):
   """Check a method or an operator of your own against the laws that all obey."""
   from hmm_jax.check import __main__ as command
   command.entry(['hmm_jax check', *context.args])
+
+
+app.command(epilog='Example: hmm_jax export runs/mine --client=best --out=best')(export)
+app.command(epilog='Example: hmm_jax predict best --inputs=photos/ --out=classes.csv')(predict)
 
 
 def entry():
