@@ -5,6 +5,7 @@
   mixture        weights of M models' probabilities, whose tensors are [M, ...]; null for one model
   expects        what inputs must be, in words
   method, round, seed, view, client: where the model comes from
+  normalized     how inputs are normalized, in words
   hmm_jax        the version that wrote it
 """
 
@@ -41,6 +42,7 @@ def described(about: Mapping[str, Any], *, mixture: np.ndarray | None = None,
   return {
       **{key: about[key] for key in blueprint.KEYS},
       'expects': '; '.join(f'{name}: {said}' if name else said for name, said in inputs.items()),
+      'normalized': 'floats (x - mean) / std, of uint8 (x / 255 - mean) / std; null: as they are',
       'weights': weights, 'mixture': None if mixture is None else np.asarray(mixture).tolist(),
       **dict.fromkeys(_FROM), **origin, 'hmm_jax': __version__}
 

@@ -35,11 +35,13 @@ def read(path: str, about: Mapping[str, Any]) -> Inputs:
     InputError: it can't be read; the message names the file.
   """
   path = os.path.expanduser(path)
+  if not os.path.exists(path):
+    raise InputError(f'got {path}; expected a file or folder, but there is none')
   if path.endswith('.npz'):
     return _numbered(_npz(path, [entry['modality'] for entry in about['inputs']]))
   if path.endswith('.npy'):
     return _numbered(_npy(path))
-  if '\0' not in path and os.path.isdir(path):
+  if os.path.isdir(path):
     found = sorted(name for name in os.listdir(path) if name.lower().endswith(_IMAGES))
     if not found:
       raise InputError(f'got {path} without a file of {", ".join(_IMAGES)}; expected images')
