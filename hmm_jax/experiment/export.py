@@ -159,7 +159,8 @@ def _folder(path, client):
     return path
   if f'client-{client}' in own:
     return os.path.join(path, f'client-{client}')
-  if os.path.isdir(path) and exported.read(path).get('client') == client:
+  alone = not own and os.path.isdir(path)
+  if alone and exported.read(path)['client'] == client:
     return path
   raise InputError(f'got client={client} with {path}; expected '
                    + (f'one of {", ".join(own)}' if own else 'no client'))

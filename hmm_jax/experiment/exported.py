@@ -81,7 +81,7 @@ def read(folder: str) -> dict[str, Any]:
   Raises:
     InputError: there is none, or it is damaged.
   """
-  about = Workdir(folder).read_json(JSON, (*blueprint.KEYS, 'weights', 'mixture'))
+  about = Workdir(folder).read_json(JSON, (*blueprint.KEYS, 'weights', 'mixture', 'client'))
   if about is None:
     raise InputError(f'got {folder}; expected an exported folder, or the folder of a run')
   if os.path.basename(about['weights']) != about['weights']:

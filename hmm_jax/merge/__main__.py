@@ -1,8 +1,9 @@
 """Merges saved models: python -m hmm_jax.merge --method=NAME --models=A,B,... --out=DIR
 
 A model is a file (safetensors, npz), an exported folder, or a run; RUN@SEED selects another seed
-than the first, and RUN@SEED/initial what it began from. --help lists the flags, --method=list the methods and their needs. Invalid input gives
-one line on stderr and exit code 2, and nothing is written; so does a full disk, with exit code 1.
+than the first, and RUN@SEED/initial what it began from. --help lists the flags, --method=list the
+methods and their needs. Invalid input gives one line on stderr and exit code 2, and nothing is
+written; so does a full disk, with exit code 1.
 """
 
 import signal
@@ -33,7 +34,8 @@ from hmm_jax.report.screen import Screen, fail
 from hmm_jax.types import Array, InputError, SaveError
 
 METHOD = flags.DEFINE_string('method', None, 'Name of the merge operator; list shows all.')
-MODELS = flags.DEFINE_list('models', [], 'Models to merge: files, exported folders, or runs, RUN@SEED.')
+MODELS = flags.DEFINE_list(
+    'models', [], 'Models to merge: files, exported folders, or runs, RUN@SEED.')
 BASE = flags.DEFINE_string(
     'base', None, 'Base model from which all models were trained, for methods that need it; of a '
     'run, RUN@SEED/initial.')
