@@ -28,7 +28,7 @@ DOORS = {
     'tensorflow_datasets': ('data/sources/tfds',),
     'filelock': ('experiment/workdir',),
     'matplotlib': ('report/plots', 'report/style'),
-    'safetensors': ('merge/files',),
+    'safetensors': ('models/files',),
     'networkx': ('decentralized/undirected',),
     'ml_collections': ('experiment', 'merge', 'main'),
     'rich': ('report/screen',),

@@ -73,6 +73,35 @@ def _decode(path, size):
     return np.asarray(color.resize((size, size), Image.Resampling.BILINEAR))
 
 
+def picture(path: str, shape: Sequence[int]) -> tuple[np.ndarray, tuple[int, int]]:
+  """Reads one image file, upright, in gray or in color, resized to one size.
+
+  Args:
+    path: of the file.
+    shape: (height, width, channels) to return; 1 channel is gray, 3 are color.
+
+  Returns:
+    uint8 [height, width, channels], and (height, width) of the file.
+
+  Raises:
+    InputError: it can't be read.
+  """
+  from PIL import Image, ImageOps
+  height, width, channels = shape
+  refusal = lambda text: InputError(f'got {path}; {text}')
+  with files.reading(f'a readable image, {" or ".join(FORMATS)}', refusal), warnings.catch_warnings(
+      action='error', category=Image.DecompressionBombWarning), Image.open(
+          files.ordinary(path), formats=FORMATS) as image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith('I'):  # 16 bits of gray, which Pillow would clip at 255.
+      upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
+    color = upright.convert('RGBA').convert('RGB' if channels == 3 else 'L')
+    size = color.size[::-1]
+    if size != (height, width):
+      color = color.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(color).reshape(height, width, channels), size
+
+
 def _read(path, size):
   """Returns stamps [m] and images [m, size, size, 3] of a cache; none if it is unreadable."""
   with contextlib.suppress(InputError, KeyError):  # damaged, another kind of file, or none

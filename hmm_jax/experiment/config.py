@@ -50,6 +50,11 @@ RUN = {
                         "crisismmd, '' is ~/tensorflow_datasets/crisismmd"),
     'subset': Setting(1.0, 'share of the examples to use, drawn by partition.seed'),
     'model': Setting('mlp', f'the network: {", ".join(NETWORKS)}'),
+    'init': Setting('', "the initial model of all seeds: an exported folder, a file (safetensors, "
+                    "npz) or a run, RUN@SEED; '': drawn at random"),
+    'init_spread': Setting(
+        0.1, 'how far further initial models, of methods with several, lie from that in init: as a '
+        'share of the difference of two random ones; equal ones would stay equal', at_least=0),
     'normalize': Setting('standard', 'inputs: standardized, or as they are',
                          choices=('standard', 'none')),
     'augment': Setting('none', 'training images: random crops, mirrored or not',
@@ -110,7 +115,7 @@ REFERENCES = {
     'partition.kind': (PARTITIONERS, Partitioner),
 }
 # Keys whose value is a path.
-PATHS = ('data_dir', 'crisismmd.vectors', 'crisismmd.cache')
+PATHS = ('data_dir', 'crisismmd.vectors', 'crisismmd.cache', 'init')
 # Keys and values of earlier releases, still read.
 OLD_KEYS = {
     'normalise': 'normalize', 'feddle.normalise': 'feddle.normalize',

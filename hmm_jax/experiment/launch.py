@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hmm_jax.data.federate import describe, label_counts
-from hmm_jax.experiment import build, federation, tracking
+from hmm_jax.experiment import build, federation, locate, tracking
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.experiment.run import finished, run
@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
                [*describe(federated, data, source=config.server.source),
                 *experiment.algorithm.facts])
   counts = label_counts(federated, data.classes)
-  digests = federation.fingerprint(config, federated)
+  digests = {**federation.fingerprint(config, federated), **experiment.given}
   settings = {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
   del made, federated, data  # The devices have what they need.
 
@@ -127,7 +127,8 @@ def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federatio
     trackers.opener(name)  # What it lacks shows before anything is written.
   data = federation.dataset(config)
   federated = federation.federation(config, data)
-  experiment = build.experiment(config, data, federated)
+  given = locate.tensors(config.init) if config.init else None
+  experiment = build.experiment(config, data, federated, given=given)
   check_extension(config, workdir, experiment.algorithm)
   return experiment, federated, data._replace(x_train=(), x_test=())
 

@@ -16,6 +16,7 @@ from hmm_jax.experiment.archive import Archive, Saved
 from hmm_jax.experiment.tracking import tracked
 from hmm_jax.experiment.trainer import Chunk, Diverged, Trainer
 from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.models import files
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Experiment, InputError, PyTree
 
@@ -62,6 +63,10 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
     workdir.make()
     archive.begin(after=done)
     workdir.write_json('config.json', settings)
+    if experiment.about:
+      workdir.write_json('model.json', dict(experiment.about))
+  if experiment.init and not done:
+    _keep_initial(experiment, trainer, workdir, primary)
 
   for line in experiment.warnings:
     screen.say(f'warning: {line}')
@@ -131,6 +136,14 @@ def _resume(experiment, trainer, archive, previous) -> tuple[Progress, Saved]:
   like = Progress(trainer.shapes, trainer.shapes if experiment.keep_best else ())
   progress = archive.restore(saved.round, like)
   return Progress(trainer.place(progress.states), progress.best), saved
+
+
+def _keep_initial(experiment, trainer, workdir, primary):
+  """Saves the model that each seed begins from; all processes take part in making it."""
+  models = trainer.initial_models(experiment.init)
+  for seed, variables in zip(experiment.seeds, models, strict=True):
+    if primary:
+      files.save(workdir.initial(seed), files.flatten(variables))
 
 
 def _host_copy(states):

@@ -28,6 +28,10 @@ class Workdir:
   def file(self, *names: str) -> str:
     return os.path.join(self.path, *names)
 
+  def initial(self, seed: int) -> str:
+    """Returns the file of the model that a training seed began from."""
+    return self.file('initial', f'{seed}.safetensors')
+
   def check_writable(self, flag: str = 'workdir'):
     """Raises InputError unless the folder is writable or can be created.
 

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 import hmm_jax
+from hmm_jax.main.export import export
 from hmm_jax.main.list import list as list_records
 from hmm_jax.main.plan import plan
+from hmm_jax.main.predict import predict
 from hmm_jax.report.screen import fail
 
 # The flags of these commands are read by the command itself.
@@ -56,9 +58,9 @@ def merge(context: typer.Context):
   """Merge saved models.
 
   \b
-  --models=A,B,...       files (safetensors, npz), or folders of runs, FOLDER@SEED
+  --models=A,B,...       files (safetensors, npz), exported folders, or runs, RUN@SEED
   --method=NAME          a merge operator: see `hmm_jax list operators`
-  --base=P               the model that all were trained from
+  --base=P               what all were trained from, as --base=RUN@SEED/initial
   --weights=0.7,0.3      for methods that take weights
   --set KEY=VALUE        a setting of the method
   --evaluate=CONFIG      a config file or a run, whose network and data score the models
@@ -78,6 +80,8 @@ def check(context: typer.Context):
 app.command(context_settings=AS_THEY_ARE, epilog='Example: hmm_jax plan '
             '--config.algorithm=feddle --config.clients=100 --measure')(plan)
 app.command('list', epilog='Example: hmm_jax list settings feddle.')(list_records)
+app.command(epilog='Example: hmm_jax export runs/mine --client=best --out=best')(export)
+app.command(epilog='Example: hmm_jax predict best --inputs=photos/ --out=classes.csv')(predict)
 
 
 def entry():

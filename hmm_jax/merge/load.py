@@ -1,24 +1,21 @@
 """Loads saved models as one stack, from files of tensors or folders of runs."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 import contextlib
-import os
 
 import jax.numpy as jnp
 import numpy as np
 
-from hmm_jax.experiment.saved import Run
-from hmm_jax.merge import files
-from hmm_jax.types import Array, InputError, PyTree
-
-VIEWS = ('global', 'merged')  # Views with a single model for all clients.
+from hmm_jax.experiment.locate import opened as source
+from hmm_jax.models import files
+from hmm_jax.types import Array, InputError
 
 
 def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
   """Loads models as one stack, {name: [K, ...]}, one tensor at a time, and the metadata of all.
 
   Args:
-    paths: files, or folders of runs; FOLDER@SEED selects another seed than the first.
+    paths: as in hmm_jax/experiment/locate.py.
 
   Raises:
     InputError: the models differ in names, shapes or types, or hold NaN or infinity; infinities
@@ -53,21 +50,6 @@ def load_base(path: str, like: str, stacked: dict[str, Array]) -> dict[str, Arra
       if not finite(x) and finite(stacked[name]):
         raise not_finite(name, path, x.dtype)
     return {name: placed(x) for name, x in base.items()}
-
-
-@contextlib.contextmanager
-def source(path: str) -> Generator[files.Tensors]:
-  """Opens a file of tensors, or the model of a run in the same form."""
-  path = os.path.expanduser(path)
-  folder, seed = path, ''
-  if '@' in path and not os.path.exists(path):
-    folder, seed = path.rsplit('@', 1)
-  if os.path.isdir(folder):
-    named = files.flatten(variables_of_run(folder, seed))
-    yield files.Tensors({name: x.shape for name, x in named.items()}, named.__getitem__, {})
-  else:
-    with files.opened(path) as file:
-      yield file
 
 
 def check_same(path: str, shapes: dict, other: str, wanted: dict):
@@ -130,25 +112,3 @@ def not_finite(name: str, path: str, dtype: np.dtype) -> InputError:
 def placed(x: np.ndarray) -> Array:
   """Puts arrays of floats on the device; integers stay on the host."""
   return jnp.asarray(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x
-
-
-def variables_of_run(folder: str, seed: str) -> PyTree:
-  """Loads the model of a run that is common to all clients, from its newest checkpoint.
-
-  Args:
-    folder: folder of the run.
-    seed: a training seed; '' for the run's first.
-
-  Raises:
-    InputError: no checkpoint, an unknown seed, or no model for all clients.
-  """
-  run = Run.load(folder)
-  if seed and seed not in map(str, run.seeds):
-    raise InputError(f'got {folder}@{seed}; expected one of its seeds '
-                     f'{", ".join(map(str, run.seeds))}')
-  views = run.models(int(seed) if seed else None)
-  for name in VIEWS:
-    if name in views:
-      return views[name]
-  raise InputError(f'got {folder}, whose algorithm={run.config.algorithm} has no model for all '
-                   f'clients; expected a run with a view among {", ".join(VIEWS)}')

@@ -11,8 +11,9 @@ import numpy as np
 
 from hmm_jax import tree
 from hmm_jax.experiment.devices import in_32_bits
-from hmm_jax.merge import evaluation, files, load, lora, state_dict
+from hmm_jax.merge import evaluation, load, lora, state_dict
 from hmm_jax.merging import OPERATORS
+from hmm_jax.models import files
 from hmm_jax.registry import Operator, checked, find
 from hmm_jax.types import InputError
 

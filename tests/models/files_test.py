@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from reference import full_disk
 
-from hmm_jax.merge import files
+from hmm_jax.models import files
 from hmm_jax.types import InputError, SaveError
 
 
