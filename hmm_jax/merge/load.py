@@ -7,6 +7,7 @@ import os
 import jax.numpy as jnp
 import numpy as np
 
+from hmm_jax.data.files import DEFAULT_LIMIT, Limit
 from hmm_jax.experiment.saved import Run
 from hmm_jax.merge import files
 from hmm_jax.types import Array, InputError, PyTree
@@ -14,11 +15,13 @@ from hmm_jax.types import Array, InputError, PyTree
 VIEWS = ('global', 'merged')  # Views with a single model for all clients.
 
 
-def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
+def load(paths: Sequence[str],
+         limit: Limit = DEFAULT_LIMIT) -> tuple[dict[str, Array], dict[str, str]]:
   """Loads models as one stack, {name: [K, ...]}, one tensor at a time, and the metadata of all.
 
   Args:
     paths: files, or folders of runs; FOLDER@SEED selects another seed than the first.
+    limit: what a compressed file may unpack to.
 
   Raises:
     InputError: the models differ in names, shapes or types, or hold NaN or infinity; infinities
@@ -27,7 +30,7 @@ def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
   if not paths:
     raise InputError('got no --models; expected files of tensors, or folders of runs')
   with contextlib.ExitStack() as files:
-    opened = [files.enter_context(source(path)) for path in paths]
+    opened = [files.enter_context(source(path, limit)) for path in paths]
     for path, file in zip(paths, opened, strict=True):
       check_same(path, file.shapes, paths[0], opened[0].shapes)
     stacked = {name: placed(stack(name, paths, opened)) for name in opened[0].shapes}
@@ -35,18 +38,20 @@ def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
     return stacked, dict(sorted(shared))
 
 
-def load_base(path: str, like: str, stacked: dict[str, Array]) -> dict[str, Array]:
+def load_base(path: str, like: str, stacked: dict[str, Array],
+              limit: Limit = DEFAULT_LIMIT) -> dict[str, Array]:
   """Loads the base model, {name: [...]}.
 
   Args:
     path: a file or folder, as in `load`.
     like: path of the first model, for errors.
     stacked: the models from `load`.
+    limit: as in `load`.
 
   Raises:
     InputError: it differs from them in names, shapes or types, or holds NaN or infinity.
   """
-  with source(path) as file:
+  with source(path, limit) as file:
     check_same(path, file.shapes, like, {name: x.shape[1:] for name, x in stacked.items()})
     base = {name: read(name, path, file, like, x.dtype) for name, x in stacked.items()}
     for name, x in base.items():
@@ -56,7 +61,7 @@ def load_base(path: str, like: str, stacked: dict[str, Array]) -> dict[str, Arra
 
 
 @contextlib.contextmanager
-def source(path: str) -> Generator[files.Tensors]:
+def source(path: str, limit: Limit = DEFAULT_LIMIT) -> Generator[files.Tensors]:
   """Opens a file of tensors, or the model of a run in the same form."""
   path = os.path.expanduser(path)
   folder, seed = path, ''
@@ -66,7 +71,7 @@ def source(path: str) -> Generator[files.Tensors]:
     named = files.flatten(variables_of_run(folder, seed))
     yield files.Tensors({name: x.shape for name, x in named.items()}, named.__getitem__, {})
   else:
-    with files.opened(path) as file:
+    with files.opened(path, limit) as file:
       yield file
 
 
