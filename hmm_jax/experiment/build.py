@@ -1,6 +1,6 @@
 """Builds an experiment from a config: network, devices and method."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -22,6 +22,8 @@ from hmm_jax.experiment.trainer import in_turn
 from hmm_jax.models import NETWORKS, classifier
 from hmm_jax.registry import Inputs, Network, find, section
 from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, Mapper, Model
+
+SEED_MAPS = {'in_turn': in_turn, 'together': jax.vmap}
 
 
 def network(config: ConfigDict, data: Dataset) -> Model:
@@ -94,11 +96,11 @@ def mapper(config: ConfigDict) -> Mapper:
   return mappers.one_by_one() if in_sequence else mappers.vectorized(config.chunk)
 
 
-def devices(config: ConfigDict) -> tuple[Callable, Sharding]:
-  """Returns a function from one device's mapper to that of all devices, and the sharding."""
-  if config.mapper in ('map', 'vmap') or len(jax.devices()) == 1:
-    return lambda one: one, SingleDeviceSharding(jax.devices()[0])
-  mesh = jax.make_mesh((len(jax.devices()),), ('clients',), axis_types=(AxisType.Auto,))
+def devices(config: ConfigDict, found: Sequence[jax.Device]) -> tuple[Callable, Sharding]:
+  """Returns a function from one device's mapper to that of the devices found, and the sharding."""
+  if config.mapper in ('map', 'vmap') or len(found) == 1:
+    return lambda one: one, SingleDeviceSharding(found[0])
+  mesh = jax.make_mesh((len(found),), ('clients',), axis_types=(AxisType.Auto,), devices=found)
   return partial(mappers.sharded, mesh), NamedSharding(mesh, PartitionSpec())
 
 
@@ -137,7 +139,7 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
                      f'partition.validation={config.partition.validation}; expected validation '
                      'examples to select a round')
   check_own_examples(config, federated)
-  spread, sharding = devices(config)
+  spread, sharding = devices(config, jax.devices())
   net = model(config, data, federated)
   check_fits(net.nbytes, f'model={config.model} of')
   algorithm = method(config, net, spread(mapper(config)), federated)
@@ -155,7 +157,7 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
       evaluate=evaluator(net, federated, placed.examples, mapper=spread(mappers.one_by_one()),
                          sharding=sharding, batch=config.eval_batch),
       seeds=tuple(range(config.seed, config.seed + config.seeds)),
-      seed_map={'in_turn': in_turn, 'together': jax.vmap}[config.seed_map],
+      seed_map=SEED_MAPS[config.seed_map],
       sharding=sharding,
       rounds=config.rounds,
       eval_every=config.eval_every,
