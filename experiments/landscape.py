@@ -59,7 +59,8 @@ def study(argv):
   batches = np.resize(rng.permutation(train), (BATCHES.value, run.config.local.batch))
   scoring = {
       'examples': run.experiment.federation.examples, 'rows': rng.permutation(rows)[:ROWS.value],
-      'mapper': build.devices(run.config)[0](mappers.one_by_one()), 'batch': run.config.eval_batch,
+      'mapper': build.devices(run.config, jax.devices())[0](mappers.one_by_one()),
+      'batch': run.config.eval_batch,
       'calibrate': partial(recalibrate, run.model, rows=batches)}
   surface = landscape.surface(run.model, stacked, resolution=RESOLUTION.value, **scoring)
   members = dict(zip(clients.id[:MODELS.value].tolist(), tree.unstack(stacked)))

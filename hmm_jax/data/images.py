@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import contextlib
 import os
 import secrets
+from typing import IO, TYPE_CHECKING
 import warnings
 
 from absl import logging
@@ -11,6 +12,9 @@ import numpy as np
 
 from hmm_jax.data import arrays, files
 from hmm_jax.types import InputError
+
+if TYPE_CHECKING:
+  from PIL import Image
 
 # What data sets hold, and no format that Pillow gives to other programs, such as PostScript.
 FORMATS = ('JPEG', 'PNG')
@@ -62,11 +66,19 @@ def _stamp(folder, name):
     return ''
 
 
-def _decode(path, size):
+def opened(source: str | IO[bytes]) -> 'Image.Image':
+  """Opens a picture of one of the FORMATS, of which nothing is decoded yet.
+
+  One of so many pixels that Pillow warns of a bomb counts as broken.
+  """
   from PIL import Image  # needed by image files only
-  # Of so many pixels that Pillow warns of a bomb, an image counts as broken.
-  with warnings.catch_warnings(action='error', category=Image.DecompressionBombWarning), (
-      Image.open(files.ordinary(path), formats=FORMATS)) as image:
+  with warnings.catch_warnings(action='error', category=Image.DecompressionBombWarning):
+    return Image.open(source, formats=FORMATS)
+
+
+def _decode(path, size):
+  from PIL import Image
+  with opened(files.ordinary(path)) as image:
     image.draft('RGB', (2 * size, 2 * size))  # A large JPEG is decoded several times faster.
     # RGBA first: a palette may have a transparent color.
     color = image.convert('RGBA').convert('RGB')

@@ -148,16 +148,18 @@ class Archive:
 
   def _rounds(self) -> list[int]:
     """Returns the rounds of the complete points, in order."""
-    rounds = self._checkpoints.rounds()
-    if not os.path.isdir(self._workdir.file(_FOLDER)):
-      return rounds
-    return sorted(set(rounds) & set(self._manifests()))
+    while True:
+      manifests, rounds = self._manifests(), self._checkpoints.rounds()
+      if not os.path.isdir(self._workdir.file(_FOLDER)):
+        return rounds
+      if manifests == self._manifests():  # Otherwise the run went on between the two.
+        return sorted(manifests & set(rounds))
 
-  def _manifests(self):
+  def _manifests(self) -> set[int]:
     folder = self._workdir.file(_FOLDER)
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return [int(name.removesuffix('.json')) for name in names
-            if name.endswith('.json') and name.removesuffix('.json').isdecimal()]
+    return {int(name.removesuffix('.json')) for name in names
+            if name.endswith('.json') and name.removesuffix('.json').isdecimal()}
 
   def _remove(self, unless):
     """Removes the points of other rounds; the manifest, which makes one complete, goes first."""

@@ -1,6 +1,6 @@
 """Builds an experiment from a config: network, devices and method."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,8 @@ from hmm_jax.types import (
   Mapper,
   Model,
 )
+
+SEED_MAPS = {'in_turn': in_turn, 'together': jax.vmap}
 
 
 def network(config: ConfigDict, data: Dataset) -> Model:
@@ -74,11 +76,11 @@ def mapper(config: ConfigDict) -> Mapper:
   return mappers.one_by_one() if in_sequence else mappers.vectorized(config.chunk)
 
 
-def devices(config: ConfigDict) -> tuple[Callable, Sharding]:
-  """Returns a function from one device's mapper to that of all devices, and the sharding."""
-  if config.mapper in ('map', 'vmap') or len(jax.devices()) == 1:
-    return lambda one: one, SingleDeviceSharding(jax.devices()[0])
-  mesh = jax.make_mesh((len(jax.devices()),), ('clients',), axis_types=(AxisType.Auto,))
+def devices(config: ConfigDict, found: Sequence[jax.Device]) -> tuple[Callable, Sharding]:
+  """Returns a function from one device's mapper to that of the devices found, and the sharding."""
+  if config.mapper in ('map', 'vmap') or len(found) == 1:
+    return lambda one: one, SingleDeviceSharding(found[0])
+  mesh = jax.make_mesh((len(found),), ('clients',), axis_types=(AxisType.Auto,), devices=found)
   return partial(mappers.sharded, mesh), NamedSharding(mesh, PartitionSpec())
 
 
@@ -123,7 +125,7 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation, *,
                      f'partition.validation={config.partition.validation}; expected validation '
                      'examples to select a round')
   check_own_examples(config, federated)
-  spread, sharding = devices(config)
+  spread, sharding = devices(config, jax.devices())
   about = blueprint.describe(config, data, federated)
   net = augmented(config, about)
   if given is not None:
@@ -144,7 +146,7 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation, *,
       evaluate=evaluator(net, federated, placed.examples, mapper=spread(mappers.one_by_one()),
                          sharding=sharding, batch=config.eval_batch),
       seeds=tuple(range(config.seed, config.seed + config.seeds)),
-      seed_map={'in_turn': in_turn, 'together': jax.vmap}[config.seed_map],
+      seed_map=SEED_MAPS[config.seed_map],
       sharding=sharding,
       rounds=config.rounds,
       eval_every=config.eval_every,

@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from hmm_jax.data.files import DEFAULT_LIMIT, Limit
 from hmm_jax.experiment import exported
 from hmm_jax.experiment.saved import Run
 from hmm_jax.models import files
@@ -26,15 +27,19 @@ _OF_A_NETWORK = ('network', 'settings', 'compute_dtype', 'vocabulary', 'classes'
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Generator[files.Tensors]:
+def opened(path: str, limit: Limit = DEFAULT_LIMIT) -> Generator[files.Tensors]:
   """Opens a saved model as named tensors.
+
+  Args:
+    path: as above.
+    limit: what a compressed file may unpack to.
 
   Raises:
     InputError: there is none, or it is damaged, or a mixture of several.
   """
   run, seed, initial = run_of(path)
   if run is None or initial:
-    with files.opened(run.initial_file(seed) if run else _file(path)) as tensors:
+    with files.opened(run.initial_file(seed) if run else _file(path), limit) as tensors:
       yield tensors
   else:
     named = files.flatten(run.model_for_all(seed)[1])

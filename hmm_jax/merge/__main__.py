@@ -55,6 +55,9 @@ BATCH = flags.DEFINE_integer(
 LORA_RANK = flags.DEFINE_integer(
     'lora_rank', 0, 'Rank of the merged pairs, for models of LoRA pairs: products are merged; the '
     'number of models times their rank is exact for linear methods.', lower_bound=0)
+UNPACK_LIMIT = flags.DEFINE_float(
+    'unpack_limit', 0.0, 'GiB that a compressed file may unpack to; 0: a quarter of the memory.',
+    lower_bound=0)
 
 
 def main(argv: Sequence[str]):
@@ -73,7 +76,7 @@ def main(argv: Sequence[str]):
   out = None if DRY_RUN.value else free_folder(OUT.value)
   made = models.merge_files(
       operator, settings, MODELS.value, base=BASE.value, evaluate=EVALUATE.value, seed=SEED.value,
-      batch=BATCH.value, lora_rank=LORA_RANK.value)
+      batch=BATCH.value, lora_rank=LORA_RANK.value, unpack_limit=UNPACK_LIMIT.value)
   screen.table(f'{operator.name} of {len(MODELS.value)} models',
                ['tensor', 'type', 'shape', 'merged by', 'change against the mean'],
                [describe(operator, name, x, made.stacked[name]) for name, x in made.merged.items()])

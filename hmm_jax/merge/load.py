@@ -6,16 +6,19 @@ import contextlib
 import jax.numpy as jnp
 import numpy as np
 
+from hmm_jax.data.files import DEFAULT_LIMIT, Limit
 from hmm_jax.experiment.locate import opened as source
 from hmm_jax.models import files
 from hmm_jax.types import Array, InputError
 
 
-def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
+def load(paths: Sequence[str],
+         limit: Limit = DEFAULT_LIMIT) -> tuple[dict[str, Array], dict[str, str]]:
   """Loads models as one stack, {name: [K, ...]}, one tensor at a time, and the metadata of all.
 
   Args:
     paths: as in hmm_jax/experiment/locate.py.
+    limit: what a compressed file may unpack to.
 
   Raises:
     InputError: the models differ in names, shapes or types, or hold NaN or infinity; infinities
@@ -24,7 +27,7 @@ def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
   if not paths:
     raise InputError('got no --models; expected files of tensors, or folders of runs')
   with contextlib.ExitStack() as files:
-    opened = [files.enter_context(source(path)) for path in paths]
+    opened = [files.enter_context(source(path, limit)) for path in paths]
     for path, file in zip(paths, opened, strict=True):
       check_same(path, file.shapes, paths[0], opened[0].shapes)
     stacked = {name: placed(stack(name, paths, opened)) for name in opened[0].shapes}
@@ -32,18 +35,20 @@ def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
     return stacked, dict(sorted(shared))
 
 
-def load_base(path: str, like: str, stacked: dict[str, Array]) -> dict[str, Array]:
+def load_base(path: str, like: str, stacked: dict[str, Array],
+              limit: Limit = DEFAULT_LIMIT) -> dict[str, Array]:
   """Loads the base model, {name: [...]}.
 
   Args:
     path: a file or folder, as in `load`.
     like: path of the first model, for errors.
     stacked: the models from `load`.
+    limit: as in `load`.
 
   Raises:
     InputError: it differs from them in names, shapes or types, or holds NaN or infinity.
   """
-  with source(path) as file:
+  with source(path, limit) as file:
     check_same(path, file.shapes, like, {name: x.shape[1:] for name, x in stacked.items()})
     base = {name: read(name, path, file, like, x.dtype) for name, x in stacked.items()}
     for name, x in base.items():

@@ -172,8 +172,7 @@ def _read(builder, split, shape):
 
 
 def _decode(content, shape):
-  from PIL import Image
-  image = Image.open(io.BytesIO(content), formats=images.FORMATS)  # Nothing is decoded yet.
+  image = images.opened(io.BytesIO(content))
   found, wanted = (image.size[::-1], image.mode), (shape[:2], _MODES[shape[2]])
   if found != wanted:  # Another mode would be cast, such as 16 bits or places in a palette.
     raise ValueError(f'an image is {found}, not {wanted}')
