@@ -18,8 +18,8 @@ from hmm_jax.report import plots
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, SaveError
 
-# Keys that say what is shown beside a run, and change nothing in it.
-COSMETIC = {'name', 'references', 'variants'}
+# Keys that say what is shown beside a run or kept of it, and change no number.
+COSMETIC = {'name', 'references', 'variants', 'keep', 'tensorboard'}
 # Keys that are of one call, and not of the run.
 OF_ONE_CALL = {'resume'}
 
