@@ -94,7 +94,7 @@ def _read(folder: str, name: str) -> Recorded | None:
     seeds[settings['partition.seed'], seed] = OneSeed(
         own, selected(own, criterion),
         [row['test/accuracy'] for row in last if 'test/accuracy' in row], finished(own))
-  return Recorded(settings['name'] or name, settings, seeds, criterion)
+  return Recorded(name, settings, seeds, criterion)
 
 
 def criterion_of(settings: Mapping[str, Any], rows: Sequence[Mapping]) -> str:

@@ -126,7 +126,7 @@ class OutputTest(parameterized.TestCase):
   def test_bytes_are_in_a_readable_unit(self, size, shown, name):
     line, = numbers.compare([entry('a', [0.5])], METRIC)
     line = line._replace(bytes=size)
-    self.assertIn(f'{name} sent', table.header([line]))
+    self.assertIn(f'{name} per seed', table.header([line]))
     self.assertEqual(table.cells([line])[0][-2], shown)
 
 

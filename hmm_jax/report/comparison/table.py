@@ -15,8 +15,8 @@ _UNITS = ((1e12, 'TB'), (1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB'))
 def header(lines: Sequence[Line]) -> list[str]:
   """Returns the names of the columns of `cells`."""
   return ['run', 'seeds', 'last', 'selected on validation',
-          f'difference to {lines[0].entry.name}', 'seeds higher', f'{_unit(lines)[1]} sent',
-          'seconds']
+          f'difference to {lines[0].entry.name}', 'seeds higher', f'{_unit(lines)[1]} per seed',
+          'seconds per seed']
 
 
 def cells(lines: Sequence[Line]) -> list[list[str]]:
@@ -84,7 +84,7 @@ def _record(line: Line, metric: str) -> dict:
                       ('validation', line.validation)):
     for part in Spread._fields:
       record[f'{name}_{part}'] = getattr(value, part, None)
-  record |= {'bytes': line.bytes, 'seconds': line.seconds}
+  record |= {'bytes_per_seed': line.bytes, 'seconds_per_seed': line.seconds}
   for name, value in (('last', line.difference), ('selected', line.difference_selected)):
     for part in Difference._fields:
       record[f'difference_{name}_{part}'] = getattr(value, part, None)
