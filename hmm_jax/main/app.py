@@ -39,6 +39,8 @@ def run(context: typer.Context):
   \b
   --config.KEY=VALUE     a setting: see `hmm_jax list settings`
   --config=FILE.py       a config file with get_config
+  --config.KEY=A,B       a run of each, and a comparison of them
+  --tables=all           at the end all metrics and every seed
   --workdir=FOLDER       where the run lives; runs/NAME-DATA by default
   --cpu_devices=N        XLA devices that share the clients; one a core by default
   --nocompile_cache      leave the cache of compiled programs alone

@@ -27,6 +27,9 @@ from hmm_jax.report import tables
 from hmm_jax.report.screen import Screen, fail
 from hmm_jax.types import InputError, SaveError
 
+TABLES = flags.DEFINE_enum(
+    'tables', 'short', ['short', 'all'],
+    'At the end: the test accuracies, or also all metrics and every seed.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default runs/NAME.')
 
 
@@ -54,13 +57,13 @@ def main(config: ConfigDict, argv: Sequence[str]):
     except Diverged as error:  # The others are still worth having.
       diverged.append(f'{name} {error}')
   if summaries:
-    tables.show(summaries, screen)
     try:
       tables.compare_clients(
           {name: runs[name][1].read_table('clients') for name in summaries},
           workdir.file('plots', 'clients.png'))
     except SaveError as error:  # A finished run may lie on a disk that can't be written.
       screen.say(str(error))
+    {'short': tables.brief, 'all': tables.show}[TABLES.value](summaries, screen)
   if diverged:
     raise Diverged('; '.join(diverged))
 

@@ -7,6 +7,7 @@ import tempfile
 from unittest import mock
 
 from absl.testing import absltest
+import pytest
 
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import grid, launch, series
@@ -55,6 +56,7 @@ class SeriesTest(absltest.TestCase):
           self.assertRaisesRegex(AssertionError, 'trains')):
       self.train(points(local__lr='0.05,0.2'))
 
+  @pytest.mark.slow
   def test_a_diverged_point_leaves_the_others_to_train(self):
     with self.assertRaisesRegex(Diverged, r'\Alocal.lr=1e\+30 diverged in round 1'):
       self.train(points(local__lr='1e30,0.1'))
