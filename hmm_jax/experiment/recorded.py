@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from hmm_jax.algorithms import METHODS
 from hmm_jax.experiment import config as configs
+from hmm_jax.experiment import more_seeds
 from hmm_jax.experiment.launch import COSMETIC, OF_ONE_CALL, as_json
 from hmm_jax.experiment.run import finished, selected
 from hmm_jax.experiment.workdir import Workdir
@@ -77,7 +78,7 @@ def _runs(folder: str, references: bool) -> list[str]:
 
 def _read(folder: str, name: str) -> Recorded | None:
   """Reads a run; None if it has not been evaluated."""
-  workdir = Workdir(folder)
+  workdir = Workdir(more_seeds.whole(folder))
   saved = workdir.read_json('config.json') if os.path.isdir(folder) else None
   rows = workdir.read_metrics() if saved is not None else []
   if saved is None or not rows:
