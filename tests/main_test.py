@@ -45,11 +45,12 @@ def command(*flags):
   return process.returncode, out, err
 
 
-def here(workdir, *flags, draw=False):
+def here(workdir, *flags, draw=False, tables='all'):
   """Does what the command does, in this process and on its devices; returns the output."""
   config, argv = main.read_command(['main', '--config.mapper=map', *QUICK, *flags])
   with (contextlib.nullcontext() if draw else mock.patch.object(launch, 'plots'),
         mock.patch.object(main, 'WORKDIR', SimpleNamespace(value=workdir)),
+        mock.patch.object(main, 'TABLES', SimpleNamespace(value=tables)),
         mock.patch.object(main.devices, 'prepare_from_flags'),
         contextlib.redirect_stdout(io.StringIO()) as out):
     main.main(config, argv)
@@ -174,7 +175,10 @@ class RunTest(FolderTest):
              '--config.seeds=2')
     code, out, err = command(f'--workdir={workdir}', *flags)
     self.assertEqual((code, err), (0, ''))
-    self.assertIn('global/test/accuracy', out)
+    last = out[out.rindex('test accuracy: mean ± std over 2 seeds, which share one partition'):]
+    self.assertEqual([line.split('│')[1].strip() for line in last.splitlines() if '│' in line],
+                     ['fedavg', 'fedavg', 'local', 'local'])
+    self.assertNotIn('train/loss │', out)  # All metrics are shown on request.
     rows = metrics(workdir)
     self.assertEqual([(r['round'], r['seed']) for r in rows],
                      [(r, s) for r in '24' for s in '01'])
@@ -217,7 +221,8 @@ class RunTest(FolderTest):
         '--config.rounds=2', '--config.eval_every=1', '--config.seeds=2',
         '--config.fedmerge.newcomers=2', '--config.fedmerge.newcomer_rounds=1', draw=True)
     _, table = out.split("accuracy of each client's model on its own test")
-    shown = [line.split('│')[1:3] for line in table.splitlines() if '±' in line]
+    shown = [line.split('│')[1:3] for line in table.splitlines()
+             if '±' in line and '│' in line]
     self.assertEqual([[cell.strip() for cell in row] for row in shown],
                      [['fedmerge', 'clients'], ['fedmerge', 'clients, before'],
                       ['fedavg', 'clients']])

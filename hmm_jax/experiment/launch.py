@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hmm_jax.data.federate import describe, label_counts
-from hmm_jax.experiment import build, federation, locate, tracking
+from hmm_jax.experiment import build, federation, locate, more_seeds, tracking
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
+from hmm_jax.experiment.more_seeds import Parts
 from hmm_jax.experiment.run import finished, run
 from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
@@ -18,8 +19,8 @@ from hmm_jax.report import plots, trackers
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, SaveError
 
-# Keys that say what is shown beside a run, and change nothing in it.
-COSMETIC = {'name', 'references', 'variants', 'track'}
+# Keys that say what is shown beside a run or kept of it, and change no number.
+COSMETIC = {'name', 'references', 'variants', 'keep', 'track'}
 # Keys that are of one call, and not of the run.
 OF_ONE_CALL = {'resume'}
 
@@ -36,6 +37,9 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
     Diverged, Stopped: as in `run`.
   """
   made = prepare(config, workdir)
+  if parts := Parts.of(config, workdir):
+    del made
+    return _train_more(config, parts, workdir, screen)
   leads = jax.process_index() == 0
   if made is None:
     summary = read_summary(workdir) or {}
@@ -55,8 +59,8 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
                [*describe(federated, data, source=config.server.source),
                 *experiment.algorithm.facts])
   counts = label_counts(federated, data.classes)
-  digests = {**federation.fingerprint(config, federated), **experiment.given}
-  settings = {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
+  digests = _digests(config, federated, experiment)
+  settings = _kept(config)
   del made, federated, data  # The devices have what they need.
 
   with workdir.owned() if leads else contextlib.nullcontext():
@@ -67,6 +71,30 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
     if leads:
       draw(workdir, counts)
   return summary
+
+
+def _train_more(config: ConfigDict, parts: Parts, workdir: Workdir, screen: Screen) -> dict:
+  """Finishes the seeds that are there, trains those that are added, and joins them."""
+  train(parts.had, workdir, screen)
+  train(parts.added, parts.beside, screen)
+  experiment, federated, data = _built(config)
+  with workdir.owned():
+    if Parts.of(config, workdir):  # Another process may have been quicker.
+      more_seeds.join(experiment, _kept(config), workdir, parts.beside,
+                      _digests(config, federated, experiment))
+    draw(workdir, label_counts(federated, data.classes))
+  screen.say(f'{workdir.path} has {config.seeds} seeds now')
+  return read_summary(workdir) or {}
+
+
+def _digests(config, federated, experiment) -> dict[str, str]:
+  """Returns the digests of all that a run is trained on."""
+  return {**federation.fingerprint(config, federated), **experiment.given}
+
+
+def _kept(config: ConfigDict) -> dict:
+  """Returns the settings that config.json keeps."""
+  return {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
 
 
 def draw(workdir: Workdir, counts: np.ndarray):
@@ -118,18 +146,27 @@ def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federatio
   Raises:
     InputError: the config, the data or the workdir does not suit.
   """
+  more_seeds.go_on(workdir)
   compare(config, workdir)
-  summary = read_summary(workdir)
-  if summary and summary['rounds_requested'] == config.rounds:
+  parts, summary = Parts.of(config, workdir), read_summary(workdir)
+  if parts:  # What is wrong with one shows before the other is trained.
+    prepare(parts.had, workdir)
+    prepare(parts.added, parts.beside)
+  elif summary and summary['rounds_requested'] == config.rounds:
     return None
   workdir.check_writable()
   for name in trackers.named(config.track):
     trackers.opener(name)  # What it lacks shows before anything is written.
+  made = _built(config)
+  check_extension(config, workdir, made[0].algorithm)
+  return made
+
+
+def _built(config) -> tuple[Experiment, Federation, Dataset]:
   data = federation.dataset(config)
   federated = federation.federation(config, data)
   given = locate.tensors(config.init) if config.init else None
   experiment = build.experiment(config, data, federated, given=given)
-  check_extension(config, workdir, experiment.algorithm)
   return experiment, federated, data._replace(x_train=(), x_test=())
 
 
@@ -149,7 +186,9 @@ def check_extension(config: ConfigDict, workdir: Workdir, algorithm: Algorithm):
 
 
 def compare(config: ConfigDict, workdir: Workdir):
-  """Checks that a workdir is new, or was made with this config or fewer rounds of it.
+  """Checks that a workdir is new, or was made with this config, or fewer rounds or seeds of it.
+
+  How often a run is evaluated may change, unless evaluations decide what it keeps or when it ends.
 
   Raises:
     InputError: the workdir is not a run's, or is of another config.
@@ -166,10 +205,13 @@ def compare(config: ConfigDict, workdir: Workdir):
   now = configs.flat(config)
   for key in sorted((before.keys() | now.keys()) - COSMETIC - OF_ONE_CALL):
     was, wanted = (as_json(configs.placed(key, values.get(key))) for values in (before, now))
-    grows = key == 'rounds' and type(was) is int and wanted > was
-    if was != wanted and not grows:
+    grows = key in ('rounds', 'seeds') and type(was) is int and wanted > was
+    decides = config.keep_best or config.stop.patience
+    if was != wanted and not grows and (key != 'eval_every' or decides):
+      why = 'keep_best and stop.patience go by evaluations' if key == 'eval_every' else (
+          'only rounds and seeds may grow')
       raise InputError(f'got {key}={wanted} in {workdir.path}, made with {key}={was}; expected '
-                       'the same settings (only rounds may grow) or another --workdir')
+                       f'the same settings ({why}) or another --workdir')
 
 
 def as_json(value):

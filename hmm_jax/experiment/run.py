@@ -222,6 +222,12 @@ def _selected(rows: list[dict], seed: int, criterion: str) -> list[float]:
   return [-np.inf if np.isnan(value) else value for value in values]
 
 
+def selected(rows: list[dict], criterion: str) -> dict | None:
+  """Returns the row of one seed that is best by the criterion; None if no row has it."""
+  values = _selected(rows, rows[0]['seed'], criterion) if rows else []
+  return rows[int(np.argmax(values))] if values else None
+
+
 def _keep_best(experiment, states, best, rows, fresh):
   """Replaces the best states of the seeds whose criterion has improved."""
   if not experiment.keep_best:
@@ -303,8 +309,7 @@ def figures(rows: list[dict], seeds: Sequence[int], criterion: str) -> dict:
     criterion: the metric that selects a round of each seed.
   """
   by_seed = [[row for row in rows if row['seed'] == seed] for seed in seeds]
-  values = [_selected(rows, seed, criterion) for seed in seeds]
-  chosen = [r[int(np.argmax(v))] for r, v in zip(by_seed, values) if v]
+  chosen = [row for own in by_seed if (row := selected(own, criterion))]
   return {
       'rounds': rows[-1]['round'],
       'seeds': list(seeds),

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.experiment import blueprint, build, federation, outline
+from hmm_jax.experiment import blueprint, build, federation, more_seeds, outline
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.archive import Archive
 from hmm_jax.experiment.devices import in_32_bits
@@ -50,12 +50,13 @@ class Run:
     Raises:
       InputError: the folder has no run, or its config is invalid.
     """
-    saved = Workdir(folder).read_json('config.json') if os.path.isdir(folder) else None
+    place = more_seeds.whole(folder)
+    saved = Workdir(place).read_json('config.json') if os.path.isdir(place) else None
     if saved is None:
       raise InputError(f'got {folder}; expected the folder of a run')
     config = configs.complete(saved)
     configs.check(config)
-    return cls(folder, config)
+    return cls(place, config)
 
   @property
   def metrics(self) -> list[dict]:

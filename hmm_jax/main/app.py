@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import hmm_jax
+from hmm_jax.main.compare import compare
 from hmm_jax.main.export import export
 from hmm_jax.main.list import list as list_records
 from hmm_jax.main.plan import plan
@@ -42,6 +43,8 @@ def run(context: typer.Context):
   \b
   --config.KEY=VALUE     a setting: see `hmm_jax list settings`
   --config=FILE.py       a config file with get_config
+  --config.KEY=A,B       a run of each, and a comparison of them
+  --tables=all           at the end all metrics and every seed
   --workdir=FOLDER       where the run lives; runs/NAME-DATA by default
   --cpu_devices=N        XLA devices that share the clients; one a core by default
   --nocompile_cache      leave the cache of compiled programs alone
@@ -80,6 +83,7 @@ def check(context: typer.Context):
 app.command(context_settings=AS_THEY_ARE, epilog='Example: hmm_jax plan '
             '--config.algorithm=feddle --config.clients=100 --measure')(plan)
 app.command('list', epilog='Example: hmm_jax list settings feddle.')(list_records)
+app.command(epilog='Example: hmm_jax compare runs/* --out=comparison')(compare)
 app.command(epilog='Example: hmm_jax export runs/mine --client=best --out=best')(export)
 app.command(epilog='Example: hmm_jax predict best --inputs=photos/ --out=classes.csv')(predict)
 

@@ -1,5 +1,6 @@
 """hmm_jax plan: what a run will do and cost, without training it."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -16,10 +17,20 @@ def plan(context: typer.Context, measure: Annotated[bool, typer.Option(
   from functools import partial
 
   from hmm_jax.main import train
-  train.entry(['hmm_jax plan', *context.args], partial(_show, measure))
+  train.entry(['hmm_jax plan', *context.args], partial(_show, measure),
+              partial(_show_all, measure))
 
 
-def _show(measure, config, argv):
+def _show_all(measure, points, argv):
+  """Prints the plan of each point of a grid."""
+  from hmm_jax.experiment import grid
+  from hmm_jax.main import train
+  folder = train.WORKDIR.value or grid.workdir(points)
+  for point in points:
+    _show(measure, point.config, argv, os.path.join(folder, point.name))
+
+
+def _show(measure, config, argv, folder=None):
   """Prints the plan of a run, and of each that it is compared with."""
   from hmm_jax.experiment import devices, launch
   from hmm_jax.experiment import plan as plans
@@ -31,7 +42,7 @@ def _show(measure, config, argv):
     raise InputError(f'got argument {argv[1]}; expected only --flags')
   devices.prepare_from_flags(config)
   screen = Screen()
-  workdir = Workdir(train.WORKDIR.value or launch.default_workdir(config))
+  workdir = Workdir(folder or train.WORKDIR.value or launch.default_workdir(config))
   planned = {folder.path: (changed, plans.plan(changed, folder, measure=measure))
              for changed, folder in plans.runs(config, workdir)}
   for path, (changed, rows) in planned.items():
