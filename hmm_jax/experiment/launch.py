@@ -5,16 +5,14 @@ import os
 
 import jax
 from ml_collections import ConfigDict
-import numpy as np
 
 from hmm_jax.data.federate import describe, label_counts
-from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import build, federation, plots
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.experiment.run import finished, run
 from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.report import plots
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, SaveError
 
@@ -40,10 +38,11 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   if made is None:
     summary = read_summary(workdir) or {}
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
-    if leads and not drawn(workdir):
+    if leads and not plots.are_drawn(workdir):
       try:
-        counts = label_counts(*_federation(config))
-        draw(workdir, counts)
+        if plots.read_partition(workdir) is None:
+          plots.write_partition(workdir, *_partition(config))
+        plots.of_run(workdir)
       except SaveError as error:  # The run is saved, if only on a disk that can't be written.
         screen.say(str(error))
     return summary
@@ -52,7 +51,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
                [*describe(federated, data, source=config.server.source),
                 *experiment.algorithm.facts])
-  counts = label_counts(federated, data.classes)
+  dealt = federated.clients.id, label_counts(federated, data.classes)
   digests = federation.fingerprint(config, federated)
   settings = {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
   del made, federated, data  # The devices have what they need.
@@ -60,30 +59,21 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   with workdir.owned() if leads else contextlib.nullcontext():
     compare(config, workdir)  # Again, for another process may have been quicker.
     check_extension(config, workdir, experiment.algorithm)
-    summary = run(experiment, settings, workdir, screen, data=digests,
-                  previous=config.resume == 'previous')
     if leads:
-      draw(workdir, counts)
+      plots.write_partition(workdir, *dealt)
+    summary = run(experiment, settings, workdir, screen, data=digests,
+                  previous=config.resume == 'previous',
+                  show=plots.Painter(lambda: plots.of_run(workdir)))
+    if leads:
+      plots.of_run(workdir)
   return summary
 
 
-def draw(workdir: Workdir, counts: np.ndarray):
-  """Draws the plots of a run's tables, and of its clients' training examples by class [K, C]."""
-  plots.of_run(workdir.read_metrics(),
-               {name: workdir.read_table(name) for name in ('clients', 'anchors', 'search')},
-               workdir.file('plots'))
-  plots.partition(counts, workdir.file('plots', 'partition.png'))
-
-
-def drawn(workdir: Workdir) -> bool:
-  """Returns whether the plots that every run has are there."""
-  names = ('partition', *plots.kinds(workdir.read_metrics()))
-  return all(os.path.exists(workdir.file('plots', f'{name}.png')) for name in names)
-
-
-def _federation(config):
+def _partition(config):
+  """Returns the ids of a run's clients and their training examples by class, [K, C]."""
   data = federation.dataset(config)
-  return federation.federation(config, data), data.classes
+  federated = federation.federation(config, data)
+  return federated.clients.id, label_counts(federated, data.classes)
 
 
 def read_summary(workdir: Workdir) -> dict | None:

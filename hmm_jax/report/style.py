@@ -1,14 +1,69 @@
-"""The look of all figures: colors, axes, and the files they are saved as."""
+"""The look of all figures: colors, headings, labels at line ends, and the files they are saved as."""
 
+from collections.abc import Callable, Sequence
+import functools
 import os
+import textwrap
+from typing import ParamSpec, TypeVar
 
+import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+import numpy as np
+from scipy.optimize import isotonic_regression
 
 from hmm_jax import storage
 
 # Okabe and Ito's colors, which color-blind readers can tell apart, in an order of contrast.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+DASHES = ('-', '--', ':', '-.')  # of the lines beyond the colors
+FAINT = '#707070'  # what explains a figure
+EMPTY = '#e8e8e8'  # cells of a heat map without a value
+
+STYLE = {
+    'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'figure.titlesize': 10,
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.3,
+    'image.cmap': 'viridis', 'lines.linewidth': 1.6,
+    'text.parse_math': False,  # A run may have a name with dollars.
+    'pdf.fonttype': 42,  # Outlines that publishers take.
+    'svg.fonttype': 'none', 'svg.hashsalt': 'hmm_jax',
+}
+
+_LINE = 0.17  # inches from a label to the next
+_Arguments, _Result = ParamSpec('_Arguments'), TypeVar('_Result')
+
+
+def styled(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+  """Lets a function draw in this style, whatever the settings of matplotlib are."""
+  @functools.wraps(draw)
+  def wrapped(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+    with matplotlib.rc_context(STYLE):
+      return draw(*args, **kwargs)
+  return wrapped
+
+
+def new(width: float, height: float, title: str = '', caption: str = '') -> Figure:
+  """Returns an empty figure under its title and above what explains it.
+
+  Args:
+    width, height: in inches.
+    title: what was run; it is wrapped.
+    caption: what is drawn: bands, marks, how many seeds.
+  """
+  figure = Figure(figsize=(width, height), layout='constrained')
+  wrapped = lambda text, size: textwrap.fill(text, max(20, int(width * 130 / size)))
+  if title:
+    figure.suptitle(wrapped(title, 10), x=0.01, ha='left', weight='bold')
+  if caption:
+    figure.supxlabel(wrapped(caption, 8), x=0.01, ha='left', fontsize=8, color=FAINT)
+  return figure
+
+
+def look(place: int) -> dict:
+  """Returns the color and the dashes of the so many-th line of a figure."""
+  return {'color': COLORS[place % len(COLORS)],
+          'linestyle': DASHES[place // len(COLORS) % len(DASHES)]}
 
 
 def whole_numbers() -> MaxNLocator:
@@ -16,10 +71,63 @@ def whole_numbers() -> MaxNLocator:
   return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
+def plain(value: float, _: object = None) -> str:
+  """Writes a number of an axis; the ticks of a logarithmic one are formulas otherwise."""
+  return f'{value:,.0f}' if value >= 1000 else f'{value:g}'
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height: float):
+  """Writes a label right of each line's end, moved apart where they would overlap.
+
+  Args:
+    axes: whose limits and scales are final.
+    ends: x, y, label and color of each end; one that is no finite number is left out.
+    height: about how high the axes are, in inches.
+  """
+  ends = [end for end in ends if np.isfinite(end[1])]
+  to_axes = axes.transScale + axes.transLimits
+  wanted = [float(np.clip(to_axes.transform((x, y))[1], 0, 1)) for x, y, *_ in ends]
+  for (x, y, text, color), place in zip(ends, apart(wanted, _LINE / height)):
+    axes.annotate(
+        text, (x, y), (1.04, place), textcoords='axes fraction', va='center', fontsize=8,
+        annotation_clip=False, arrowprops={
+            'arrowstyle': '-', 'color': color, 'linewidth': 0.8, 'shrinkA': 0, 'shrinkB': 2,
+            'relpos': (0, 0.5)})
+
+
+def apart(wanted: Sequence[float], gap: float) -> list[float]:
+  """Moves places as little as possible, until any two differ by a gap; order is kept."""
+  order = np.argsort(wanted, kind='stable')
+  steps = gap * np.arange(len(wanted))
+  places = np.empty(len(wanted))
+  if len(wanted):
+    places[order] = isotonic_regression(np.array(wanted)[order] - steps).x + steps
+  return places.tolist()
+
+
+def arrange(figure: Figure):
+  """Lays a figure out once for all, which takes longer than to save it."""
+  with matplotlib.rc_context(STYLE):
+    figure.draw_without_rendering()
+  figure.set_layout_engine('none')
+
+
 def save(figure: Figure, path: str):
-  """Saves a figure; the kind of file is the ending of its path."""
+  """Saves a figure; the kind of file is the ending of its path.
+
+  The same figure gives the same file, so nothing says when it was drawn.
+  """
   folder, name = os.path.split(path)
+  kind = os.path.splitext(name)[1].removeprefix('.')
   with storage.saving(folder):
     os.makedirs(folder, exist_ok=True)
-  with storage.replacing(path) as new:
-    figure.savefig(new, dpi=120, format=os.path.splitext(name)[1].removeprefix('.'))
+  undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}.get(kind)
+  with storage.replacing(path) as new, matplotlib.rc_context(STYLE):
+    figure.savefig(new, dpi=150, format=kind, metadata=undated)
+
+
+def save_pair(figure: Figure, stem: str):
+  """Saves a figure as STEM.png, to look at, and as STEM.pdf, for a paper."""
+  arrange(figure)
+  for kind in ('png', 'pdf'):
+    save(figure, f'{stem}.{kind}')

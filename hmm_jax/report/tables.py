@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 import jax
 
-from hmm_jax.report import plots
-from hmm_jax.report.plots import BOOKKEEPING
+from hmm_jax.report.plots.clients import clients
 from hmm_jax.report.screen import Screen
+from hmm_jax.report.style import save_pair
+from hmm_jax.report.words import BOOKKEEPING
 
 
 def show(summaries: dict[str, dict], screen: Screen):
@@ -73,11 +74,11 @@ def own_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
   return rows
 
 
-def compare_clients(runs: dict[str, list[dict]], path: str):
-  """Draws the clients' own test accuracies, those of all runs in one picture."""
+def compare_clients(runs: dict[str, list[dict]], stem: str, title: str):
+  """Draws the clients' own test accuracies, those of all runs in STEM.png and STEM.pdf."""
   runs = {name: rows for name, rows in runs.items() if any('test/accuracy' in r for r in rows)}
   if runs and jax.process_index() == 0:
-    plots.clients(runs, path)
+    save_pair(clients(runs, title), stem)
 
 
 def seed_by_seed(value: dict) -> list[str]:

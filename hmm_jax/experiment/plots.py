@@ -1,0 +1,79 @@
+"""The plots of a run, drawn from the tables in its folder: at the end, and while it trains."""
+
+from collections.abc import Callable, Sequence
+import os
+import time
+
+from matplotlib.figure import Figure
+import numpy as np
+
+from hmm_jax.experiment import description
+from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report.plots import clients, curves, partition, search, updates, weights
+from hmm_jax.report.style import save_pair
+from hmm_jax.types import SaveError
+
+SHARE = 0.05  # of the time of training that drawing may take
+FIRST = 5.0  # seconds that the first drawing is thought to take
+
+
+def of_run(workdir: Workdir):
+  """Draws all plots of a run's tables into its folder plots/, each as PNG and PDF."""
+  for name, figure in figures(workdir, description.describe(workdir).title).items():
+    save_pair(figure, workdir.file('plots', name))
+
+
+def figures(workdir: Workdir, title: str) -> dict[str, Figure]:
+  """Returns the figures of a run, by the names of their files."""
+  made, rows = curves.learning_curves(workdir.read_metrics(), title), workdir.read_table('clients')
+  made |= weights.client_tables(rows, title)
+  if (counts := read_partition(workdir)) is not None:
+    made['partition'] = partition.partition(counts, title)
+  if any('test/accuracy' in row for row in rows):
+    name = title.partition(' · ')[0]
+    made['clients'] = clients.clients({name: rows}, title)
+  if anchors := workdir.read_table('anchors'):
+    corrupted = {row['client'] for row in rows if row.get('corrupted')}
+    made['coefficients'] = updates.coefficients(anchors, corrupted, title)
+    made['staleness'] = updates.staleness(anchors, title)
+  if searches := workdir.read_table('search'):
+    made['search'] = search.searches(searches, title)
+  return made
+
+
+def are_drawn(workdir: Workdir) -> bool:
+  """Returns whether the plots that every run has are there."""
+  names = ('partition', *curves.kinds(workdir.read_metrics()))
+  return all(os.path.exists(workdir.file('plots', f'{name}.{ending}'))
+             for name in names for ending in ('png', 'pdf'))
+
+
+def write_partition(workdir: Workdir, ids: Sequence[int], counts: np.ndarray):
+  """Writes partition.csv: the training examples of each client by class, counts [K, C]."""
+  workdir.table('partition').write([
+      {'client': int(i)} | dict(enumerate(map(int, row))) for i, row in zip(ids, counts)])
+
+
+def read_partition(workdir: Workdir) -> np.ndarray | None:
+  """Returns the counts in partition.csv, [K, C]; None for a run of before there was one."""
+  rows = workdir.read_table('partition')
+  return np.array([list(row.values())[1:] for row in rows], int) if rows else None
+
+
+class Painter:
+  """Draws a run at its evaluations, as often as that takes a small share of the time."""
+
+  def __init__(self, draw: Callable[[], None]):
+    self._draw, self._cost, self._since = draw, FIRST, time.perf_counter()
+
+  def __call__(self):
+    """Draws, unless the last drawing was too costly for the time since."""
+    start = time.perf_counter()
+    if self._cost > SHARE * (start - self._since):
+      return
+    try:
+      self._draw()
+    except SaveError:
+      pass  # What is needed to go on is saved elsewhere; at the end it is an error.
+    self._since = time.perf_counter()
+    self._cost = self._since - start
