@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 from hmm_jax.data.partition import PARTITIONERS
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.registry import KINDS, literal
+from hmm_jax.registry import KINDS, find, literal
 from hmm_jax.types import InputError
 
-# Keys that the title or the name of a run says already, or that change nothing in it.
-TOLD = ('name', 'references', 'variants', 'resume')
+OF_ONE_CALL = ('resume',)  # keys of a call, not of a run
 
 
 class Changed(NamedTuple):
@@ -45,16 +44,21 @@ def describe(workdir: Workdir) -> Description:
   Raises:
     InputError: there is no run in it, or its config is damaged.
   """
-  saved = workdir.read_json('config.json', ('rounds', 'algorithm', 'dataset', 'seeds'))
+  saved = workdir.read_json('config.json')
   if saved is None:
     raise InputError(f'got {workdir.path}; expected the folder of a run')
   config = configs.renamed(configs.flat(saved))
+  own = configs.references(config)
   try:
-    settings = configs.settings(configs.complete(saved))
+    complete = configs.complete(saved)
+    config, settings = configs.flat(complete), configs.settings(complete)
   except InputError:
+    if not own:
+      raise
+    config = configs.flat(configs.get_config()) | config  # Whose record is no longer there.
     settings = configs.settings(configs.get_config())
   changed = [Changed(key, value, known.default if known else None, known.meaning if known else '')
-             for key, value in config.items()
+             for key, value in config.items() if key not in OF_ONE_CALL
              for known in [settings.get(key)] if not _is_default(value, known)]
   return Description(
       named(config), title(config), _facts(config), changed, command(changed, workdir.path))
@@ -83,8 +87,12 @@ def partition(config: Mapping[str, Any]) -> str:
   """Says how examples are dealt: 'dirichlet (alpha 0.1), 20 clients'."""
   kind = str(config.get('partition.kind', ''))
   known = PARTITIONERS.get(kind)
-  settings = ', '.join(f'{key.replace("_", " ")} {config[f"partition.{key}"]}'
-                       for key in (known.settings if known else ()) if f'partition.{key}' in config)
+  # The first setting of a partitioner is the one that it is known by.
+  told = [(key, config[f'partition.{key}'])
+          for place, (key, setting) in enumerate(known.settings.items() if known else ())
+          if f'partition.{key}' in config
+          and (place == 0 or config[f'partition.{key}'] != setting.default)]
+  settings = ', '.join(f'{key.replace("_", " ")} {value}' for key, value in told)
   clients = config.get('clients')
   dealt = kind.rpartition(':')[2] + (f' ({settings})' if settings else '')
   return f'{dealt}, {clients} clients' if clients else dealt
@@ -116,10 +124,8 @@ def _is_default(value, known) -> bool:
 
 def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
   """Returns (what, words) pairs, out of the records."""
-  method, network, source, dealt = (
-      known.get(config.get(key, ''), None) for key, (known, _) in (
-          (key, configs.REFERENCES[key]) for key in (
-              'algorithm', 'model', 'dataset', 'partition.kind')))
+  method, network, source, dealt = (_record(key, config[key]) for key in (
+      'algorithm', 'model', 'dataset', 'partition.kind'))
   seeds = range(config['seed'], config['seed'] + config['seeds'])
   facts = [
       ('method', _told(config['algorithm'], method)),
@@ -134,6 +140,15 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
           if len(seeds) > 1 else '')),
   ]
   return [(what, words) for what, words in facts if words]
+
+
+def _record(key: str, name: str) -> Any:
+  """Returns the record that a config names; None if that is gone, or a data set by its name."""
+  known, kind = configs.REFERENCES[key]
+  try:
+    return known.get(name.partition(':')[0]) or find(key, name, known, kind)
+  except InputError:
+    return None
 
 
 def _told(name: str, record: Any) -> str:

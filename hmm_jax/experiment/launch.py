@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from hmm_jax.data.federate import describe, label_counts
-from hmm_jax.experiment import build, federation, plots
+from hmm_jax.experiment import build, federation, pages, plots
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.experiment.run import finished, run
@@ -38,11 +38,11 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   if made is None:
     summary = read_summary(workdir) or {}
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
-    if leads and not plots.are_drawn(workdir):
+    if leads and not pages.are_there(workdir):
       try:
         if plots.read_partition(workdir) is None:
           plots.write_partition(workdir, *_partition(config))
-        plots.of_run(workdir)
+        pages.of_run(workdir)
       except SaveError as error:  # The run is saved, if only on a disk that can't be written.
         screen.say(str(error))
     return summary
@@ -63,9 +63,9 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
       plots.write_partition(workdir, *dealt)
     summary = run(experiment, settings, workdir, screen, data=digests,
                   previous=config.resume == 'previous',
-                  show=plots.Painter(lambda: plots.of_run(workdir)))
+                  show=plots.Painter(lambda: pages.of_run(workdir)))
     if leads:
-      plots.of_run(workdir)
+      pages.of_run(workdir)
   return summary
 
 

@@ -24,14 +24,18 @@ def of_run(workdir: Workdir):
 
 
 def figures(workdir: Workdir, title: str) -> dict[str, Figure]:
-  """Returns the figures of a run, by the names of their files."""
-  made, rows = curves.learning_curves(workdir.read_metrics(), title), workdir.read_table('clients')
-  made |= weights.client_tables(rows, title)
+  """Returns all figures of a run, by the names of their files."""
+  return curves.learning_curves(workdir.read_metrics(), title) | of_clients(workdir, title)
+
+
+def of_clients(workdir: Workdir, title: str = '') -> dict[str, Figure]:
+  """Returns the figures of a run that are no learning curves."""
+  made, rows = {}, workdir.read_table('clients')
   if (counts := read_partition(workdir)) is not None:
     made['partition'] = partition.partition(counts, title)
   if any('test/accuracy' in row for row in rows):
-    name = title.partition(' · ')[0]
-    made['clients'] = clients.clients({name: rows}, title)
+    made['clients'] = clients.clients({title.partition(' · ')[0]: rows}, title)
+  made |= weights.client_tables(rows, title)
   if anchors := workdir.read_table('anchors'):
     corrupted = {row['client'] for row in rows if row.get('corrupted')}
     made['coefficients'] = updates.coefficients(anchors, corrupted, title)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import hmm_jax
+from hmm_jax.main.report import report
 from hmm_jax.report.screen import fail
 
 # The flags of these commands are read by the command itself.
@@ -71,6 +72,10 @@ def check(context: typer.Context):
   """Check a method or an operator of your own against the laws that all obey."""
   from hmm_jax.check import __main__ as command
   command.entry(['hmm_jax check', *context.args])
+
+
+app.command(epilog='Example: hmm_jax report runs/fedavg-digits runs/scaffold-digits --out=both.html')(
+    report)
 
 
 def entry():

@@ -22,7 +22,7 @@ FAINT = '#707070'  # what explains a figure
 EMPTY = '#e8e8e8'  # cells of a heat map without a value
 
 STYLE = {
-    'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'figure.titlesize': 10,
+    'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'figure.titlesize': 11,
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.3,
     'image.cmap': 'viridis', 'lines.linewidth': 1.6,
     'text.parse_math': False,  # A run may have a name with dollars.
@@ -52,9 +52,9 @@ def new(width: float, height: float, title: str = '', caption: str = '') -> Figu
     caption: what is drawn: bands, marks, how many seeds.
   """
   figure = Figure(figsize=(width, height), layout='constrained')
-  wrapped = lambda text, size: textwrap.fill(text, max(20, int(width * 130 / size)))
+  wrapped = lambda text, size: textwrap.fill(text, max(20, int(width * 140 / size)))
   if title:
-    figure.suptitle(wrapped(title, 10), x=0.01, ha='left', weight='bold')
+    figure.suptitle(wrapped(title, 11), x=0.01, ha='left')
   if caption:
     figure.supxlabel(wrapped(caption, 8), x=0.01, ha='left', fontsize=8, color=FAINT)
   return figure

@@ -11,14 +11,17 @@ VIEWS = {
     'clients_weighted': 'clients, weighted by size', 'clients_worst': 'worst tenth of clients',
     'locals': 'mean of local models', 'locals_min': 'worst local model',
     'locals_max': 'best local model', 'mergeability': 'local less merged loss',
-    'train': 'training', 'agent_sent': 'sent, mean of agents', 'agent_sent_max': 'sent, most',
-    'agent_received': 'received, mean of agents', 'agent_received_max': 'received, most',
+    'train': 'training', 'agent_sent': 'mean sent', 'agent_sent_max': 'most sent',
+    'agent_received': 'mean received', 'agent_received_max': 'most received',
+    'realised': 'realized',
 }
 KINDS = {
-    'loss': 'cross-entropy loss', 'bytes': 'bytes of an agent since round 1',
-    'consensus': 'distance of the models from their mean', 'gap': 'mean local less merged loss',
-    'contraction': 'contraction of the distance in a round',
-    'share_of_allreduce': 'bytes, as a share of AllReduce in every round',
+    'loss': 'cross-entropy loss', 'bytes': 'megabytes of an agent',
+    'average_loss': 'loss of the plain average', 'found_loss': 'loss of what is found',
+    'fallback': 'share of searches without effect', 'gap': 'mean local less merged loss',
+    'consensus': 'distance from the mean model',
+    'contraction': 'contraction of the distance',
+    'share_of_allreduce': 'bytes / those of AllReduce',
 }
 
 

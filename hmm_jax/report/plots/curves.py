@@ -13,13 +13,16 @@ from hmm_jax.report.style import label_ends, look, new, plain, styled, whole_num
 
 LIMITS = {'accuracy': (0, 1), 'loss': (0, np.inf)}  # what values of a kind can be
 DECADES = 50  # A kind whose means span such a factor is drawn on a logarithmic scale.
-PANEL = 4.7, 2.7  # inches
+PANEL = 4.9, 2.7  # inches
+UNITS = {'bytes': 1e6}  # of the axis of a kind
+# Our choice: nearly the curve of the plain mean; the tables have it.
+NOT_DRAWN = 'clients_weighted/'
 
 
 class Line(NamedTuple):
   """One metric of one run over rounds.
 
-  after: the values after the final merge, [S]; empty if there was none.
+  after: the values after the final merge, [S]; empty if there was none, or it changed none.
   """
 
   label: str
@@ -29,8 +32,13 @@ class Line(NamedTuple):
 
   @property
   def last(self) -> float:
-    """The mean over seeds at the end."""
-    return float((self.after if len(self.after) else self.values[:, -1]).mean())
+    """The mean over seeds at the end of the curve."""
+    return float(self.values[:, -1].mean())
+
+  @property
+  def merged(self) -> float:
+    """The mean over seeds after the final merge; NaN if there was none."""
+    return float(self.after.mean()) if len(self.after) else np.nan
 
 
 def kinds(rows: Sequence[dict]) -> dict[str, dict[str, list[str]]]:
@@ -42,7 +50,7 @@ def kinds(rows: Sequence[dict]) -> dict[str, dict[str, list[str]]]:
   for name in rows[0] if rows else ():
     values = [row.get(name, '') for row in rows]
     constant = len({row['round'] for row in rows}) > 1 and len(set(values)) == 1
-    if name not in words.BOOKKEEPING and '' not in values and not constant:
+    if not (name in words.BOOKKEEPING or name.startswith(NOT_DRAWN) or '' in values or constant):
       split = words.metric(name).split
       found.setdefault(words.metric(name).kind, {}).setdefault(split, []).append(name)
   order = [*words.SPLITS, '']
@@ -56,14 +64,21 @@ def line(rows: Sequence[dict], name: str, label: str) -> Line:
   by_seed = [[row for row in rows if row['seed'] == seed] for seed in seeds]
   count = min(map(len, by_seed))
   rounds = np.array([row['round'] for row in by_seed[0][:count]])
-  values = np.array([[row[name] for row in own[:count]] for own in by_seed], float)
-  merged = count > 1 and rounds[-1] == rounds[-2]
-  return Line(label, rounds[:-1], values[:, :-1], values[:, -1]) if merged else Line(
-      label, rounds, values, values[:0, 0])
+  unit = UNITS.get(words.metric(name).kind, 1)
+  values = np.array([[row[name] / unit for row in own[:count]] for own in by_seed], float)
+  if count < 2 or rounds[-1] != rounds[-2]:
+    return Line(label, rounds, values, values[:0, 0])
+  changed = not np.array_equal(values[:, -1], values[:, -2], equal_nan=True)
+  return Line(label, rounds[:-1], values[:, :-1], values[:, -1] if changed else values[:0, 0])
 
 
 def of_run(rows: Sequence[dict], names: Sequence[str]) -> list[Line]:
-  return [line(rows, name, words.metric(name).of) for name in names]
+  """Returns metrics of one run; those that are equal are one line."""
+  found = {}
+  for name in names:
+    one = line(rows, name, words.metric(name).of)
+    found.setdefault((one.values.tobytes(), one.after.tobytes()), []).append(one)
+  return [same[0]._replace(label=' = '.join(one.label for one in same)) for same in found.values()]
 
 
 def of_runs(runs: Mapping[str, Sequence[dict]], name: str) -> list[Line]:
@@ -107,19 +122,25 @@ def caption(lines: Sequence[Line]) -> str:
 
 def _draw(axes: Axes, lines: Sequence[Line], kind: str):
   bounds = LIMITS.get(kind, (-np.inf, np.inf))
+  marks = []
   for place, one in enumerate(lines):
     _spread(axes, one, bounds, look(place))
+    if len(one.after):
+      marks += axes.plot(one.rounds[-1], one.merged, '*', color=look(place)['color'],
+                         markersize=11, markeredgecolor='white', clip_on=False, zorder=5)
   axes.set(xlabel='round', ylabel=words.kind(kind))
   axes.xaxis.set_major_locator(whole_numbers())
   axes.margins(x=0.02)
-  scale(axes, np.concatenate([[*one.values.mean(axis=0), one.last] for one in lines]), bounds)
+  scale(axes, np.concatenate([one.values.mean(axis=0) for one in lines]), bounds)
+  for mark in marks:  # A logarithmic scale may not reach down to a merge's 0.
+    mark.set_ydata(np.clip(mark.get_ydata(), *axes.get_ylim()))
   label_ends(axes, [
-      (one.rounds[-1], one.last, f'{one.label}  {_short(one.last, kind)}', look(place)['color'])
+      (one.rounds[-1], one.last, f'{one.label}  {_figures(one, kind)}', look(place)['color'])
       for place, one in enumerate(lines)], 0.7 * PANEL[1])
 
 
 def scale(axes: Axes, means: np.ndarray, bounds: tuple[float, float]):
-  """Chooses a logarithmic scale for what spans decades, and limits within what can be."""
+  """Chooses a logarithmic scale for means that span decades, else limits within what can be."""
   means = means[np.isfinite(means)]
   if len(means) and means.min() > 0 and means.max() > DECADES * means.min():
     axes.set_yscale('log')
@@ -145,9 +166,6 @@ def _spread(axes, one, bounds, look):
     if len(one.values) > 2:
       axes.fill_between(one.rounds, *np.clip([mean - std, mean + std], *bounds),
                         color=look['color'], alpha=0.18, linewidth=0)
-  if len(one.after):
-    axes.plot(one.rounds[-1], one.last, '*', color=look['color'], markersize=11,
-              markeredgecolor='white', clip_on=False, zorder=5)
 
 
 def deviation(values: np.ndarray) -> np.ndarray:
@@ -155,5 +173,7 @@ def deviation(values: np.ndarray) -> np.ndarray:
   return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
 
 
-def _short(value: float, kind: str) -> str:
-  return f'{value:.3f}' if kind == 'accuracy' else f'{value:.3g}'
+def _figures(one: Line, kind: str) -> str:
+  """Writes the last mean, and that after the final merge."""
+  short = lambda value: f'{value:.3f}' if kind == 'accuracy' else f'{value:.3g}'
+  return short(one.last) + (f' → ★ {short(one.merged)}' if len(one.after) else '')
