@@ -127,6 +127,8 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
   method, network, source, dealt = (_record(key, config[key]) for key in (
       'algorithm', 'model', 'dataset', 'partition.kind'))
   seeds = range(config['seed'], config['seed'] + config['seeds'])
+  everybody = method is not None and 'all clients' in method.needs
+  some = 'all' if everybody else config['participation'] or 'all'
   facts = [
       ('method', _told(config['algorithm'], method)),
       ('kind', KINDS[method.kind] if method else ''),
@@ -134,7 +136,7 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
       ('data', _told(dataset(config['dataset']), source)),
       ('partition', _told(partition(config), dealt)),
       ('network', _told(str(config.get('model', '')), network)),
-      ('rounds', f'{config["rounds"]}, with {config["participation"] or "all"} clients each'),
+      ('rounds', f'{config["rounds"]}, with {some} clients each'),
       ('training seeds', ', '.join(map(str, seeds)) + (
           '; all on one partition, so that a spread leaves that of partitions out'
           if len(seeds) > 1 else '')),

@@ -5,6 +5,7 @@ import os
 
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from hmm_jax.data.federate import describe, label_counts
 from hmm_jax.experiment import build, federation, pages, plots
@@ -51,7 +52,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
                [*describe(federated, data, source=config.server.source),
                 *experiment.algorithm.facts])
-  dealt = federated.clients.id, label_counts(federated, data.classes)
+  ids, counts = np.asarray(federated.clients.id), label_counts(federated, data.classes)
   digests = federation.fingerprint(config, federated)
   settings = {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
   del made, federated, data  # The devices have what they need.
@@ -60,7 +61,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
     compare(config, workdir)  # Again, for another process may have been quicker.
     check_extension(config, workdir, experiment.algorithm)
     if leads:
-      plots.write_partition(workdir, *dealt)
+      plots.write_partition(workdir, ids, counts)
     summary = run(experiment, settings, workdir, screen, data=digests,
                   previous=config.resume == 'previous',
                   show=plots.Painter(lambda: pages.of_run(workdir)))
@@ -73,7 +74,7 @@ def _partition(config):
   """Returns the ids of a run's clients and their training examples by class, [K, C]."""
   data = federation.dataset(config)
   federated = federation.federation(config, data)
-  return federated.clients.id, label_counts(federated, data.classes)
+  return np.asarray(federated.clients.id), label_counts(federated, data.classes)
 
 
 def read_summary(workdir: Workdir) -> dict | None:

@@ -36,11 +36,14 @@ def write(workdirs: Sequence[Workdir], path: str):
 
 
 def tell(workdirs: Sequence[Workdir]) -> list[page.Told]:
-  """Reads what the page says; runs of one name are called after their folders."""
+  """Reads what the page says; each run has a name that no other has."""
   told = [_told(workdir) for workdir in workdirs]
-  names = [one.name for one in told]
-  return [one._replace(name=workdir.path) if names.count(one.name) > 1 else one
-          for one, workdir in zip(told, workdirs)]
+  for name_of in (lambda one, path: one.name, lambda one, path: os.path.basename(path),
+                  lambda one, path: path):
+    names = [name_of(one, os.path.abspath(workdir.path)) for one, workdir in zip(told, workdirs)]
+    if len(set(names)) == len(names):
+      break
+  return [one._replace(name=name) for one, name in zip(told, names)]
 
 
 def with_references(workdir: Workdir) -> list[Workdir]:

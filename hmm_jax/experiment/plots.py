@@ -1,17 +1,17 @@
 """The plots of a run, drawn from the tables in its folder: at the end, and while it trains."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import os
 import time
 
-from matplotlib.figure import Figure
 import numpy as np
 
 from hmm_jax.experiment import description
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report.plots import clients, curves, partition, search, updates, weights
-from hmm_jax.report.style import save_pair
-from hmm_jax.types import SaveError
+from hmm_jax.report.style import Figure, save_pair
+from hmm_jax.types import InputError, SaveError
 
 SHARE = 0.05  # of the time of training that drawing may take
 FIRST = 5.0  # seconds that the first drawing is thought to take
@@ -75,9 +75,7 @@ class Painter:
     start = time.perf_counter()
     if self._cost > SHARE * (start - self._since):
       return
-    try:
+    with contextlib.suppress(SaveError, InputError):  # At the end they are errors.
       self._draw()
-    except SaveError:
-      pass  # What is needed to go on is saved elsewhere; at the end it is an error.
     self._since = time.perf_counter()
     self._cost = self._since - start

@@ -74,8 +74,8 @@ def check(context: typer.Context):
   command.entry(['hmm_jax check', *context.args])
 
 
-app.command(epilog='Example: hmm_jax report runs/fedavg-digits runs/scaffold-digits --out=both.html')(
-    report)
+app.command(epilog='Example: hmm_jax report runs/fedavg-digits runs/scaffold-digits --out=both.html'
+            )(report)
 
 
 def entry():

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 
 import jinja2
 import markupsafe
-from matplotlib.figure import Figure
 import numpy as np
 
 from hmm_jax import storage
 from hmm_jax.report import words
 from hmm_jax.report.plots import clients, curves
-from hmm_jax.report.style import look
-from hmm_jax.report.svg import frame, inline
+from hmm_jax.report.style import Figure, look
+from hmm_jax.report.svg import frame, inline, themed
 from hmm_jax.report.tables import spread
 
 # Of several runs, the first of these that all have is compared.
@@ -73,9 +72,9 @@ def _section(run: Told, name: str) -> dict:
   shown = curves.kinds(run.metrics)
   first = [kind for kind in ('accuracy', 'loss') if kind in shown]
   pictures = {kind: [
-      hovering(curves.of_run(run.metrics, metrics), kind, words.SPLITS.get(split, ''),
-               f'{name}{kind}{split}') for split, metrics in shown[kind].items()]
-      for kind in [*first, *(kind for kind in shown if kind not in first)]}
+      hovering(curves.of_run(run.metrics, metrics), kind, _heading(kind, split),
+               f'{name}{kind}{split}') for split, metrics in splits.items()]
+      for kind, splits in shown.items()}
   return run._asdict() | {
       'id': name,
       'curves': [picture for kind in first for picture in pictures.pop(kind)],
@@ -84,6 +83,10 @@ def _section(run: Told, name: str) -> dict:
                  for which, figure in run.figures.items()],
       'table': table(run.summary), 'costs': costs(run.summary),
       'versions': run.summary.get('versions', {}), 'warnings': run.summary.get('warnings', ())}
+
+
+def _heading(kind: str, split: str) -> str:
+  return ', '.join(filter(None, [words.kind(kind), words.SPLITS.get(split)]))
 
 
 def _common(runs: Sequence[Told]) -> dict:
@@ -95,8 +98,8 @@ def _common(runs: Sequence[Told]) -> dict:
          if any('test/accuracy' in row for row in run.clients)}
   pictures = []
   if found:
-    pictures.append(hovering(curves.of_runs(metrics, found), 'accuracy', words.sentence(found),
-                             'common'))
+    pictures.append(
+        hovering(curves.of_runs(metrics, found), 'accuracy', words.sentence(found), 'common'))
   if own:
     pictures.append(still(clients.clients(own), "clients' own accuracies", 'commonclients'))
   return {'curves': pictures, 'metric': words.sentence(found) if found else '',
@@ -111,11 +114,11 @@ def hovering(lines: Sequence[curves.Line], kind: str, heading: str, name: str) -
   svg = inline(figure, name)
   numbers = lambda values: [float(f'{v:.5g}') if np.isfinite(v) else None for v in values]
   data = {'frame': list(map(float, frame(figure))), 'lines': [
-      {'label': one.label, 'color': look(place)['color'].replace('#000000', 'currentColor'),
+      {'label': one.label, 'color': themed(look(place)['color']),
        'rounds': one.rounds.tolist(), 'mean': numbers(one.values.mean(axis=0)),
        'std': numbers(curves.deviation(one.values)) if len(one.values) > 1 else None,
        'merged': numbers([one.merged])[0]} for place, one in enumerate(lines)]}
-  return Picture(', '.join(filter(None, [words.kind(kind), heading])), markupsafe.Markup(svg), data)
+  return Picture(heading, markupsafe.Markup(svg), data)
 
 
 def still(figure: Figure, heading: str, name: str) -> Picture:
@@ -130,8 +133,14 @@ def table(summary: Mapping[str, Any]) -> dict:
              'selected on validation': summary.get('selected_on_validation')}
   columns = {title: values for title, values in columns.items() if values}
   return {'header': ['metric', *columns], 'rows': [
-      [words.sentence(name), *(spread(v[name]) if name in v else '' for v in columns.values())]
+      [words.sentence(name), *(_spread(v[name], words.unit(name)) if name in v else ''
+                               for v in columns.values())]
       for name in summary['last'] if name not in words.BOOKKEEPING]}
+
+
+def _spread(value: Mapping[str, Any], unit: float) -> str:
+  seeds = [v / unit for v in value['seeds']]
+  return spread({'mean': value['mean'] / unit, 'std': value['std'] / unit, 'seeds': seeds})
 
 
 def costs(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,10 +1,10 @@
-"""The look of all figures: colors, headings, labels at line ends, and the files they are saved as."""
+"""The look of all figures: colors, headings, labels at line ends, and the files they become."""
 
 from collections.abc import Callable, Sequence
 import functools
 import os
 import textwrap
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -19,9 +19,9 @@ from hmm_jax import storage
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 DASHES = ('-', '--', ':', '-.')  # of the lines beyond the colors
 FAINT = '#707070'  # what explains a figure
-EMPTY = '#e8e8e8'  # cells of a heat map without a value
+EMPTY = '#80808030'  # cells of a heat map without a value; on any background
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'figure.titlesize': 11,
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.3,
     'image.cmap': 'viridis', 'lines.linewidth': 1.6,
@@ -31,13 +31,14 @@ STYLE = {
 }
 
 _LINE = 0.17  # inches from a label to the next
-_Arguments, _Result = ParamSpec('_Arguments'), TypeVar('_Result')
+Arguments = ParamSpec('Arguments')
+Result = TypeVar('Result')
 
 
-def styled(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
   """Lets a function draw in this style, whatever the settings of matplotlib are."""
   @functools.wraps(draw)
-  def wrapped(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+  def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
     with matplotlib.rc_context(STYLE):
       return draw(*args, **kwargs)
   return wrapped
@@ -105,13 +106,14 @@ def apart(wanted: Sequence[float], gap: float) -> list[float]:
   return places.tolist()
 
 
+@styled
 def arrange(figure: Figure):
   """Lays a figure out once for all, which takes longer than to save it."""
-  with matplotlib.rc_context(STYLE):
-    figure.draw_without_rendering()
+  figure.draw_without_rendering()
   figure.set_layout_engine('none')
 
 
+@styled
 def save(figure: Figure, path: str):
   """Saves a figure; the kind of file is the ending of its path.
 
@@ -122,7 +124,7 @@ def save(figure: Figure, path: str):
   with storage.saving(folder):
     os.makedirs(folder, exist_ok=True)
   undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}.get(kind)
-  with storage.replacing(path) as new, matplotlib.rc_context(STYLE):
+  with storage.replacing(path) as new:
     figure.savefig(new, dpi=150, format=kind, metadata=undated)
 
 

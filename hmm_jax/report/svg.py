@@ -4,10 +4,9 @@ import io
 import re
 from typing import NamedTuple
 
-import matplotlib
-from matplotlib.figure import Figure
+from hmm_jax.report.style import COLORS, FAINT, Figure, arrange, styled
 
-from hmm_jax.report.style import FAINT, STYLE, arrange
+PAGE_COLORS = {'#000000': 'currentColor', FAINT: 'var(--faint)', COLORS[0]: 'var(--blue)'}
 
 
 class Frame(NamedTuple):
@@ -21,6 +20,7 @@ class Frame(NamedTuple):
   high: float
 
 
+@styled
 def inline(figure: Figure, name: str) -> str:
   """Returns a figure as an <svg> element, transparent and in the page's colors of text.
 
@@ -33,16 +33,22 @@ def inline(figure: Figure, name: str) -> str:
   for axes in figure.axes:
     axes.patch.set_alpha(0)
   text = io.StringIO()
-  with matplotlib.rc_context(STYLE):
-    figure.savefig(text, format='svg', metadata=dict.fromkeys(
-        ('Creator', 'Date', 'Format', 'Type')))
+  figure.savefig(text, format='svg', metadata=dict.fromkeys(
+      ('Creator', 'Date', 'Format', 'Type')))
   svg = text.getvalue()
   svg = svg[svg.index('<svg'):]
   svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
   svg = re.sub(r' (xmlns(:xlink)?|version|width|height)="[^"]*"', '', svg, count=5)
   svg = re.sub(r'font-family: [^;"]*', 'font-family: inherit', svg)
   svg = re.sub(r'((?: id|xlink:href)="#?|url\(#)(?!data:)', rf'\1{name}-', svg)
-  return svg.replace('#000000', 'currentColor').replace(FAINT, 'var(--faint)').strip()
+  return themed(svg).strip()
+
+
+def themed(text: str) -> str:
+  """Returns text with the page's colors for those that a dark page would swallow."""
+  for color, of_page in PAGE_COLORS.items():
+    text = re.sub(color, of_page, text, flags=re.IGNORECASE)
+  return text
 
 
 def frame(figure: Figure) -> Frame:

@@ -24,6 +24,8 @@ KINDS = {
     'share_of_allreduce': 'bytes / those of AllReduce',
 }
 
+UNITS = {'bytes': 1e6}  # of a kind's words, where they are not those of metrics.csv
+
 
 class Metric(NamedTuple):
   """A column of metrics.csv, VIEW/SPLIT/KIND, VIEW/KIND or KIND, as words.
@@ -48,6 +50,11 @@ def metric(name: str) -> Metric:
 def kind(name: str) -> str:
   """Returns a kind of metric in words."""
   return KINDS.get(name) or spoken(name)
+
+
+def unit(name: str) -> float:
+  """Returns what the values of a metric are divided by to be in the unit of its words."""
+  return UNITS.get(metric(name).kind, 1)
 
 
 def spoken(name: str) -> str:

@@ -9,7 +9,7 @@ from hmm_jax.report import words
 from hmm_jax.report.plots.curves import deviation
 from hmm_jax.report.style import label_ends, look, new, styled, whole_numbers
 
-HEIGHT = 3.2  # inches
+HEIGHT = 2.9  # inches
 
 
 @styled
@@ -22,7 +22,7 @@ def clients(runs: Mapping[str, Sequence[dict]], title: str = '') -> Figure:
   """
   curves = {name: accuracies(rows) for name, rows in runs.items()}
   seeds = max((len(one) for one in curves.values()), default=1)
-  figure = new(5.6, HEIGHT + (0.35 if title else 0), title,
+  figure = new(4.9, HEIGHT + (0.35 if title else 0), title,
                f'clients of each seed by their accuracy; {words.over_seeds(seeds)}')
   axes = figure.subplots()
   ends = []

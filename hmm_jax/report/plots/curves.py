@@ -14,7 +14,6 @@ from hmm_jax.report.style import label_ends, look, new, plain, styled, whole_num
 LIMITS = {'accuracy': (0, 1), 'loss': (0, np.inf)}  # what values of a kind can be
 DECADES = 50  # A kind whose means span such a factor is drawn on a logarithmic scale.
 PANEL = 4.9, 2.7  # inches
-UNITS = {'bytes': 1e6}  # of the axis of a kind
 # Our choice: nearly the curve of the plain mean; the tables have it.
 NOT_DRAWN = 'clients_weighted/'
 
@@ -44,15 +43,17 @@ class Line(NamedTuple):
 def kinds(rows: Sequence[dict]) -> dict[str, dict[str, list[str]]]:
   """Returns the metrics to draw: {kind: {split: [name]}}, test first.
 
-  Those that some rows lack are left out, and constants, which are no curves.
+  Those that some rows lack are left out, and constants, such as the bytes of an AllReduce; that an
+  accuracy or a loss stays what it is, is worth seeing.
   """
   found = {}
   for name in rows[0] if rows else ():
     values = [row.get(name, '') for row in rows]
+    kind, split, _ = words.metric(name)
     constant = len({row['round'] for row in rows}) > 1 and len(set(values)) == 1
-    if not (name in words.BOOKKEEPING or name.startswith(NOT_DRAWN) or '' in values or constant):
-      split = words.metric(name).split
-      found.setdefault(words.metric(name).kind, {}).setdefault(split, []).append(name)
+    if not (name in words.BOOKKEEPING or name.startswith(NOT_DRAWN) or '' in values
+            or (constant and kind not in LIMITS)):
+      found.setdefault(kind, {}).setdefault(split, []).append(name)
   order = [*words.SPLITS, '']
   return {kind: dict(sorted(splits.items(), key=lambda item: order.index(item[0])))
           for kind, splits in sorted(found.items())}
@@ -64,7 +65,7 @@ def line(rows: Sequence[dict], name: str, label: str) -> Line:
   by_seed = [[row for row in rows if row['seed'] == seed] for seed in seeds]
   count = min(map(len, by_seed))
   rounds = np.array([row['round'] for row in by_seed[0][:count]])
-  unit = UNITS.get(words.metric(name).kind, 1)
+  unit = words.unit(name)
   values = np.array([[row[name] / unit for row in own[:count]] for own in by_seed], float)
   if count < 2 or rounds[-1] != rounds[-2]:
     return Line(label, rounds, values, values[:0, 0])

@@ -10,7 +10,7 @@ from hmm_jax.report import words
 from hmm_jax.report.plots.curves import scale
 from hmm_jax.report.style import label_ends, new, styled
 
-HEIGHT = 3.2  # inches
+HEIGHT = 2.9  # inches
 
 
 @styled
@@ -22,7 +22,7 @@ def searches(rows: Sequence[dict], title: str = '') -> Figure:
     title: what was run.
   """
   seeds, rounds = len({row['seed'] for row in rows}), max(row['round'] for row in rows)
-  figure = new(5.6, HEIGHT + (0.35 if title else 0), title,
+  figure = new(4.9, HEIGHT + (0.35 if title else 0), title,
                'solid: held-out examples; dotted: minibatches that the search learns from; means '
                f'over the rounds and {words.counted(seeds, "seed")}')
   axes = figure.subplots()
