@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 
 from hmm_jax.experiment import config as configs
-from hmm_jax.experiment import launch
+from hmm_jax.experiment import launch, pages
 from hmm_jax.experiment.trainer import Diverged
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.main import train as main
-from hmm_jax.report import plots
+from hmm_jax.report.plots import clients as client_plots
+from hmm_jax.report.style import save_pair
 from hmm_jax.types import InputError
 
 QUICK = ('--config.local.epochs=1', '--config.mlp.hidden=(16,)')
@@ -48,7 +49,7 @@ def command(*flags):
 def here(workdir, *flags, draw=False):
   """Does what the command does, in this process and on its devices; returns the output."""
   config, argv = main.read_command(['main', '--config.mapper=map', *QUICK, *flags])
-  with (contextlib.nullcontext() if draw else mock.patch.object(launch, 'plots'),
+  with (contextlib.nullcontext() if draw else mock.patch.object(pages, 'of_run'),
         mock.patch.object(main, 'WORKDIR', SimpleNamespace(value=workdir)),
         mock.patch.object(main.devices, 'prepare_from_flags'),
         contextlib.redirect_stdout(io.StringIO()) as out):
@@ -185,8 +186,8 @@ class RunTest(FolderTest):
     last = [float(r['global/test/accuracy']) for r in rows[-2:]]
     self.assertAlmostEqual(summary['last']['global/test/accuracy']['mean'], np.mean(last))
     self.assertAlmostEqual(summary['last']['global/test/accuracy']['std'], np.std(last, ddof=1))
-    for name in ('config.json', 'plots/partition.png', 'plots/accuracy.png', 'plots/loss.png',
-                 'plots/clients.png', 'checkpoints/4', 'events', 'references/local/summary.json',
+    for name in ('config.json', 'partition.csv', 'report.html', 'plots/partition.png',
+                 'plots/accuracy.png', 'plots/accuracy.pdf', 'plots/loss.png', 'plots/clients.png', 'checkpoints/4', 'events', 'references/local/summary.json',
                  'references/local/clients.csv'):
       self.assertTrue(os.path.exists(self.path('run', name)), name)
     own = Workdir(workdir).read_table('clients')
@@ -224,7 +225,8 @@ class RunTest(FolderTest):
     self.assertTrue(os.path.exists(self.path('run', 'plots', 'weight.png')))
     own = {name: Workdir(folder).read_table('clients') for name, folder in (
         ('fedmerge', workdir), ('fedavg', self.path('run', 'references', 'fedavg')))}
-    plots.clients(own, self.path('both.png'))
+    title = 'fedmerge · digits · dirichlet (alpha 0.1), 20 clients'
+    save_pair(client_plots.clients(own, title), self.path('both'))
     drawn, wanted = (pathlib.Path(path).read_bytes() for path in (
         self.path('run', 'plots', 'clients.png'), self.path('both.png')))
     self.assertEqual(drawn, wanted)

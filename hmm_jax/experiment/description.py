@@ -66,13 +66,13 @@ def describe(workdir: Workdir) -> Description:
 
 def named(config: Mapping[str, Any]) -> str:
   """Returns the name of a run, by its flat config."""
-  return str(config.get('name') or config['algorithm'].rpartition(':')[2])
+  return str(config['name'] or config['algorithm'].rpartition(':')[2])
 
 
 def title(config: Mapping[str, Any]) -> str:
   """Returns the title of a run's figures: method, data, partition."""
   method = config['algorithm'].rpartition(':')[2]
-  name = config.get('name') or method
+  name = config['name'] or method
   own = '' if name == method else f' ({method})'
   return f'{name}{own} · {dataset(config["dataset"])} · {partition(config)}'
 
@@ -85,7 +85,7 @@ def dataset(name: str) -> str:
 
 def partition(config: Mapping[str, Any]) -> str:
   """Says how examples are dealt: 'dirichlet (alpha 0.1), 20 clients'."""
-  kind = str(config.get('partition.kind', ''))
+  kind = config['partition.kind']
   known = PARTITIONERS.get(kind)
   # The first setting of a partitioner is the one that it is known by.
   told = [(key, config[f'partition.{key}'])
@@ -93,7 +93,7 @@ def partition(config: Mapping[str, Any]) -> str:
           if f'partition.{key}' in config
           and (place == 0 or config[f'partition.{key}'] != setting.default)]
   settings = ', '.join(f'{key.replace("_", " ")} {value}' for key, value in told)
-  clients = config.get('clients')
+  clients = config['clients']
   dealt = kind.rpartition(':')[2] + (f' ({settings})' if settings else '')
   return f'{dealt}, {clients} clients' if clients else dealt
 
@@ -135,7 +135,7 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
       ('paper', method.paper if method else ''),
       ('data', _told(dataset(config['dataset']), source)),
       ('partition', _told(partition(config), dealt)),
-      ('network', _told(str(config.get('model', '')), network)),
+      ('network', _told(config['model'], network)),
       ('rounds', f'{config["rounds"]}, with {some} clients each'),
       ('training seeds', ', '.join(map(str, seeds)) + (
           '; all on one partition, so that a spread leaves that of partitions out'

@@ -8,6 +8,8 @@ from hmm_jax.experiment import description, plots
 from hmm_jax.experiment.run import figures
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import page
+from hmm_jax.report.plots import clients
+from hmm_jax.report.style import save_pair
 from hmm_jax.types import InputError, SaveError
 
 NAME = 'report.html'
@@ -18,6 +20,16 @@ def of_run(workdir: Workdir):
   """Draws the plots of a run, and writes the page about it into its folder."""
   plots.of_run(workdir)
   write([workdir], workdir.file(NAME))
+
+
+def of_all(workdir: Workdir):
+  """Draws the clients of a run beside those of its references, and writes the page about all."""
+  shown = with_references(workdir)
+  if shown and (runs := plots.accuracies(workdir)):
+    figure = clients.clients(runs, description.describe(workdir).title)
+    save_pair(figure, workdir.file('plots', 'clients'))
+  if shown:
+    write(shown, workdir.file(NAME))
 
 
 def are_there(workdir: Workdir) -> bool:
@@ -47,9 +59,10 @@ def tell(workdirs: Sequence[Workdir]) -> list[page.Told]:
 
 
 def with_references(workdir: Workdir) -> list[Workdir]:
-  """Returns a run and those beside it that have an evaluation."""
-  folders = sorted(pathlib.Path(workdir.path).glob('references/*/metrics.csv'))
-  return [workdir, *(Workdir(str(path.parent)) for path in folders)]
+  """Returns a run and those beside it, as far as they have an evaluation."""
+  folder = pathlib.Path(workdir.path)
+  tables = [folder / 'metrics.csv', *sorted(folder.glob('references/*/metrics.csv'))]
+  return [Workdir(str(path.parent)) for path in tables if path.exists()]
 
 
 def _told(workdir: Workdir) -> page.Told:
@@ -83,7 +96,7 @@ def redraw(folders: Sequence[str], out: str) -> tuple[str, list[str]]:
     SaveError: the page can't be saved.
   """
   workdirs = [Workdir(folder) for folder in folders]
-  shown = with_references(workdirs[0]) if len(workdirs) == 1 else workdirs
+  shown = (len(workdirs) == 1 and with_references(workdirs[0])) or workdirs
   path = os.path.expanduser(out) or (workdirs[0].file(NAME) if len(folders) == 1 else NAME)
   if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or '.'):
     raise InputError(f'got out={out}; expected the path of a file in a folder that is there')

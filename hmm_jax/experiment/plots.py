@@ -1,8 +1,9 @@
 """The plots of a run, drawn from the tables in its folder: at the end, and while it trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import contextlib
 import os
+import pathlib
 import time
 
 import numpy as np
@@ -33,8 +34,8 @@ def of_clients(workdir: Workdir, title: str = '') -> dict[str, Figure]:
   made, rows = {}, workdir.read_table('clients')
   if (counts := read_partition(workdir)) is not None:
     made['partition'] = partition.partition(counts, title)
-  if any('test/accuracy' in row for row in rows):
-    made['clients'] = clients.clients({title.partition(' · ')[0]: rows}, title)
+  if runs := accuracies(workdir):
+    made['clients'] = clients.clients(runs, title)
   made |= weights.client_tables(rows, title)
   if anchors := workdir.read_table('anchors'):
     corrupted = {row['client'] for row in rows if row.get('corrupted')}
@@ -45,6 +46,15 @@ def of_clients(workdir: Workdir, title: str = '') -> dict[str, Figure]:
   return made
 
 
+def accuracies(workdir: Workdir) -> dict[str, list[dict]]:
+  """Returns the clients.csv of a run and of those beside it that have test accuracies, by name."""
+  beside = sorted(pathlib.Path(workdir.path).glob('references/*/config.json'))
+  runs = {description.describe(workdir).name: workdir} | {
+      path.parent.name: Workdir(str(path.parent)) for path in beside}
+  tables = {name: run.read_table('clients') for name, run in runs.items()}
+  return {name: rows for name, rows in tables.items() if any('test/accuracy' in r for r in rows)}
+
+
 def are_drawn(workdir: Workdir) -> bool:
   """Returns whether the plots that every run has are there."""
   names = ('partition', *curves.kinds(workdir.read_metrics()))
@@ -52,10 +62,11 @@ def are_drawn(workdir: Workdir) -> bool:
              for name in names for ending in ('png', 'pdf'))
 
 
-def write_partition(workdir: Workdir, ids: Sequence[int], counts: np.ndarray):
+def write_partition(workdir: Workdir, ids: np.ndarray, counts: np.ndarray):
   """Writes partition.csv: the training examples of each client by class, counts [K, C]."""
   workdir.table('partition').write([
-      {'client': int(i)} | dict(enumerate(map(int, row))) for i, row in zip(ids, counts)])
+      {'client': int(i)} | {str(c): int(n) for c, n in enumerate(row)}
+      for i, row in zip(ids, counts)])
 
 
 def read_partition(workdir: Workdir) -> np.ndarray | None:

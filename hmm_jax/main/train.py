@@ -15,7 +15,7 @@ from absl import app, flags
 import jax
 from ml_collections import ConfigDict
 
-from hmm_jax.experiment import comparisons, description, devices
+from hmm_jax.experiment import comparisons, devices, pages
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.launch import default_workdir, prepare, train
 from hmm_jax.experiment.stopping import Stopped
@@ -53,12 +53,11 @@ def main(config: ConfigDict, argv: Sequence[str]):
       diverged.append(f'{name} {error}')
   if summaries:
     tables.show(summaries, screen)
-    try:
-      tables.compare_clients(
-          {name: runs[name][1].read_table('clients') for name in summaries},
-          workdir.file('plots', 'clients'), description.title(configs.flat(config)))
-    except SaveError as error:  # A finished run may lie on a disk that can't be written.
-      screen.say(str(error))
+    if others and jax.process_index() == 0:
+      try:
+        pages.of_all(workdir)
+      except SaveError as error:  # A finished run may lie on a disk that can't be written.
+        screen.say(str(error))
   if diverged:
     raise Diverged('; '.join(diverged))
 

@@ -2,11 +2,7 @@
 
 from collections.abc import Iterable
 
-import jax
-
-from hmm_jax.report.plots.clients import clients
 from hmm_jax.report.screen import Screen
-from hmm_jax.report.style import save_pair
 from hmm_jax.report.words import BOOKKEEPING
 
 
@@ -72,13 +68,6 @@ def own_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
         rows.append([name, 'clients' + when, mean, spread(best) if best else '', *others,
                      *seed_by_seed(means[0])])
   return rows
-
-
-def compare_clients(runs: dict[str, list[dict]], stem: str, title: str):
-  """Draws the clients' own test accuracies, those of all runs in STEM.png and STEM.pdf."""
-  runs = {name: rows for name, rows in runs.items() if any('test/accuracy' in r for r in rows)}
-  if runs and jax.process_index() == 0:
-    save_pair(clients(runs, title), stem)
 
 
 def seed_by_seed(value: dict) -> list[str]:

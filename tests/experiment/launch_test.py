@@ -168,16 +168,17 @@ class TrainTest(FolderTest):
 
   def test_plots_of_a_finished_run_are_drawn_again_where_they_are_missing(self):
     config = configs.configure(TINY, rounds=1)
-    with (mock.patch.object(launch.plots, 'of_run', side_effect=SaveError('full')),
+    with (mock.patch.object(launch.pages, 'of_run', side_effect=SaveError('full')),
           self.assertRaises(SaveError)):
       launch.train(config, self.workdir, Screen(silent=True))
     launch.train(config, self.workdir, Screen(silent=True))
-    names = {'accuracy.png', 'loss.png', 'partition.png'}
-    self.assertContainsSubset(names, os.listdir(self.workdir.file('plots')))
+    names = ['plots/accuracy.png', 'plots/loss.pdf', 'plots/partition.png', 'report.html']
     for name in names:
-      os.remove(self.workdir.file('plots', name))
+      self.assertTrue(os.path.exists(self.workdir.file(name)), name)
+    for name in (names[1], names[-1]):
+      os.remove(self.workdir.file(name))
       launch.train(config, self.workdir, Screen(silent=True))
-      self.assertIn(name, os.listdir(self.workdir.file('plots')))
+      self.assertTrue(os.path.exists(self.workdir.file(name)), name)
 
   def test_a_run_goes_on_with_the_data_it_began_with(self):
     path = os.path.join(os.path.dirname(self.workdir.path), 'own.npz')
@@ -221,7 +222,7 @@ class TrainTest(FolderTest):
 
   def test_a_kill_while_rounds_are_added_leaves_no_finished_run(self):
     config = configs.configure(TINY, rounds=2)
-    with mock.patch.object(launch, 'plots'):
+    with mock.patch.object(launch.pages, 'of_run'):
       launch.train(configs.configure(TINY, rounds=1), self.workdir, Screen(silent=True))
       self.workdir.write_json('config.json', config.to_dict())  # All that it got to.
       summary = launch.train(config, self.workdir, Screen(silent=True))

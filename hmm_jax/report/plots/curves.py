@@ -67,6 +67,7 @@ def line(rows: Sequence[dict], name: str, label: str) -> Line:
   rounds = np.array([row['round'] for row in by_seed[0][:count]])
   unit = words.unit(name)
   values = np.array([[row[name] / unit for row in own[:count]] for own in by_seed], float)
+  values[~np.isfinite(values)] = np.nan  # Which is left out of any line.
   if count < 2 or rounds[-1] != rounds[-2]:
     return Line(label, rounds, values, values[:0, 0])
   changed = not np.array_equal(values[:, -1], values[:, -2], equal_nan=True)
