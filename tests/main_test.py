@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 
 from hmm_jax.experiment import config as configs
-from hmm_jax.experiment import launch, pages
 from hmm_jax.experiment.trainer import Diverged
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.main import train as main
@@ -46,11 +45,10 @@ def command(*flags):
   return process.returncode, out, err
 
 
-def here(workdir, *flags, draw=False):
+def here(workdir, *flags):
   """Does what the command does, in this process and on its devices; returns the output."""
   config, argv = main.read_command(['main', '--config.mapper=map', *QUICK, *flags])
-  with (contextlib.nullcontext() if draw else mock.patch.object(pages, 'of_run'),
-        mock.patch.object(main, 'WORKDIR', SimpleNamespace(value=workdir)),
+  with (mock.patch.object(main, 'WORKDIR', SimpleNamespace(value=workdir)),
         mock.patch.object(main.devices, 'prepare_from_flags'),
         contextlib.redirect_stdout(io.StringIO()) as out):
     main.main(config, argv)
@@ -168,6 +166,7 @@ class UnmetTest(parameterized.TestCase):
 
 class RunTest(FolderTest):
 
+  @pytest.mark.draws
   def test_leaves_everything_a_user_reads(self):
     workdir = self.path('run')
     flags = ('--config.rounds=4', '--config.eval_every=2', '--config.references=local',
@@ -187,7 +186,8 @@ class RunTest(FolderTest):
     self.assertAlmostEqual(summary['last']['global/test/accuracy']['mean'], np.mean(last))
     self.assertAlmostEqual(summary['last']['global/test/accuracy']['std'], np.std(last, ddof=1))
     for name in ('config.json', 'partition.csv', 'report.html', 'plots/partition.png',
-                 'plots/accuracy.png', 'plots/accuracy.pdf', 'plots/loss.png', 'plots/clients.png', 'checkpoints/4', 'events', 'references/local/summary.json',
+                 'plots/accuracy.png', 'plots/accuracy.pdf', 'plots/loss.png',
+                 'plots/clients.png', 'checkpoints/4', 'events', 'references/local/summary.json',
                  'references/local/clients.csv'):
       self.assertTrue(os.path.exists(self.path('run', name)), name)
     own = Workdir(workdir).read_table('clients')
@@ -211,12 +211,13 @@ class RunTest(FolderTest):
     self.assertEqual(metrics(self.path('a')), metrics(self.path('b')))
     self.assertEqual(clients(self.path('a')), clients(self.path('b')))
 
+  @pytest.mark.draws
   def test_a_personalized_run_beside_federated_averaging(self):
     workdir = self.path('run')
     out = here(
         workdir, '--config.algorithm=fedmerge', '--config.references=fedavg',
         '--config.rounds=2', '--config.eval_every=1', '--config.seeds=2',
-        '--config.fedmerge.newcomers=2', '--config.fedmerge.newcomer_rounds=1', draw=True)
+        '--config.fedmerge.newcomers=2', '--config.fedmerge.newcomer_rounds=1')
     _, table = out.split("accuracy of each client's model on its own test")
     shown = [line.split('│')[1:3] for line in table.splitlines() if '±' in line]
     self.assertEqual([[cell.strip() for cell in row] for row in shown],
@@ -240,11 +241,12 @@ class RunTest(FolderTest):
     moved = (weights[40:80] != weights[80:]).any(axis=1).reshape(2, 20)
     self.assertEqual(moved.tolist(), [[False] * 18 + [True] * 2] * 2)
 
+  @pytest.mark.draws
   def test_feddle_leaves_its_tables_and_plots(self):
     out = here(self.path('run'), '--config.algorithm=feddle', '--config.rounds=3',
                '--config.eval_every=3', '--config.seeds=1', '--config.server.steps=10',
                '--config.feddle.tau_max=1', '--config.corrupt.kind=random',
-               '--config.corrupt.clients=0.2', draw=True)
+               '--config.corrupt.clients=0.2')
     self.assertRegex(out, r'server.* │ 160 to learn from, 40 held out')
     self.assertRegex(out, r'corrupted clients +│ 4')
     for name in ('coefficients', 'staleness', 'search'):
@@ -268,6 +270,7 @@ class RunTest(FolderTest):
          '--config.stop.patience=2', '--config.seeds=1', '--config.local.lr=1e-12')
     self.assertEqual([r['round'] for r in metrics(self.path('a'))], ['1', '2', '3'])
 
+  @pytest.mark.draws
   def test_a_diverging_run_is_named_and_leaves_the_others_to_finish(self):
     with self.assertRaisesRegex(
         Diverged, r'fedavg diverged in round 1, seed 0: clients \[\d+.*\] .*'):

@@ -78,15 +78,16 @@ def read_partition(workdir: Workdir) -> np.ndarray | None:
 class Painter:
   """Draws a run at its evaluations, as often as that takes a small share of the time."""
 
-  def __init__(self, draw: Callable[[], None]):
-    self._draw, self._cost, self._since = draw, FIRST, time.perf_counter()
+  def __init__(self, draw: Callable[[], None], clock: Callable[[], float] = time.perf_counter):
+    self._draw, self._clock = draw, clock
+    self._cost, self._since = FIRST, clock()
 
   def __call__(self):
     """Draws, unless the last drawing was too costly for the time since."""
-    start = time.perf_counter()
+    start = self._clock()
     if self._cost > SHARE * (start - self._since):
       return
     with contextlib.suppress(SaveError, InputError):  # At the end they are errors.
       self._draw()
-    self._since = time.perf_counter()
+    self._since = self._clock()
     self._cost = self._since - start

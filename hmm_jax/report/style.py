@@ -110,7 +110,7 @@ def apart(wanted: Sequence[float], gap: float) -> list[float]:
 def arrange(figure: Figure):
   """Lays a figure out once for all, which takes longer than to save it."""
   figure.draw_without_rendering()
-  figure.set_layout_engine('none')
+  figure.set_layout_engine(None)
 
 
 @styled

@@ -9,6 +9,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import jax
 import numpy as np
+import pytest
 
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import launch
@@ -166,6 +167,7 @@ class TrainTest(FolderTest):
     with mock.patch.object(Trainer, 'compile', compiling):
       self.assertEqual(launch.train(config, self.workdir, Screen(silent=True)), made)
 
+  @pytest.mark.draws
   def test_plots_of_a_finished_run_are_drawn_again_where_they_are_missing(self):
     config = configs.configure(TINY, rounds=1)
     with (mock.patch.object(launch.pages, 'of_run', side_effect=SaveError('full')),
@@ -222,10 +224,9 @@ class TrainTest(FolderTest):
 
   def test_a_kill_while_rounds_are_added_leaves_no_finished_run(self):
     config = configs.configure(TINY, rounds=2)
-    with mock.patch.object(launch.pages, 'of_run'):
-      launch.train(configs.configure(TINY, rounds=1), self.workdir, Screen(silent=True))
-      self.workdir.write_json('config.json', config.to_dict())  # All that it got to.
-      summary = launch.train(config, self.workdir, Screen(silent=True))
+    launch.train(configs.configure(TINY, rounds=1), self.workdir, Screen(silent=True))
+    self.workdir.write_json('config.json', config.to_dict())  # All that it got to.
+    summary = launch.train(config, self.workdir, Screen(silent=True))
     self.assertEqual(summary['rounds'], 2)
 
   def test_the_table_before_the_first_round_says_who_has_which_data(self):
