@@ -8,8 +8,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 import numpy as np
 from scipy.optimize import isotonic_regression
 
@@ -19,6 +20,7 @@ from hmm_jax import storage
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 DASHES = ('-', '--', ':', '-.')  # of the lines beyond the colors
 FAINT = '#707070'  # what explains a figure
+LABEL = 32  # characters of a name beside a line's end
 EMPTY = '#80808030'  # cells of a heat map without a value; on any background
 
 STYLE: dict[Any, Any] = {
@@ -49,11 +51,12 @@ def new(width: float, height: float, title: str = '', caption: str = '') -> Figu
 
   Args:
     width, height: in inches.
-    title: what was run; it is wrapped.
+    title: what was run; it is wrapped, and cut after three lines.
     caption: what is drawn: bands, marks, how many seeds.
   """
   figure = Figure(figsize=(width, height), layout='constrained')
-  wrapped = lambda text, size: textwrap.fill(text, max(20, int(width * 140 / size)))
+  wrapped = lambda text, size: textwrap.fill(
+      text, max(20, int(width * 118 / size)), max_lines=3, placeholder=' …')
   if title:
     figure.suptitle(wrapped(title, 11), x=0.01, ha='left')
   if caption:
@@ -70,6 +73,19 @@ def look(place: int) -> dict:
 def whole_numbers() -> MaxNLocator:
   """Returns ticks at whole numbers only."""
   return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+
+
+def short(name: str) -> str:
+  """Returns a name that fits beside a line's end."""
+  return name if len(name) <= LABEL else f'{name[:LABEL - 1]}…'
+
+
+def logarithmic(axis: Axis):
+  """Puts plain numbers at the ticks of a logarithmic axis, few where it spans many decades."""
+  low, high = sorted(axis.get_view_interval())
+  axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < 1e3 * low else (1.0,)))
+  axis.set_major_formatter(FuncFormatter(plain))
+  axis.set_minor_locator(NullLocator())
 
 
 def plain(value: float, _: object = None) -> str:

@@ -55,10 +55,12 @@ class StyleTest(parameterized.TestCase):
     for text in ('$', '$x$', '$\\frac$', '<b>{x}%', 'two words ' * 40):
       figure(text, text).draw_without_rendering()
 
-  def test_a_long_title_stays_inside(self):
-    made = figure('a method of a long name on a set of a long name ' * 3)
+  def test_a_long_title_and_a_long_caption_stay_inside(self):
+    made = figure('a method of a long name on a set of a long name ' * 3, 'what a band means ' * 9)
     made.draw_without_rendering()
-    self.assertLess(made._suptitle.get_window_extent().x1, made.bbox.x1)
+    for text in (made._suptitle, made._supxlabel):
+      self.assertIn('\n', text.get_text())
+      self.assertLess(text.get_window_extent().x1, made.bbox.x1)
 
   def test_the_style_is_of_these_figures_only(self):
     before = dict(matplotlib.rcParams)

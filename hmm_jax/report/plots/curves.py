@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 import numpy as np
 
 from hmm_jax.report import words
-from hmm_jax.report.style import label_ends, look, new, plain, styled, whole_numbers
+from hmm_jax.report.style import label_ends, logarithmic, look, new, short, styled, whole_numbers
 
 LIMITS = {'accuracy': (0, 1), 'loss': (0, np.inf)}  # what values of a kind can be
 DECADES = 50  # A kind whose means span such a factor is drawn on a logarithmic scale.
@@ -85,7 +84,7 @@ def of_run(rows: Sequence[dict], names: Sequence[str]) -> list[Line]:
 
 def of_runs(runs: Mapping[str, Sequence[dict]], name: str) -> list[Line]:
   """Returns one metric of each run."""
-  return [line(rows, name, run) for run, rows in runs.items()]
+  return [line(rows, name, short(run)) for run, rows in runs.items()]
 
 
 def learning_curves(rows: Sequence[dict], title: str = '') -> dict[str, Figure]:
@@ -147,9 +146,7 @@ def scale(axes: Axes, means: np.ndarray, bounds: tuple[float, float]):
   if len(means) and means.min() > 0 and means.max() > DECADES * means.min():
     axes.set_yscale('log')
     axes.set_ylim(means.min() / 1.5, means.max() * 1.5)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(plain))
-    axes.yaxis.set_minor_locator(NullLocator())
+    logarithmic(axes.yaxis)
     return
   low, high = axes.get_ylim()
   axes.set_ylim(max(low, bounds[0] - 0.02), min(high, bounds[1] + 0.02))

@@ -2,10 +2,9 @@
 
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 import numpy as np
 
-from hmm_jax.report.style import EMPTY, new, plain, styled, whole_numbers
+from hmm_jax.report.style import EMPTY, logarithmic, new, styled, whole_numbers
 
 DECADES = 20  # Counts that span such a factor have colors on a logarithmic scale.
 
@@ -27,9 +26,7 @@ def partition(counts: np.ndarray, title: str = '') -> Figure:
   image.set_cmap(image.get_cmap().with_extremes(bad=EMPTY))
   bar = figure.colorbar(image, label='training examples')
   if decades:
-    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(plain))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
+    logarithmic(bar.ax.yaxis)
   axes.set(xlabel='client', ylabel='class')
   for axis in (axes.xaxis, axes.yaxis):
     axis.set_major_locator(whole_numbers())

@@ -52,6 +52,13 @@ class ClientsTest(parameterized.TestCase):
     close, = clients.clients({'a': evaluated([0.9, 0.95])}).axes
     self.assertGreater(close.get_ylim()[0], 0.8)  # What differs little is seen as well.
 
+  def test_a_long_name_leaves_room_for_the_curve(self):
+    figure = clients.clients({'long ' * 40: evaluated([0.1, 0.2])})
+    figure.draw_without_rendering()
+    axes, = figure.axes
+    self.assertGreater(axes.get_position().width * figure.get_figwidth(), 1.2)
+    self.assertEndsWith(axes.texts[0].get_text(), '…  mean 0.150')
+
   def test_a_seed_that_is_written_in_part_is_left_out(self):
     rows = [*evaluated([0.1, 0.2]), *evaluated([0.3], seed=1)]
     np.testing.assert_allclose(clients.accuracies(rows), [[0.1, 0.2]])

@@ -117,6 +117,11 @@ class CurvesTest(parameterized.TestCase):
     figures = curves.learning_curves(rows)
     self.assertEqual(figures['consensus'].axes[0].get_yscale(), 'log')
     self.assertEqual(figures['loss'].axes[0].get_yscale(), 'linear')
+    for decades in (2, 15):
+      rows = rows_of(4, consensus=lambda r, s, d=decades: 10.0 ** (-r * d / 4))
+      axes, = curves.learning_curves(rows)['consensus'].axes
+      low, high = axes.get_ylim()
+      self.assertBetween(sum(low <= tick <= high for tick in axes.get_yticks()), 2, 9)
     # A merge to 0 is marked at the foot, and not far below the axes.
     merged = rows + [{**row, 'consensus': 0.0} for row in rows[-3:]]
     axes, = curves.learning_curves(merged)['consensus'].axes
