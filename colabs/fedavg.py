@@ -30,9 +30,8 @@ except ImportError:
 
 # %%
 import os
-import tempfile
 
-from IPython.display import Image, display
+from IPython.display import display
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -46,7 +45,7 @@ from hmm_jax.data.sources import builtin
 from hmm_jax.experiment import build
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.trainer import Trainer
-from hmm_jax.report import plots
+from hmm_jax.report.plots.partition import partition as draw_partition
 
 # The project's tests run this notebook with few rounds.
 ROUNDS, EVERY = (4, 2) if os.environ.get('HMM_SMOKE') == '1' else (60, 2)
@@ -75,10 +74,7 @@ for what, figures in federate.describe(federation, data):
   print(f'{what:30}{figures}')
 
 # %%
-with tempfile.TemporaryDirectory() as folder:
-  path = os.path.join(folder, 'partition.png')
-  plots.partition(federate.label_counts(federation, data.classes), path)
-  display(Image(path))
+display(draw_partition(federate.label_counts(federation, data.classes)))
 
 # %% [markdown]
 """

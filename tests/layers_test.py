@@ -27,6 +27,8 @@ DOORS = {
     'orbax': ('experiment/checkpoint',),
     'tensorflow_datasets': ('data/sources/tfds',),
     'filelock': ('experiment/workdir',),
+    'jinja2': ('report/page',),
+    'markupsafe': ('report/page',),
     'matplotlib': ('report/plots', 'report/style', 'report/comparison/figure'),
     'safetensors': ('models/files',),
     'networkx': ('decentralized/undirected',),

@@ -8,14 +8,22 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hmm_jax.data.federate import describe, label_counts
-from hmm_jax.experiment import build, federation, locate, more_seeds, tracking
+from hmm_jax.experiment import (
+    build,
+    federation,
+    locate,
+    more_seeds,
+    pages,
+    plots,
+    tracking,
+)
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.experiment.more_seeds import Parts
 from hmm_jax.experiment.run import finished, run
 from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.report import plots, trackers
+from hmm_jax.report import trackers
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, SaveError
 
@@ -44,10 +52,11 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   if made is None:
     summary = read_summary(workdir) or {}
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
-    if leads and not drawn(workdir):
+    if leads and not pages.are_there(workdir):
       try:
-        counts = label_counts(*_federation(config))
-        draw(workdir, counts)
+        if plots.read_partition(workdir) is None:
+          plots.write_partition(workdir, *_partition(config))
+        pages.of_run(workdir)
       except SaveError as error:  # The run is saved, if only on a disk that can't be written.
         screen.say(str(error))
     if leads:
@@ -58,7 +67,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
                [*describe(federated, data, source=config.server.source),
                 *experiment.algorithm.facts])
-  counts = label_counts(federated, data.classes)
+  ids, counts = np.asarray(federated.clients.id), label_counts(federated, data.classes)
   digests = _digests(config, federated, experiment)
   settings = _kept(config)
   del made, federated, data  # The devices have what they need.
@@ -66,10 +75,13 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   with workdir.owned() if leads else contextlib.nullcontext():
     compare(config, workdir)  # Again, for another process may have been quicker.
     check_extension(config, workdir, experiment.algorithm)
-    summary = run(experiment, settings, workdir, screen, data=digests,
-                  previous=config.resume == 'previous')
     if leads:
-      draw(workdir, counts)
+      plots.write_partition(workdir, ids, counts)
+    summary = run(experiment, settings, workdir, screen, data=digests,
+                  previous=config.resume == 'previous',
+                  show=plots.Painter(lambda: pages.of_run(workdir)))
+    if leads:
+      pages.of_run(workdir)
   return summary
 
 
@@ -77,12 +89,12 @@ def _train_more(config: ConfigDict, parts: Parts, workdir: Workdir, screen: Scre
   """Finishes the seeds that are there, trains those that are added, and joins them."""
   train(parts.had, workdir, screen)
   train(parts.added, parts.beside, screen)
-  experiment, federated, data = _built(config)
+  experiment, federated, _ = _built(config)
   with workdir.owned():
     if Parts.of(config, workdir):  # Another process may have been quicker.
       more_seeds.join(experiment, _kept(config), workdir, parts.beside,
                       _digests(config, federated, experiment))
-    draw(workdir, label_counts(federated, data.classes))
+    pages.of_run(workdir)
   screen.say(f'{workdir.path} has {config.seeds} seeds now')
   return read_summary(workdir) or {}
 
@@ -97,23 +109,11 @@ def _kept(config: ConfigDict) -> dict:
   return {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
 
 
-def draw(workdir: Workdir, counts: np.ndarray):
-  """Draws the plots of a run's tables, and of its clients' training examples by class [K, C]."""
-  plots.of_run(workdir.read_metrics(),
-               {name: workdir.read_table(name) for name in ('clients', 'anchors', 'search')},
-               workdir.file('plots'))
-  plots.partition(counts, workdir.file('plots', 'partition.png'))
-
-
-def drawn(workdir: Workdir) -> bool:
-  """Returns whether the plots that every run has are there."""
-  names = ('partition', *plots.kinds(workdir.read_metrics()))
-  return all(os.path.exists(workdir.file('plots', f'{name}.png')) for name in names)
-
-
-def _federation(config):
+def _partition(config):
+  """Returns the ids of a run's clients and their training examples by class, [K, C]."""
   data = federation.dataset(config)
-  return federation.federation(config, data), data.classes
+  federated = federation.federation(config, data)
+  return np.asarray(federated.clients.id), label_counts(federated, data.classes)
 
 
 def read_summary(workdir: Workdir) -> dict | None:

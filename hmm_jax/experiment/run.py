@@ -1,6 +1,6 @@
 """Executes a run: training, evaluation, checkpoints, resuming and early stopping."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 import sys
 import time
@@ -29,7 +29,8 @@ class Progress(NamedTuple):
 
 
 def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen, *,
-        data: Mapping[str, str] | None = None, previous: bool = False) -> dict:
+        data: Mapping[str, str] | None = None, previous: bool = False,
+        show: Callable[[], None] = lambda: None) -> dict:
   """Trains, evaluates and saves until `experiment.rounds`; resumes from the newest checkpoint.
 
   Each evaluation writes metrics.csv and clients.csv before the checkpoint, so that a kill
@@ -44,6 +45,7 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
     screen: prints the progress.
     data: digests of the data by name; an unfinished run must have been trained on the same.
     previous: if the newest checkpoint is damaged, resume from the last whole one.
+    show: called after each evaluation but the last, when its results are saved.
 
   Returns:
     The summary, also written to summary.json.
@@ -100,6 +102,8 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
       report(done, _headline(fresh, chunk.metrics, chunk.seconds))
       if stop:
         break
+      if primary:
+        show()
 
   if not (done == experiment.rounds or _is_over(rows, experiment)):
     raise stopping.Stopped(f'stopped after round {done} of {experiment.rounds}, which is saved in '

@@ -12,6 +12,7 @@ from hmm_jax.main.export import export
 from hmm_jax.main.list import list as list_records
 from hmm_jax.main.plan import plan
 from hmm_jax.main.predict import predict
+from hmm_jax.main.report import report
 from hmm_jax.report.screen import fail
 
 # The flags of these commands are read by the command itself.
@@ -86,6 +87,8 @@ app.command('list', epilog='Example: hmm_jax list settings feddle.')(list_record
 app.command(epilog='Example: hmm_jax compare runs/* --out=comparison')(compare)
 app.command(epilog='Example: hmm_jax export runs/mine --client=best --out=best')(export)
 app.command(epilog='Example: hmm_jax predict best --inputs=photos/ --out=classes.csv')(predict)
+app.command(epilog='Example: hmm_jax report runs/fedavg-digits runs/scaffold-digits --out=both.html'
+            )(report)
 
 
 def entry():

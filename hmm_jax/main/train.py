@@ -17,7 +17,7 @@ from absl import app, flags
 import jax
 from ml_collections import ConfigDict
 
-from hmm_jax.experiment import comparisons, devices, federation, grid, series
+from hmm_jax.experiment import comparisons, devices, federation, grid, pages, series
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.launch import default_workdir, prepare, train
 from hmm_jax.experiment.stopping import Stopped
@@ -57,12 +57,11 @@ def main(config: ConfigDict, argv: Sequence[str]):
     except Diverged as error:  # The others are still worth having.
       diverged.append(f'{name} {error}')
   if summaries:
-    try:
-      tables.compare_clients(
-          {name: runs[name][1].read_table('clients') for name in summaries},
-          workdir.file('plots', 'clients.png'))
-    except SaveError as error:  # A finished run may lie on a disk that can't be written.
-      screen.say(str(error))
+    if others and jax.process_index() == 0:
+      try:
+        pages.of_all(workdir)
+      except SaveError as error:  # A finished run may lie on a disk that can't be written.
+        screen.say(str(error))
     {'short': tables.brief, 'all': tables.show}[TABLES.value](summaries, screen)
   if diverged:
     raise Diverged('; '.join(diverged))

@@ -2,11 +2,8 @@
 
 from collections.abc import Iterable
 
-import jax
-
-from hmm_jax.report import plots
-from hmm_jax.report.plots import BOOKKEEPING
 from hmm_jax.report.screen import Screen
+from hmm_jax.report.words import BOOKKEEPING
 
 _MODELS = {'locals': 'locals, mean', 'clients': 'clients, mean on their own examples'}
 
@@ -115,13 +112,6 @@ def own_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
         rows.append([name, 'clients' + when, mean, spread(best) if best else '', *others,
                      *seed_by_seed(means[0])])
   return rows
-
-
-def compare_clients(runs: dict[str, list[dict]], path: str):
-  """Draws the clients' own test accuracies, those of all runs in one picture."""
-  runs = {name: rows for name, rows in runs.items() if any('test/accuracy' in r for r in rows)}
-  if runs and jax.process_index() == 0:
-    plots.clients(runs, path)
 
 
 def seed_by_seed(value: dict) -> list[str]:

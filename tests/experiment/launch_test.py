@@ -9,6 +9,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import jax
 import numpy as np
+import pytest
 
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import launch
@@ -168,18 +169,20 @@ class TrainTest(FolderTest):
     with mock.patch.object(Trainer, 'compile', compiling):
       self.assertEqual(launch.train(config, self.workdir, Screen(silent=True)), made)
 
+  @pytest.mark.draws
   def test_plots_of_a_finished_run_are_drawn_again_where_they_are_missing(self):
     config = configs.configure(TINY, rounds=1)
-    with (mock.patch.object(launch.plots, 'of_run', side_effect=SaveError('full')),
+    with (mock.patch.object(launch.pages, 'of_run', side_effect=SaveError('full')),
           self.assertRaises(SaveError)):
       launch.train(config, self.workdir, Screen(silent=True))
     launch.train(config, self.workdir, Screen(silent=True))
-    names = {'accuracy.png', 'loss.png', 'partition.png'}
-    self.assertContainsSubset(names, os.listdir(self.workdir.file('plots')))
+    names = ['plots/accuracy.png', 'plots/loss.pdf', 'plots/partition.png', 'report.html']
     for name in names:
-      os.remove(self.workdir.file('plots', name))
+      self.assertTrue(os.path.exists(self.workdir.file(name)), name)
+    for name in (names[1], names[-1]):
+      os.remove(self.workdir.file(name))
       launch.train(config, self.workdir, Screen(silent=True))
-      self.assertIn(name, os.listdir(self.workdir.file('plots')))
+      self.assertTrue(os.path.exists(self.workdir.file(name)), name)
 
   def test_a_run_goes_on_with_the_data_it_began_with(self):
     path = os.path.join(os.path.dirname(self.workdir.path), 'own.npz')
@@ -223,10 +226,9 @@ class TrainTest(FolderTest):
 
   def test_a_kill_while_rounds_are_added_leaves_no_finished_run(self):
     config = configs.configure(TINY, rounds=2)
-    with mock.patch.object(launch, 'plots'):
-      launch.train(configs.configure(TINY, rounds=1), self.workdir, Screen(silent=True))
-      self.workdir.write_json('config.json', config.to_dict())  # All that it got to.
-      summary = launch.train(config, self.workdir, Screen(silent=True))
+    launch.train(configs.configure(TINY, rounds=1), self.workdir, Screen(silent=True))
+    self.workdir.write_json('config.json', config.to_dict())  # All that it got to.
+    summary = launch.train(config, self.workdir, Screen(silent=True))
     self.assertEqual(summary['rounds'], 2)
 
   def test_the_table_before_the_first_round_says_who_has_which_data(self):

@@ -50,9 +50,9 @@ def check_kills(folder):
   start, whole = os.path.join(folder, 'start'), os.path.join(folder, 'whole')
   train(whole, seeds=2)
   train(start, seeds=1)
-  with mock.patch.object(more_seeds, 'join', side_effect=faults.Killed):
-    with contextlib.suppress(faults.Killed):
-      train(start, seeds=2)
+  with (mock.patch.object(more_seeds, 'join', side_effect=faults.Killed),
+        contextlib.suppress(faults.Killed)):
+    train(start, seeds=2)
   join, n, failed = more_seeds.join, 1, True
   while failed:
     path = os.path.join(folder, str(n))
