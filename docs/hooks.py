@@ -60,7 +60,7 @@ def formula(file: str) -> str:
 def notes(file: str) -> str:
   """Shows the prose of a method's docstring: details, and what is our choice."""
   prose = [p for p in _paragraphs(file)[1:] if not p.startswith((' ', 'Reference'))]
-  return papers('\n\n'.join(re.sub(r'([*_<>\\])', r'\\\1', p) for p in prose))
+  return papers('\n\n'.join(map(_escaped, prose)))
 
 
 def reference(file: str) -> str:
@@ -122,14 +122,19 @@ def api() -> str:
     home = CALLED.get(name, home)
     rooms.setdefault(re.split('[.:]', home)[0], {})[name] = home
   order = [*(room for room in ROOMS if room in rooms), *(rooms.keys() - ROOMS)]
-  return '\n\n'.join(
-      f'## {ROOMS.get(room, room)}\n\n' + '\n\n'.join(
-          _documented(name, home) for name, home in rooms[room].items()) for room in order)
+  return '\n\n'.join(f'## {ROOMS.get(room, room)}\n\n' + (
+      _linked(rooms[room]) if room == 'types' else
+      '\n\n'.join(map(_documented, rooms[room], rooms[room].values()))) for room in order)
 
 
 def papers(text: str) -> str:
   """Links the arXiv numbers of a text."""
   return re.sub(r'arXiv:(\d{4}\.\d{4,5})', r'[arXiv:\1](https://arxiv.org/abs/\1)', text)
+
+
+def _linked(names):
+  """Refers to a page of their own, which has each name once."""
+  return '\n'.join(f'- [hmm.{name}](contracts.md#hmm_jax.types.{name})' for name in names)
 
 
 def _documented(name, home):
@@ -145,6 +150,13 @@ def _documented(name, home):
 def _paragraphs(file):
   module = importlib.import_module(f'hmm_jax.algorithms.{file}')
   return (inspect.getdoc(module) or '').split('\n\n')
+
+
+def _escaped(text):
+  """Escapes what Markdown would take for its own, but in code."""
+  code = re.split(r'(`[^`]*`)', text)
+  return ''.join(part if i % 2 else re.sub(r'([*_<>\\])', r'\\\1', part)
+                 for i, part in enumerate(code))
 
 
 def _file(name):
