@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 
-WARM = ('sklearn.datasets', 'matplotlib.pyplot', 'orbax.checkpoint.v1', 'hmm_jax.experiment.launch',
+WARM = ('sklearn.datasets', 'matplotlib.pyplot', 'orbax.checkpoint', 'hmm_jax.experiment.launch',
         'hmm_jax.experiment.saved', 'hmm_jax.merging', 'hmm_jax.merge.models', 'hmm_jax.main.app')
 
 

@@ -64,7 +64,9 @@ class Executor:
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     self.server = subprocess.Popen([*program, 'serve', path], stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, env=environment)
-    assert self.server.stdout.readline() == b'ready\n'
+    if self.server.stdout.readline() != b'ready\n':
+      self.close()
+      raise RuntimeError('the process to be copied does not start')
     for name in ('hmm_jax', 'python'):
       script = self.folder / 'bin' / name
       script.parent.mkdir(exist_ok=True)
