@@ -7,13 +7,13 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 import pytest
+from reference import pages
 
 import hmm_jax as hmm
 from hmm_jax.check import __main__ as check
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import reference
 from hmm_jax.types import InputError
-from reference import pages
 
 DOCS = pathlib.Path(__file__).parent.parent / 'docs'
 TINY = {'clients': 6, 'participation': 3, 'rounds': 2, 'eval_every': 1, 'seeds': 1,

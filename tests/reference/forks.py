@@ -62,7 +62,7 @@ def copy(connection: socket.socket):
 
 
 def command(name: str, *arguments: str):
-  """Does what `hmm_jax ...`, `python -m MODULE ...` or `python FILE ...` does."""
+  """Does what `hmm_jax ...` does, or `python` with -m MODULE, -c CODE or a file."""
   import runpy
   if name == 'hmm_jax':
     sys.argv = [name, *arguments]
@@ -71,6 +71,9 @@ def command(name: str, *arguments: str):
   elif arguments[0] == '-m':
     sys.argv, sys.path[0] = [name, *arguments[2:]], os.getcwd()
     runpy.run_module(arguments[1], run_name='__main__', alter_sys=True)
+  elif arguments[0] == '-c':
+    sys.argv, sys.path[0] = ['-c', *arguments[2:]], ''
+    exec(arguments[1], {'__name__': '__main__'})
   else:
     sys.argv, sys.path[0] = [*arguments], os.path.dirname(os.path.abspath(arguments[0]))
     runpy.run_path(arguments[0], run_name='__main__')
