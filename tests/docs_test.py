@@ -7,6 +7,7 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 import pytest
+from reference import pages
 
 import hmm_jax as hmm
 from hmm_jax.check import __main__ as check
@@ -32,9 +33,14 @@ WRONG = {
 }
 
 
+# The files of the pages in docs/extend.
+FILES = {'method': 'trimmed.py', 'network': 'wide.py', 'operator': 'median.py',
+         'source': 'moons.py'}
+
+
 def example(page: str) -> str:
   """Returns the complete example of a page."""
-  return re.search(r'```python\n(.*?)```', (DOCS / f'{page}.md').read_text(), re.S)[1]
+  return pages.file(f'extend/{page}.md', FILES[page])
 
 
 class DocsTest(parameterized.TestCase):
@@ -85,13 +91,7 @@ class DocsTest(parameterized.TestCase):
     self.assertIn('params/head/bias', merged)
 
   def test_a_partitioner_of_ones_own(self):
-    path = self.save('halves.py', '\n'.join([
-        'import numpy as np',
-        'from hmm_jax import Partitioner, Setting',
-        'def assign(pool, clients, rng, settings):',
-        '  order = np.roll(np.arange(len(pool.y_train)), settings.shift)',
-        '  return np.array_split(order, clients)',
-        "PARTITIONER = Partitioner('runs', assign, {'shift': Setting(0, 'of the examples')})"]))
+    path = self.save('halves.py', pages.file('extend/source.md', 'halves.py'))
     run = self.run_with({'partition.kind': f'{path}:PARTITIONER', 'runs.shift': 7})
     self.assertLen(run.federation.clients.id, 6)
 

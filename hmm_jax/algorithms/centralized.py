@@ -1,4 +1,7 @@
-"""Centralized: one model is trained on the pooled examples of all clients; the upper bound."""
+"""Centralized: one model is trained on the pooled examples of all clients; the upper bound.
+
+  x <- local steps from x on all examples        as if one client held them
+"""
 
 from typing import NamedTuple
 

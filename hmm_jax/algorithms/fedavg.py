@@ -1,5 +1,8 @@
 """FedAvg: local training, then the weighted mean of the models.
 
+  y_i <- local steps of client i from x
+  x   <- sum_i n_i y_i / sum_i n_i               over the m participants
+
 FedProx is this algorithm with a proximal term in the local loss.
 
 Reference: McMahan, Moore, Ramage, Hampson, Agueera y Arcas. Communication-Efficient

@@ -1,5 +1,9 @@
 """FedOpt: the mean client update is a pseudo-gradient for a server optimizer.
 
+  y_i <- local steps of client i from x
+  d   <- sum_i n_i (y_i - x) / sum_i n_i         over the m participants
+  x   <- a step of the server's optimizer from x with the gradient -d
+
 FedAvgM, FedAdam and FedYogi are this algorithm with optax's momentum, adam and yogi;
 `adagrad` is FedAdagrad's own, below. Only parameters are optimized; BatchNorm statistics
 are averaged (our choice: the paper does not specify it, and an optimizer step could make

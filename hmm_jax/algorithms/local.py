@@ -1,4 +1,7 @@
-"""Local: every client trains alone, without communication; the lower bound."""
+"""Local: every client trains alone, without communication; the lower bound.
+
+  y_i <- local steps of client i from y_i        in the rounds that it takes part in
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,7 @@
-"""Server only: trains on the server's examples alone; a baseline without client data."""
+"""Server only: trains on the server's examples alone; a baseline without client data.
+
+  x <- SGD from x on the server's examples
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
