@@ -170,11 +170,6 @@ class MergeTest(parameterized.TestCase):
     said = self.run_merge(method='list')
     self.assertRegex(said, r'ties +│ base +│ density=0.2')
 
-  def test_the_readme_has_the_table(self):
-    readme = (ROOT / 'README.md').read_text()
-    for name, operator in OPERATORS.items():
-      self.assertIn(f'| `{name}` | {", ".join(operator.needs)} | {operator.summary} |', readme)
-
   @parameterized.parameters(
       (dict(method='tis'), '^got --method=tis; .*did you mean ties'),
       (dict(method='ties'), '^got --method=ties without --base'),
