@@ -23,7 +23,6 @@ from hmm_jax.experiment.launch import train
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.merge import __main__ as merge
 from hmm_jax.merge.models import merge as merge_function
-from hmm_jax.merging import OPERATORS
 from hmm_jax.models import files
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError, SaveError
