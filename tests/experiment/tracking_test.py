@@ -69,9 +69,9 @@ class TrackingTest(absltest.TestCase):
     config = configs.configure(track='tensorboard')
     tracking.catch_up(config, self.workdir, Screen(silent=True))
     self.assertEqual(self.bytes_up(), [(2, 40), (4, 80), (5, 100)])
-    before = os.listdir(self.workdir.file('events', 'seed0'))
+    before = os.stat(self.workdir.file('events', 'seed0')).st_mtime_ns
     tracking.catch_up(config, self.workdir, Screen(silent=True))
-    self.assertEqual(os.listdir(self.workdir.file('events', 'seed0')), before)
+    self.assertEqual(os.stat(self.workdir.file('events', 'seed0')).st_mtime_ns, before)
 
   def test_a_failing_tracker_is_one_line_and_changes_nothing(self):
     pathlib.Path(self.folder, 'wandb.py').write_text(FULL)
