@@ -4,6 +4,7 @@ from collections.abc import Iterable
 import os
 import shutil
 
+from hmm_jax import storage
 from hmm_jax.types import InputError
 
 
@@ -13,6 +14,10 @@ class Events:
   Args:
     folder: of the files, which are written anew, as a kill may have kept some rows from them.
     rows: of metrics.csv so far.
+
+  Raises:
+    InputError: tensorboardX is not installed.
+    SaveError: the file system refuses.
   """
 
   def __init__(self, folder: str, rows: Iterable[dict]):
@@ -21,9 +26,10 @@ class Events:
     except ImportError as error:
       raise InputError("got tensorboard=True, but tensorboardX is not installed; expected "
                        "pip install 'hmm_jax[tensorboard]'") from error
-    if os.path.isdir(folder):
-      shutil.rmtree(folder)
-    self._writer = SummaryWriter(folder)
+    with storage.saving(folder):
+      if os.path.isdir(folder):
+        shutil.rmtree(folder)  # Which refuses a link.
+      self._writer = SummaryWriter(folder)
     self.write(rows)
 
   def write(self, rows: Iterable[dict]):
