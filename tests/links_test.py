@@ -1,7 +1,6 @@
 """Whoever plants links in the folder of a run gets none of them followed when it is written."""
 
 import contextlib
-import os
 import pathlib
 import shutil
 import tempfile
