@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import hmm_jax
-from hmm_jax.main import compare
+from hmm_jax.main import compare, sweep
 from hmm_jax.report.screen import fail
 
 # The flags of these commands are read by the command itself.
@@ -77,6 +77,8 @@ def check(context: typer.Context):
 
 
 app.command(epilog='Example: hmm_jax compare runs/* --out=comparison')(compare.compare)
+app.command(context_settings=AS_THEY_ARE,
+            epilog='Example: hmm_jax sweep --config.local.lr=0.01,0.1 --jobs=2')(sweep.sweep)
 
 
 def entry():

@@ -1,5 +1,6 @@
 """Seeds that come later leave what a run of all seeds leaves, whenever joining them is killed."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -49,11 +50,9 @@ def check_kills(folder):
   start, whole = os.path.join(folder, 'start'), os.path.join(folder, 'whole')
   train(whole, seeds=2)
   train(start, seeds=1)
-  with mock.patch.object(more_seeds, 'join', side_effect=faults.Killed):
-    try:
-      train(start, seeds=2)
-    except faults.Killed:
-      pass
+  with (mock.patch.object(more_seeds, 'join', side_effect=faults.Killed),
+        contextlib.suppress(faults.Killed)):
+    train(start, seeds=2)
   join, n, failed = more_seeds.join, 1, True
   while failed:
     path = os.path.join(folder, str(n))
@@ -67,18 +66,15 @@ def check_kills(folder):
       finally:
         failed = fault.count >= n
 
-    with mock.patch.object(more_seeds, 'join', killed):
-      try:
-        train(path, seeds=2)
-      except faults.Killed:
-        pass
+    with mock.patch.object(more_seeds, 'join', killed), contextlib.suppress(faults.Killed):
+      train(path, seeds=2)
     # Whoever reads it now finds a run of one seed or of two.
     read = Run.load(path)
     assert {row['seed'] for row in read.metrics} == {*read.seeds}, n
     assert jax.tree.leaves(read.states)[0].shape[0] == len(read.seeds), n
     train(path, seeds=2)
     assert contents(path) == contents(whole), n
-    n += 3
+    n += 7
   assert n > 30, n
 
 
