@@ -13,6 +13,7 @@ from hmm_jax.main.list import list as list_records
 from hmm_jax.main.plan import plan
 from hmm_jax.main.predict import predict
 from hmm_jax.main.report import report
+from hmm_jax.main.sweep import sweep
 from hmm_jax.report.screen import fail
 
 # The flags of these commands are read by the command itself.
@@ -36,8 +37,6 @@ def _top(version: Annotated[bool, typer.Option(
   del version
 
 
-@app.command(context_settings=AS_THEY_ARE,
-             epilog='Example: hmm_jax run --config.algorithm=scaffold --config.rounds=50')
 def run(context: typer.Context):
   """Train a federation; the same command again resumes.
 
@@ -56,8 +55,6 @@ def run(context: typer.Context):
   train.entry(['hmm_jax run', *context.args])
 
 
-@app.command(context_settings=AS_THEY_ARE,
-             epilog='Example: hmm_jax merge --method=ties --models=A,B --base=P --out=DIR')
 def merge(context: typer.Context):
   """Merge saved models.
 
@@ -74,21 +71,25 @@ def merge(context: typer.Context):
   command.entry(['hmm_jax merge', *context.args])
 
 
-@app.command(context_settings=AS_THEY_ARE, epilog='Example: hmm_jax check my_file.py:METHOD')
 def check(context: typer.Context):
   """Check a method or an operator of your own against the laws that all obey."""
   from hmm_jax.check import __main__ as command
   command.entry(['hmm_jax check', *context.args])
 
 
-app.command(context_settings=AS_THEY_ARE, epilog='Example: hmm_jax plan '
-            '--config.algorithm=feddle --config.clients=100 --measure')(plan)
-app.command('list', epilog='Example: hmm_jax list settings feddle.')(list_records)
-app.command(epilog='Example: hmm_jax compare runs/* --out=comparison')(compare)
-app.command(epilog='Example: hmm_jax export runs/mine --client=best --out=best')(export)
-app.command(epilog='Example: hmm_jax predict best --inputs=photos/ --out=classes.csv')(predict)
-app.command(epilog='Example: hmm_jax report runs/fedavg-digits runs/scaffold-digits --out=both.html'
-            )(report)
+# In the order of --help.
+for _name, _command, _example, _settings in (
+    ('run', run, 'run --config.algorithm=scaffold --config.rounds=50', AS_THEY_ARE),
+    ('plan', plan, 'plan --config.algorithm=feddle --config.clients=100 --measure', AS_THEY_ARE),
+    ('sweep', sweep, 'sweep --config.local.lr=0.01,0.1 --jobs=2', AS_THEY_ARE),
+    ('compare', compare, 'compare runs/* --out=comparison', {}),
+    ('report', report, 'report runs/fedavg-digits', {}),
+    ('export', export, 'export runs/mine --client=best --out=best', {}),
+    ('predict', predict, 'predict best --inputs=photos/ --out=classes.csv', {}),
+    ('merge', merge, 'merge --method=ties --models=A,B --base=P --out=DIR', AS_THEY_ARE),
+    ('check', check, 'check my_file.py:METHOD', AS_THEY_ARE),
+    ('list', list_records, 'list settings feddle.', {})):
+  app.command(_name, epilog=f'Example: hmm_jax {_example}', context_settings=_settings)(_command)
 
 
 def entry():

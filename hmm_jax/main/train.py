@@ -110,6 +110,11 @@ def read_changes(argv: Sequence[str]) -> tuple[ConfigDict, dict[str, str], list[
   return base, changes, rest
 
 
+def config_files(argv: Sequence[str]) -> list[str]:
+  """Returns the words of a command that name a config file."""
+  return [word for word in _joined(argv) if re.match('--?config=', word)]
+
+
 def _joined(argv):
   """Writes `--config.key value` as `--config.key=value`."""
   joined = []

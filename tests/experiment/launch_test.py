@@ -51,8 +51,16 @@ class CompareTest(FolderTest):
 
   def test_what_is_shown_beside_a_run_may_change(self):
     self.leave()
-    self.compare(name='mine', references='iid', variants=('hot local.lr=1.0',),
-                 track='tensorboard')
+    self.compare(name='mine', references='iid', variants=('hot local.lr=1.0',))
+    self.compare(keep=7, track='tensorboard')
+
+  def test_evaluations_may_change_unless_they_decide(self):
+    self.leave()
+    self.compare(eval_every=3)
+    for decides in ({'keep_best': True}, {'stop.patience': 2}):
+      self.leave(configs.configure(decides).to_dict())
+      with self.assertRaisesRegex(InputError, 'got eval_every=3 .*go by evaluations'):
+        launch.compare(configs.configure(decides, eval_every=3), self.workdir)
 
   @parameterized.parameters(
       ('local.lr', 0.5), ('rounds', 200), ('mlp.hidden', (7,)), ('partition.seed', 4))
@@ -230,6 +238,18 @@ class TrainTest(FolderTest):
     self.workdir.write_json('config.json', config.to_dict())  # All that it got to.
     summary = launch.train(config, self.workdir, Screen(silent=True))
     self.assertEqual(summary['rounds'], 2)
+
+  def test_more_frequent_evaluation_changes_no_number(self):
+    often = os.path.join(os.path.dirname(self.workdir.path), 'often')
+    for path, stages in ((self.workdir.path, ((4, 2), (8, 1))), (often, ((8, 1),))):
+      for rounds, every in stages:
+        run = launch.run_config(configs.configure(TINY, rounds=rounds, eval_every=every), path,
+                                silent=True)
+    rows = {path: {row['round']: row['global/test/loss'] for row in Run.load(path).metrics}
+            for path in (self.workdir.path, often)}
+    self.assertEqual([*rows[self.workdir.path]], [2, 4, 5, 6, 7, 8])
+    self.assertEqual(rows[often], rows[often] | rows[self.workdir.path])
+    self.assertEqual(run.rounds, 8)
 
   def test_the_table_before_the_first_round_says_who_has_which_data(self):
     config = configs.configure(TINY, **{

@@ -74,7 +74,7 @@ def check_kills(folder):
     assert jax.tree.leaves(read.states)[0].shape[0] == len(read.seeds), n
     train(path, seeds=2)
     assert contents(path) == contents(whole), n
-    n += 3
+    n += 7
   assert n > 30, n
 
 

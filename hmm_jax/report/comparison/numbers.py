@@ -200,10 +200,14 @@ def notes(lines: Sequence[Line]) -> list[str]:
         f'Differences to {lines[0].entry.name} are paired over common seeds'
         + (f", with a {CONFIDENCE:.0%} confidence interval (Student's t)" if several else '')
         + ('.' if all(pair.pairs > 1 for pair in pairs) else '; one seed has no interval.'))
-  if short := [line for line in lines if line.round < line.entry.rounds]:
-    said.append('Not at the end: ' + ', '.join(
-        f'{line.entry.name} (round {line.round} of {line.entry.rounds})' for line in short) + '.')
-  return said
+  return said + unfinished(lines)
+
+
+def unfinished(lines: Sequence[Line]) -> list[str]:
+  """Names the runs that are not at their end, in a sentence; none if all are."""
+  short = [f'{line.entry.name} (round {line.round} of {line.entry.rounds})'
+           for line in lines if line.round < line.entry.rounds]
+  return [f'Not at the end: {", ".join(short)}.'] if short else []
 
 
 def about_spread(entries: Sequence[Entry]) -> str:

@@ -5,7 +5,16 @@ import os
 
 from hmm_jax import storage
 from hmm_jax.report.comparison import figure, table
-from hmm_jax.report.comparison.numbers import Entry, Line, chosen, compare, notes, ranked
+from hmm_jax.report.comparison.numbers import (
+  Entry,
+  Line,
+  about_spread,
+  chosen,
+  compare,
+  notes,
+  ranked,
+  unfinished,
+)
 from hmm_jax.report.screen import Screen
 
 
@@ -42,9 +51,9 @@ def show(lines: Sequence[Line], metric: str, folder: str, screen: Screen):
 def show_choice(lines: Sequence[Line], metric: str, folder: str, screen: Screen):
   """Prints the table, the best on validation data first, and which run that chooses."""
   best = chosen(lines)
-  for note in notes(lines):
+  for note in [about_spread([line.entry for line in lines]), *unfinished(lines)]:
     screen.say(note)
-  columns = (['run', best.entry.criterion if best else 'validation', *table.header(lines)[2:4]])
+  columns = ['run', best.entry.criterion if best else 'validation', *table.header(lines)[2:4]]
   screen.table(f'{figure.in_words(metric)}, sorted by validation', columns, [
       [line.entry.name, table.spread(line.validation), table.spread(line.last),
        table.spread(line.selected)] for line in ranked(lines)])
