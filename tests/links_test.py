@@ -20,8 +20,8 @@ SETTINGS = {
     'eval_every': 1, 'track': 'tensorboard', 'mapper': 'map', 'keep_best': True}
 # All that a run writes, by pattern.
 WRITTEN = ('config.json', 'model.json', 'metrics.csv', 'clients.csv', 'partition.csv',
-           'summary.json', 'track.json', 'report.html', '.lock', 'plots/*', 'initial/*', 'manifests/*',
-           'checkpoints/*/**/*', 'events/*/*')
+           'summary.json', 'track.json', 'report.html', '.lock', 'plots/*', 'initial/*',
+           'manifests/*', 'checkpoints/*/**/*', 'events/*/*')
 # What a run will write, or may be thought to, and where a link there leads to. Names of a line are
 # planted together, for one that is refused would hide others.
 PLANTED = (

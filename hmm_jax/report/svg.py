@@ -37,7 +37,6 @@ def inline(figure: Figure, name: str) -> str:
       ('Creator', 'Date', 'Format', 'Type')))
   svg = text.getvalue()
   svg = svg[svg.index('<svg'):]
-  svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
   svg = re.sub(r' (xmlns(:xlink)?|version|width|height)="[^"]*"', '', svg, count=5)
   svg = re.sub(r'font-family: [^;"]*', 'font-family: inherit', svg)
   svg = re.sub(r'((?: id|xlink:href)="#?|url\(#)(?!data:)', rf'\1{name}-', svg)

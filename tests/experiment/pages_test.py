@@ -96,7 +96,7 @@ class PagesTest(parameterized.TestCase):
     for name, value in page.attributes:
       if name in ('src', 'href', 'xlink:href', 'data', 'action', 'srcset'):
         self.assertRegex(value, r'\A(#|data:)', name)
-      self.assertNotRegex(value or '', r'url\((?!#)')
+      self.assertNotRegex(value or '', r'url\((?!#)|https?://')
     self.assertNotRegex(''.join(page.inside('style')), r'@import|url\(')
     self.assertNotRegex(''.join(text for _, text in page.texts), 'https?://')
     ids = [value for name, value in page.attributes if name == 'id']

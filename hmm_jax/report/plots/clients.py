@@ -28,8 +28,8 @@ def clients(runs: Mapping[str, Sequence[dict]], title: str = '') -> Figure:
   ends = []
   for place, (name, values) in enumerate(curves.items()):
     mean = _draw(axes, values, look(place))
-    ends.append((len(mean), mean[-1], f'{short(name)}  mean {mean.mean():.3f}',
-                 look(place)['color']))
+    label = f'{short(name)}  mean {mean.mean():.3f}'
+    ends.append((len(mean), mean[-1], label, look(place)['color']))
   low, high = axes.get_ylim()
   axes.set_ylim(max(low, -0.02), min(high, 1.02))  # No accuracy leaves [0, 1].
   axes.set(xlabel='clients, the worst first', ylabel='accuracy on their own test examples')
