@@ -29,7 +29,7 @@ class Background:
     self._open, self._run = open_seed, run
     self._channels: dict[int, Channel] = {}
     self._numbers: dict[int, int] = {}
-    self._over = False
+    self._over = self._complained = False
     self._waiting: queue.SimpleQueue = queue.SimpleQueue()
     self._thread = threading.Thread(target=self._work, name=f'tracker {name}', daemon=True)
     self._thread.start()
@@ -69,5 +69,8 @@ class Background:
     self.sent += 1
 
   def _complain(self, why):
+    if self._complained:
+      return
+    self._complained = True
     complain(f'warning: track={self.name} goes on no more ({" ".join(why.split())}); the run '
              'does, and the same command sends what is missing')

@@ -10,6 +10,9 @@ import wandb
 from hmm_jax.report.trackers import Tracked
 from hmm_jax.types import InputError
 
+# Seconds without a server, for which W&B would otherwise keep a process from ending minutes long.
+_PATIENCE = 20.0
+
 
 def check():
   """Raises InputError unless somebody is logged in, or nothing is to be sent."""
@@ -35,7 +38,8 @@ class Run:
         project=os.environ.get('WANDB_PROJECT') or 'hmm_jax', id=name, name=run.label(seed),
         group=run.name, config=dict(run.config) | {'this_seed': seed}, dir=folder, resume='allow',
         reinit='create_new', settings=wandb.Settings(
-            silent=True, console='off', save_code=False, disable_git=True, disable_code=True))
+            silent=True, console='off', save_code=False, disable_git=True, disable_code=True,
+            init_timeout=_PATIENCE, finish_timeout=_PATIENCE))
     self._run.define_metric('round')
     self._run.define_metric('*', step_metric='round')
     self._begun = self._run.starting_step
