@@ -83,7 +83,7 @@ def read(folder: str) -> dict[str, Any]:
   """
   about = Workdir(folder).read_json(JSON, (*blueprint.KEYS, 'weights', 'mixture', 'client'))
   if about is None:
-    raise InputError(f'got {folder}; expected an exported folder, or the folder of a run')
+    raise InputError(f'got {folder}; expected the folder of a run, or an exported one')
   if os.path.basename(about['weights']) != about['weights']:
     raise InputError(f'got {folder} with weights={about["weights"]}; expected a file in it')
   return about

@@ -21,6 +21,7 @@ from hmm_jax.experiment.views import Views, with_data, without_data
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.types import Array, Dataset, Experiment, Federation, InputError, Mixture, Model, PyTree
 
+_LOOKS = 5  # for a checkpoint, before there is none
 FOR_ALL = ('global', 'merged')  # Views with a single model for all clients.
 
 
@@ -31,7 +32,7 @@ class Run:
   metrics:    the rows of metrics.csv, one per evaluation and seed.
   summary:    the content of summary.json; None for an unfinished run.
   dataset, federation, experiment: its data and experiment, rebuilt from the config.
-  model:      the network.
+  model:      the network; `about` says what it is built from.
   states:     states of the newest checkpoint, with a leading axis of seeds.
   """
 
@@ -102,7 +103,9 @@ class Run:
     Raises:
       InputError: there is no checkpoint, or a damaged one.
     """
-    newest = self._archive.newest()
+    # Several looks, as a run that goes on may remove all that the first has listed.
+    looks = (self._archive.newest() for _ in range(_LOOKS))
+    newest = next((found for found in looks if found), None)
     if newest is None:
       raise InputError(f'got {self.folder.path} without a checkpoint; expected the folder of a '
                        'run with a checkpoint')

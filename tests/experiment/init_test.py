@@ -82,7 +82,7 @@ class InitTest(parameterized.TestCase):
 
   @parameterized.named_parameters(
       ('nowhere', 'nowhere', 'got .*nowhere; expected a file'),
-      ('empty', '', 'expected an exported folder, or the folder of a run'),
+      ('empty', '', 'expected the folder of a run, or an exported one'),
       ('seed', 'first@7', 'first@7; expected one of its seeds 3, 4'),
       ('initial', 'first@7/initial', 'first@7; expected one of its seeds 3, 4'),
       ('config', 'first/config.json', 'expected a file .safetensors or .npz'))
