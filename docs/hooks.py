@@ -47,9 +47,10 @@ def methods() -> str:
 
 def method(names: str) -> str:
   """Says what the records say of some methods."""
-  return table(('`algorithm`', 'kind', 'what it does', 'needs', 'paper'), (
-      (f'`{m.name}`', m.kind, m.summary, ', '.join(m.needs) or 'nothing special',
-       papers(m.paper)) for m in map(METHODS.get, names.split(','))))
+  return '\n'.join(
+      f'- `algorithm={m.name}` (*{m.kind}*): {m.summary}.'
+      + (f' Needs: {", ".join(m.needs)}.' if m.needs else '')
+      + (f' {papers(m.paper)}' if m.paper else '') for m in map(METHODS.get, names.split(',')))
 
 
 def formula(file: str) -> str:
