@@ -23,8 +23,16 @@ class Layout(griffe.Extension):
 
 
 def fenced(text: str) -> str:
-  """Puts paragraphs that are formulas or lists of fields between fences."""
-  return '\n\n'.join(
-      f'```text\n{paragraph}\n```'
-      if LAID_OUT.match(paragraph) and not SECTIONS.match(paragraph) and i else paragraph
-      for i, paragraph in enumerate(text.split('\n\n')))
+  """Puts formulas and lists of fields between fences; the first paragraph is a sentence."""
+  first, *others = text.split('\n\n')
+  return '\n\n'.join([first, *map(_fenced, others)])
+
+
+def _fenced(paragraph):
+  if SECTIONS.match(paragraph):
+    return paragraph
+  if LAID_OUT.match(paragraph):
+    return f'```text\n{paragraph}\n```'
+  # A sentence that ends with a colon, and what it announces.
+  lead, colon, listed = paragraph.partition(':\n  ')
+  return f'{lead}:\n\n```text\n  {listed}\n```' if colon else paragraph

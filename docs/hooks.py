@@ -30,8 +30,9 @@ CALLED = {'merge': 'merge.models:merge'}
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-  """Replaces the marks of a page by Markdown."""
-  return MARK.sub(lambda mark: MAKERS[mark[1]](*filter(None, [mark[2]])), markdown)
+  """Replaces the marks of a page by Markdown, and keeps figures on one line."""
+  filled = MARK.sub(lambda mark: MAKERS[mark[1]](*filter(None, [mark[2]])), markdown)
+  return re.sub(r'(\d) ± (\d)', '\\1\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}\\2', filled)
 
 
 def methods() -> str:
@@ -46,9 +47,10 @@ def methods() -> str:
 
 def method(names: str) -> str:
   """Says what the records say of some methods."""
-  return table(('`algorithm`', 'kind', 'what it does', 'needs', 'paper'), (
-      (f'`{m.name}`', m.kind, m.summary, ', '.join(m.needs) or 'nothing special',
-       papers(m.paper)) for m in map(METHODS.get, names.split(','))))
+  return '\n'.join(
+      f'- `algorithm={m.name}` (*{m.kind}*): {m.summary}.'
+      + (f' Needs: {", ".join(m.needs)}.' if m.needs else '')
+      + (f' {papers(m.paper)}' if m.paper else '') for m in map(METHODS.get, names.split(',')))
 
 
 def formula(file: str) -> str:
@@ -79,11 +81,17 @@ def settings(sections: str) -> str:
 
 
 def operators() -> str:
-  """Tables the merge operators side by side: what each needs, with a column for each need."""
-  needs = [need for need in NEEDS if any(need in o.needs for o in OPERATORS.values())]
-  return table(('operator', *needs, 'what it gives', 'paper'), (
-      (f'`{o.name}`', *('●' if need in o.needs else '' for need in needs), o.summary,
-       papers(o.paper)) for o in OPERATORS.values()))
+  """Tables the merge operators: what each gives, and its paper."""
+  return table(('operator', 'what it gives', 'paper'), (
+      (f'`{o.name}`', o.summary, papers(o.paper)) for o in OPERATORS.values()))
+
+
+def operator_needs() -> str:
+  """Tables the merge operators side by side, with a column for each need."""
+  columns = [need for need in NEEDS if any(need in o.needs for o in OPERATORS.values())]
+  return table(('operator', *columns), (
+      (f'`{o.name}`', *('●' if need in o.needs else '' for need in columns))
+      for o in OPERATORS.values()))
 
 
 def operator_settings() -> str:
@@ -171,5 +179,5 @@ def _sentence(text):
 
 
 MAKERS = {maker.__name__: maker for maker in (
-    methods, method, formula, notes, reference, settings, operators, operator_settings, needs,
-    networks, sources, partitioners, api)}
+    methods, method, formula, notes, reference, settings, operators, operator_needs,
+    operator_settings, needs, networks, sources, partitioners, api)}
