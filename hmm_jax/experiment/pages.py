@@ -98,9 +98,9 @@ def redraw(folders: Sequence[str], out: str) -> tuple[str, list[str]]:
   workdirs = [Workdir(folder) for folder in folders]
   shown = (len(workdirs) == 1 and with_references(workdirs[0])) or workdirs
   path = os.path.expanduser(out) or (workdirs[0].file(NAME) if len(folders) == 1 else NAME)
+  told, lines = tell(shown), []
   if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or '.'):
     raise InputError(f'got out={out}; expected the path of a file in a folder that is there')
-  told, lines = tell(shown), []
   for workdir in workdirs:
     try:
       plots.of_run(workdir)

@@ -100,6 +100,7 @@ class PagesTest(parameterized.TestCase):
     self.assertNotRegex(''.join(page.inside('style')), r'@import|url\(')
     self.assertNotRegex(''.join(text for _, text in page.texts), 'https?://')
     ids = [value for name, value in page.attributes if name == 'id']
+    self.assertLen(set(ids), len(ids))
     refers = {match for _, value in page.attributes for match in
               re.findall(r'\A#(.+)|url\(#(.+?)\)', value or '')}
     self.assertContainsSubset({one or other for one, other in refers}, ids)
@@ -168,15 +169,18 @@ class PagesTest(parameterized.TestCase):
   def test_damage_is_told_before_anything_is_written(self, name):
     pathlib.Path(self.workdir.file(name)).write_text('{"a": \n1,x,2\n3,"\n')
     os.remove(self.workdir.file('report.html'))
+    shutil.rmtree(self.workdir.file('plots'))
     with self.assertRaisesRegex(InputError, f'{name}|a run without'):
       pages.redraw([self.workdir.path], '')
-    self.assertFalse(os.path.exists(self.workdir.file('report.html')))
+    self.assertNoCommonElements(os.listdir(self.workdir.path), ['report.html', 'plots'])
 
   def test_folders_without_a_run_are_refused(self):
     empty = self.empty()
     for folders in ([empty], ['/nowhere'], [self.workdir.path, empty]):
       with self.assertRaisesRegex(InputError, 'expected the folder of a run'):
         pages.redraw(folders, os.path.join(empty, 'page.html'))
+    with self.assertRaisesRegex(InputError, 'got /nowhere; expected the folder of a run'):
+      pages.redraw(['/nowhere'], '')
     for out in ('/nowhere/page.html', empty):
       with self.assertRaisesRegex(InputError, f'got out={out}'):
         pages.redraw([self.workdir.path], out)
