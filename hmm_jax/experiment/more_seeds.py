@@ -7,6 +7,7 @@ a kill the next call goes on from there, and `whole` names the folder that reade
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import os
 import shutil
 from typing import NamedTuple
@@ -138,7 +139,8 @@ def settle(workdir: Workdir):
     for name in ('checkpoints', 'manifests'):
       with storage.new_folder(workdir.file(name)) as new:
         shutil.copytree(os.path.join(joined, name), new, dirs_exist_ok=True)
-    _remove(workdir.file('plots'))  # They are drawn again.
+    with contextlib.suppress(FileNotFoundError):  # Without it, all plots are drawn again.
+      os.remove(workdir.file('plots', 'partition.png'))
     _remove(workdir.file(FOLDER))
     # In one step, for a folder that is half removed must not be taken for a whole one.
     os.remove(os.path.join(joined, 'config.json'))
