@@ -82,6 +82,14 @@ class NetworkTest(parameterized.TestCase):
     with self.assertRaisesRegex(InputError, 'mixed, a mixture of 2 models; expected one model'):
       self.merge('mixed', 'run')
 
+  def test_of_two_networks_with_the_same_tensors_nothing_is_said(self):
+    one = export.load(f'{self.folder}/exported')
+    for changed in ({'compute_dtype': 'bfloat16'}, {'settings': {'hidden': [4], 'more': 1}}):
+      other = self.enterContext(tempfile.TemporaryDirectory())
+      exported.write(other, one.variables, {**one.about, **changed})
+      self.assertIn('model.json', os.listdir(self.merge(other, other)))
+      self.assertNotIn('model.json', os.listdir(self.merge('exported', other)))
+
   def test_a_folder_with_an_exported_model_is_taken(self):
     with self.assertRaisesRegex(InputError, 'where model.json exists; expected a new folder'):
       self.merge('run', out=f'{self.folder}/exported')
