@@ -95,6 +95,7 @@ def _train_more(config: ConfigDict, parts: Parts, workdir: Workdir, screen: Scre
       more_seeds.join(experiment, _kept(config), workdir, parts.beside,
                       _digests(config, federated, experiment))
     pages.of_run(workdir)
+  tracking.catch_up(config, workdir, screen)
   screen.say(f'{workdir.path} has {config.seeds} seeds now')
   return read_summary(workdir) or {}
 
