@@ -24,15 +24,17 @@ averaging for them in plain JAX, train the same with `hmm_jax`, and compare.
 try:
   import hmm_jax
 except ImportError:
-  # From the checkout that this notebook lies in.
-  # %pip install -q ..
+  import pathlib
+  # The checkout that this notebook lies in; the released package, where it lies alone.
+  source = '..' if pathlib.Path('../setup.cfg').exists() else 'hmm_jax'
+  print(f'installing {source}')
+  # %pip install -q {source}
   import hmm_jax  # noqa: F401
 
 # %%
 import os
-import tempfile
 
-from IPython.display import Image, display
+from IPython.display import display
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -46,7 +48,7 @@ from hmm_jax.data.sources import builtin
 from hmm_jax.experiment import build
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.trainer import Trainer
-from hmm_jax.report import plots
+from hmm_jax.report.plots.partition import partition as draw_partition
 
 # The project's tests run this notebook with few rounds.
 ROUNDS, EVERY = (4, 2) if os.environ.get('HMM_SMOKE') == '1' else (60, 2)
@@ -75,10 +77,7 @@ for what, figures in federate.describe(federation, data):
   print(f'{what:30}{figures}')
 
 # %%
-with tempfile.TemporaryDirectory() as folder:
-  path = os.path.join(folder, 'partition.png')
-  plots.partition(federate.label_counts(federation, data.classes), path)
-  display(Image(path))
+display(draw_partition(federate.label_counts(federation, data.classes)))
 
 # %% [markdown]
 """

@@ -28,8 +28,11 @@ hand; what runs here is a reconstruction.
 try:
   import hmm_jax
 except ImportError:
-  # From the checkout that this notebook lies in.
-  # %pip install -q ..
+  import pathlib
+  # The checkout that this notebook lies in; the released package, where it lies alone.
+  source = '..' if pathlib.Path('../setup.cfg').exists() else 'hmm_jax'
+  print(f'installing {source}')
+  # %pip install -q {source}
   import hmm_jax  # noqa: F401
 
 # %%

@@ -24,8 +24,11 @@ does not, and how far is one operator from another on the same models?
 try:
   import hmm_jax
 except ImportError:
-  # From the checkout that this notebook lies in.
-  # %pip install -q ..
+  import pathlib
+  # The checkout that this notebook lies in; the released package, where it lies alone.
+  source = '..' if pathlib.Path('../setup.cfg').exists() else 'hmm_jax'
+  print(f'installing {source}')
+  # %pip install -q {source}
   import hmm_jax  # noqa: F401
 
 # %%

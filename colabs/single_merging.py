@@ -27,15 +27,17 @@ of a Single Global Merging in Decentralized Learning*, ICLR 2026,
 try:
   import hmm_jax
 except ImportError:
-  # From the checkout that this notebook lies in.
-  # %pip install -q ..
+  import pathlib
+  # The checkout that this notebook lies in; the released package, where it lies alone.
+  source = '..' if pathlib.Path('../setup.cfg').exists() else 'hmm_jax'
+  print(f'installing {source}')
+  # %pip install -q {source}
   import hmm_jax  # noqa: F401
 
 # %%
 import os
-import tempfile
 
-from IPython.display import Image, display
+from IPython.display import display
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
@@ -46,7 +48,8 @@ from hmm_jax.decentralized.topology import topology
 from hmm_jax.experiment import build, federation
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.trainer import Trainer
-from hmm_jax.report import landscape, plots
+from hmm_jax.report import landscape
+from hmm_jax.report.plots import landscapes
 
 # The project's tests run this notebook with few rounds.
 SMOKE = os.environ.get('HMM_SMOKE') == '1'
@@ -166,10 +169,7 @@ model = build.model(config, data, federated)
 surface = landscape.surface(
     model, six, federated.examples, federated.test.rows, mapper=mappers.one_by_one(),
     resolution=2 if SMOKE else 12)
-with tempfile.TemporaryDirectory() as folder:
-  path = os.path.join(folder, 'landscape.png')
-  plots.landscape(surface, path)
-  display(Image(path))
+display(landscapes.landscape(surface))
 
 # %% [markdown]
 """

@@ -35,8 +35,10 @@ from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.run import finished, over_seeds
 from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.trainer import Trainer
-from hmm_jax.report import plots, tables
+from hmm_jax.report import tables
+from hmm_jax.report.plots.images import images
 from hmm_jax.report.screen import Screen, fail
+from hmm_jax.report.style import save_pair
 from hmm_jax.server import pseudo_data
 from hmm_jax.types import InputError
 
@@ -139,8 +141,8 @@ def picture(run, config, stacked, rounds):
   given = merge, models, experiment.federation, jax.random.key(config.seed)
   found, _ = jax.jit(dmm.pseudo_inputs(parts, config.dmm))(*given)
   real, _ = pseudo_data.real_examples(run.model, count=GRID)(*given)
-  plots.images({'inverted': found[:GRID], 'real': real},
-               run.folder.file('plots', 'inverted.png'))
+  figure = images({'inverted': found[:GRID], 'real': real})
+  save_pair(figure, run.folder.file('plots', 'inverted'))
 
 
 if __name__ == '__main__':

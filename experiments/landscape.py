@@ -25,10 +25,13 @@ import numpy as np
 from hmm_jax import tree
 from hmm_jax.client import mappers
 from hmm_jax.experiment import build, devices
+from hmm_jax.experiment.description import describe
 from hmm_jax.experiment.saved import Run
 from hmm_jax.merging.batch_norm.recalibrate import recalibrate
-from hmm_jax.report import landscape, plots
+from hmm_jax.report import landscape
+from hmm_jax.report.plots import landscapes
 from hmm_jax.report.screen import Screen, fail
+from hmm_jax.report.style import save_pair
 from hmm_jax.types import InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
@@ -59,7 +62,8 @@ def study(argv):
   batches = np.resize(rng.permutation(train), (BATCHES.value, run.config.local.batch))
   scoring = {
       'examples': run.experiment.federation.examples, 'rows': rng.permutation(rows)[:ROWS.value],
-      'mapper': build.devices(run.config)[0](mappers.one_by_one()), 'batch': run.config.eval_batch,
+      'mapper': build.devices(run.config, jax.devices())[0](mappers.one_by_one()),
+      'batch': run.config.eval_batch,
       'calibrate': partial(recalibrate, run.model, rows=batches)}
   surface = landscape.surface(run.model, stacked, resolution=RESOLUTION.value, **scoring)
   members = dict(zip(clients.id[:MODELS.value].tolist(), tree.unstack(stacked)))
@@ -92,8 +96,11 @@ def write(workdir, ids, lines, surface):
       ('loss barrier', [*names, 'mean', 'max'], [*barrier, barrier.mean(), barrier.max()]),
       ('loss', [*ids, 'mean model'], [*surface.loss[corners], surface.loss[0]])):
     Screen().table(title, ['clients', title], [[n, f'{v:.4f}'] for n, v in zip(labels, values)])
-  plots.interpolation(dict(zip(names, lines.values())), workdir.file('plots/interpolation.png'))
-  plots.landscape(surface, workdir.file('plots/landscape.png'), [f'client {k}' for k in ids])
+  title = describe(workdir).title
+  save_pair(landscapes.interpolation(dict(zip(names, lines.values())), title),
+            workdir.file('plots', 'interpolation'))
+  save_pair(landscapes.landscape(surface, [f'client {k}' for k in ids], title),
+            workdir.file('plots', 'landscape'))
   np.savez(workdir.file('landscape.npz'), clients=ids, pairs=list(lines), barrier=barrier,
            line_position=position, line_loss=loss, line_accuracy=accuracy,
            **{f'surface_{name}': values for name, values in surface._asdict().items()})

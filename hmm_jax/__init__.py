@@ -15,6 +15,8 @@ _HOME = {
     'config': 'experiment.config:configure',
     'run': 'experiment.launch:run_config',
     'Run': 'experiment.saved:Run',
+    'load': 'experiment.export:load',
+    'export': 'experiment.export:export',
     # contracts
     'Algorithm': 'types:Algorithm',
     'Clients': 'types:Clients',

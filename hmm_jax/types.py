@@ -13,7 +13,8 @@ in a round, `local` its model after local training, `mixed` the aggregate. Leave
 model are float32, whatever the compute dtype.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -99,8 +100,9 @@ class Dataset(NamedTuple):
   `x_test` is empty where the set has no test split of its own. `client` and
   `domain` ([D] int) are the natural owner and the domain of each training example;
   `relabeled` ([D] int) are alternative labels, such as those of human annotators.
-  `names` are what the files call the C classes, () for their numbers; `facts` are shown before
-  the first round, as (name, value) pairs.
+  `names` are what the files call the C classes, () for their numbers; `titles` are what people
+  call them where files have numbers, () if unknown. `facts` are shown before the first round, as
+  (name, value) pairs.
   """
 
   name: str
@@ -114,6 +116,7 @@ class Dataset(NamedTuple):
   relabeled: np.ndarray | None = None
   names: tuple[str, ...] = ()
   facts: tuple[tuple[str, str], ...] = ()
+  titles: tuple[str, ...] = ()
 
   def keep(self, rows: np.ndarray) -> 'Dataset':
     """Returns the set with the training examples at `rows` only; the test split is unchanged."""
@@ -177,6 +180,8 @@ class Model(NamedTuple):
   normalize:  (x) -> inputs of `bare`: floats, each about N(0, 1).
   bare:       the same network on normalized inputs; None: this one takes them.
   embed:      (variables, x of `bare`) -> x, texts Embedded; `bare.apply` takes both forms.
+  further:    (key) -> initial variables of a second or later model, for methods that begin with
+              several different ones; None: `init`.
   """
 
   init: Callable
@@ -191,6 +196,7 @@ class Model(NamedTuple):
   normalize: Callable = lambda x: x
   bare: 'Model | None' = None
   embed: Callable = lambda variables, x: x
+  further: Callable | None = None
 
   @property
   def shapes(self) -> PyTree:
@@ -456,6 +462,9 @@ class Experiment(NamedTuple):
   patience: int = 0  # evaluations without improvement before early stopping; 0: no early stopping
   keep_best: bool = False
   keep: int = 2  # number of checkpoints kept
-  tensorboard: bool = False
+  track: tuple[str, ...] = ()  # names of trackers
   classes: int = 0  # C; 0: unknown
   warnings: tuple[str, ...] = ()  # of what is allowed but hardly meant
+  init: Callable | None = None  # (key) -> the initial model of a seed, which the run keeps
+  about: Mapping[str, Any] = MappingProxyType({})  # what model.json says of network and data
+  given: Mapping[str, str] = MappingProxyType({})  # digests of what was given beside the data

@@ -22,6 +22,8 @@ if metadata.version('jax').startswith('0.10.'):
 import jax
 import pytest
 
+from hmm_jax.experiment import pages
+
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -42,6 +44,15 @@ def pytest_collection_modifyitems(items: list):
     item.add_marker(pytest.mark.xdist_group(group))
   # The laws of a method one after another, before its programs are dropped.
   items.sort(key=lambda item: item.get_closest_marker('xdist_group').args[0])
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+  """Keeps runs of this process from drawing, which takes seconds; a test marked `draws` looks."""
+  if not request.node.get_closest_marker('draws'):
+    monkeypatch.setattr(pages, 'of_run', lambda workdir: None)
+    monkeypatch.setattr(pages, 'of_all', lambda workdir: None)
+    monkeypatch.setattr(pages, 'are_there', lambda workdir: True)
 
 
 @pytest.fixture(autouse=True)

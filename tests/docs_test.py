@@ -1,4 +1,4 @@
-"""The examples of the docs work as they stand, and the reference is that of the records."""
+"""The examples of the docs work as they stand."""
 
 import os
 import pathlib
@@ -12,7 +12,6 @@ from reference import pages
 import hmm_jax as hmm
 from hmm_jax.check import __main__ as check
 from hmm_jax.experiment import config as configs
-from hmm_jax.experiment import reference
 from hmm_jax.types import InputError
 
 DOCS = pathlib.Path(__file__).parent.parent / 'docs'
@@ -122,10 +121,6 @@ class DocsTest(parameterized.TestCase):
     for name in ('nosuch', f'{path}:NOTHING', '/nowhere/x.py:METHOD', f'{path}:build_trimmed'):
       with self.assertRaisesRegex(InputError, re.escape(f'{name}; expected')):
         check.laws_of(name)
-
-  def test_the_reference_is_that_of_the_records(self):
-    self.assertEqual(reference.page(), (DOCS / 'reference.md').read_text(),
-                     'run: python -m hmm_jax.experiment.reference > docs/reference.md')
 
   def test_the_face_is_what_it_says(self):
     self.assertBetween(len(dir(hmm)), 35, 60)

@@ -19,8 +19,8 @@ from reference.counting import adding, counting, experiment, of_clients
 from hmm_jax.experiment import run as run_module
 from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.merge import files
 from hmm_jax.merge.models import merge
+from hmm_jax.models import files
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import SaveError
 

@@ -1,10 +1,7 @@
 """Launch scripts: several processes are one run, and a failure is one failure."""
 
-import contextlib
 import csv
 import functools
-import importlib.util
-import io
 import os
 import pathlib
 import signal
@@ -48,16 +45,20 @@ def stand_in(body):
 
 
 def sweep(*words):
-  return command(sys.executable, str(LAUNCH / 'sweep.py'), *words)
+  return command(sys.executable, '-c', 'from hmm_jax.main.app import entry; entry()', 'sweep',
+                 *words)
 
 
 @functools.cache
 def swept():
-  """Trains seeds 0 and 1, each in one process; returns seed 0's folder and the output."""
-  code, out, err = sweep('seed', '0', '1', '--', '--workdir=sweep', '--cpu_devices=1',
-                         '--config.rounds=4', *QUICK)
-  assert (code, err) == (0, ''), (code, err)
-  return pathlib.Path(FOLDER.name, 'sweep', '0'), out
+  """Trains with rates 1e30 and 0.05, each in one process; returns the latter's folder, the output.
+
+  The first diverges.
+  """
+  code, out, err = sweep('--config.local.lr=1e30,0.05,0.01', '--jobs=2', '--workdir=sweep',
+                         '--cpu_devices=1', '--config.rounds=4', *QUICK)
+  assert (code, err) == (1, ''), (code, err)
+  return pathlib.Path(FOLDER.name, 'sweep', 'local.lr=0.05'), out
 
 
 @functools.cache
@@ -194,34 +195,53 @@ class LocalTest(parameterized.TestCase):
       os.kill(pid, 0)
 
 
-class SweepTest(absltest.TestCase):
+class SweepTest(parameterized.TestCase):
 
   @pytest.mark.slow
-  def test_trains_each_value_and_prints_one_table(self):
+  def test_trains_each_value_and_chooses_on_validation(self):
     workdir, out = swept()
-    cells = [line.split()[1:-1] for line in out[out.rindex('seed: accuracy'):].splitlines()
+    self.assertRegex(out, r'local.lr=1e\+30: exit code 1 hmm_jax: fedavg diverged in round 1')
+    cells = [line.split('│')[1:-1] for line in out[out.rindex('sorted by validation'):].splitlines()
              if line.startswith('│')]
-    self.assertEqual([row[0] for row in cells], ['0', '1'])
+    self.assertEqual([row[0].strip() for row in cells], ['local.lr=0.05', 'local.lr=0.01'])
     *_, last = rows = metrics(workdir)
     best = max(rows, key=lambda row: row['global/validation/accuracy'])
-    wanted = [last['global/test/accuracy'], best['global/test/accuracy'],
-              best['global/validation/accuracy']]
-    self.assertEqual([float(cells[0][i]) for i in (2, 6, 10)], [round(v, 4) for v in wanted])
+    wanted = [best['global/validation/accuracy'], last['global/test/accuracy'],
+              best['global/test/accuracy']]
+    self.assertEqual([float(cell) for cell in cells[0][1:]], [round(v, 4) for v in wanted])
+    self.assertEndsWith(out, 'chosen on validation: local.lr=0.05\n')
+    self.assertTrue((workdir.parent / 'comparison' / 'table.tex').exists())
 
-  def test_without_a_value_it_is_one_line_and_code_2(self):
-    spec = importlib.util.spec_from_file_location('sweep', LAUNCH / 'sweep.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for words in ([], ['local.lr']):
-      with contextlib.redirect_stderr(io.StringIO()) as err:
-        self.assertEqual(module.main(words), 2)
-      self.assertRegex(err.getvalue(), r'\A[^\n]*expected[^\n]*\n\Z')
+  @parameterized.parameters(
+      (('--config.rounds=3',), 'got no setting with several values'),
+      (('--config.local.lrr=1,2',), 'got local.lrr'),
+      (('--config.rounds=1,0',), 'rounds=0: got rounds=0'),
+      (('--config.rounds=1,2', '--jobs=0'), '[^\n]*--jobs'),
+      (('--config.rounds=1,2', 'stray'), 'got argument stray'))
+  @pytest.mark.slow
+  def test_bad_input_is_one_line_and_code_2(self, words, expected):
+    code, out, err = sweep('--workdir=bad', *words)
+    self.assertEqual((code, out), (2, ''))
+    self.assertRegex(err, rf'\Ahmm_jax: {expected}[^\n]*\n\Z')
+    self.assertFalse(os.path.exists(os.path.join(FOLDER.name, 'bad')))
 
   @pytest.mark.slow
-  def test_bad_input_stops_it_with_one_line_and_code_2(self):
-    code, out, err = sweep('local.lrr', '1', '2')
-    self.assertEqual((code, out), (2, ''))
-    self.assertRegex(err, r'\Ahmm_jax: got local.lrr[^\n]*\n\Z')
+  def test_a_signal_lets_the_processes_save(self):
+    process = subprocess.Popen(
+        [sys.executable, '-c', 'from hmm_jax.main.app import entry; entry()', 'sweep', *QUICK,
+         '--config.local.lr=0.05,0.1', '--config.rounds=1000000', '--workdir=stopped'],
+        cwd=FOLDER.name, env=environment(), text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE)
+    first = pathlib.Path(FOLDER.name, 'stopped', 'local.lr=0.05')
+    while not (first / 'metrics.csv').exists() and process.poll() is None:
+      time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    self.assertEqual(process.returncode, 143)
+    self.assertIn('local.lr=0.05: exit code 143', out)
+    self.assertEndsWith(err, 'hmm_jax: stopped; the same command goes on\n')
+    self.assertTrue(any((first / 'manifests').iterdir()))
+    self.assertFalse((first.parent / 'local.lr=0.1').exists())
 
 
 def tearDownModule():

@@ -11,7 +11,7 @@ from reference import toys
 
 from hmm_jax import tree
 from hmm_jax.algorithms import METHODS
-from hmm_jax.check import methods
+from hmm_jax.check import methods, placement
 from hmm_jax.check import toys as networks
 from hmm_jax.check.methods import Trial
 from hmm_jax.registry import NOTHING
@@ -186,7 +186,7 @@ TABLE = {
 # One row of each way in which a round is put together. What is a theorem about these ways is tried
 # on these rows only: a cohort of all clients, and the laws of ON_PATHS.
 PATHS = ('fedavg', 'scaffold', 'fedmr', 'ditto', 'feddle', 'gossip', 'fedmerge')
-ON_PATHS = ('compiled is eager', 'seeds may be vectorized')
+ON_PATHS = ('compiled is eager', 'the mapper does not matter')
 CASES = [*TABLE, *(f'{name}-all' for name in PATHS if cohort(name))]
 
 
@@ -201,7 +201,7 @@ def of_case(case: str) -> Trial:
 
 def slowly(name: str, law: str) -> list:
   """Marks the laws of lifting that the fast tier leaves out."""
-  quick = name in PATHS and law not in ON_PATHS
+  quick = name in PATHS and law != 'compiled is eager'
   return [] if quick or (name, law) == ('fedavg', 'compiled is eager') else [pytest.mark.slow]
 
 
@@ -220,6 +220,14 @@ def test_own_law(case, law):
     for name in TABLE for law in methods.LIFTING if name in PATHS or law not in ON_PATHS])
 def test_lifting_law(name, law):
   methods.LIFTING[law](trial(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', METHODS)
+def test_placement_does_not_matter(name):
+  """Each method is placed in the hardest ways, and all together in every way."""
+  own = placement.OTHERS[[*METHODS].index(name)::len(METHODS)]
+  placement.placement_does_not_matter(trial(name), (*placement.HARDEST, *own))
 
 
 @pytest.mark.parametrize('name', TABLE)

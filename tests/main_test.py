@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 
 from hmm_jax.experiment import config as configs
-from hmm_jax.experiment import launch
 from hmm_jax.experiment.trainer import Diverged
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.main import train as main
-from hmm_jax.report import plots
+from hmm_jax.report.plots import clients as client_plots
+from hmm_jax.report.style import save_pair
 from hmm_jax.types import InputError
 
 QUICK = ('--config.local.epochs=1', '--config.mlp.hidden=(16,)')
@@ -45,11 +45,11 @@ def command(*flags):
   return process.returncode, out, err
 
 
-def here(workdir, *flags, draw=False):
+def here(workdir, *flags, tables='all'):
   """Does what the command does, in this process and on its devices; returns the output."""
   config, argv = main.read_command(['main', '--config.mapper=map', *QUICK, *flags])
-  with (contextlib.nullcontext() if draw else mock.patch.object(launch, 'plots'),
-        mock.patch.object(main, 'WORKDIR', SimpleNamespace(value=workdir)),
+  with (mock.patch.object(main, 'WORKDIR', SimpleNamespace(value=workdir)),
+        mock.patch.object(main, 'TABLES', SimpleNamespace(value=tables)),
         mock.patch.object(main.devices, 'prepare_from_flags'),
         contextlib.redirect_stdout(io.StringIO()) as out):
     main.main(config, argv)
@@ -167,14 +167,18 @@ class UnmetTest(parameterized.TestCase):
 
 class RunTest(FolderTest):
 
+  @pytest.mark.draws
   def test_leaves_everything_a_user_reads(self):
     workdir = self.path('run')
     flags = ('--config.rounds=4', '--config.eval_every=2', '--config.references=local',
-             '--config.keep_best=True', '--config.tensorboard=True', '--config.mapper=map',
+             '--config.keep_best=True', '--config.track=tensorboard', '--config.mapper=map',
              '--config.seeds=2')
     code, out, err = command(f'--workdir={workdir}', *flags)
     self.assertEqual((code, err), (0, ''))
-    self.assertIn('global/test/accuracy', out)
+    last = out[out.rindex('test accuracy: mean ± std over 2 seeds, which share one partition'):]
+    self.assertEqual([line.split('│')[1].strip() for line in last.splitlines() if '│' in line],
+                     ['fedavg', 'fedavg', 'local', 'local'])
+    self.assertNotIn('train/loss │', out)  # All metrics are shown on request.
     rows = metrics(workdir)
     self.assertEqual([(r['round'], r['seed']) for r in rows],
                      [(r, s) for r in '24' for s in '01'])
@@ -185,7 +189,8 @@ class RunTest(FolderTest):
     last = [float(r['global/test/accuracy']) for r in rows[-2:]]
     self.assertAlmostEqual(summary['last']['global/test/accuracy']['mean'], np.mean(last))
     self.assertAlmostEqual(summary['last']['global/test/accuracy']['std'], np.std(last, ddof=1))
-    for name in ('config.json', 'plots/partition.png', 'plots/accuracy.png', 'plots/loss.png',
+    for name in ('config.json', 'partition.csv', 'report.html', 'plots/partition.png',
+                 'plots/accuracy.png', 'plots/accuracy.pdf', 'plots/loss.png',
                  'plots/clients.png', 'checkpoints/4', 'events', 'references/local/summary.json',
                  'references/local/clients.csv'):
       self.assertTrue(os.path.exists(self.path('run', name)), name)
@@ -210,21 +215,24 @@ class RunTest(FolderTest):
     self.assertEqual(metrics(self.path('a')), metrics(self.path('b')))
     self.assertEqual(clients(self.path('a')), clients(self.path('b')))
 
+  @pytest.mark.draws
   def test_a_personalized_run_beside_federated_averaging(self):
     workdir = self.path('run')
     out = here(
         workdir, '--config.algorithm=fedmerge', '--config.references=fedavg',
         '--config.rounds=2', '--config.eval_every=1', '--config.seeds=2',
-        '--config.fedmerge.newcomers=2', '--config.fedmerge.newcomer_rounds=1', draw=True)
+        '--config.fedmerge.newcomers=2', '--config.fedmerge.newcomer_rounds=1')
     _, table = out.split("accuracy of each client's model on its own test")
-    shown = [line.split('│')[1:3] for line in table.splitlines() if '±' in line]
+    shown = [line.split('│')[1:3] for line in table.splitlines()
+             if '±' in line and '│' in line]
     self.assertEqual([[cell.strip() for cell in row] for row in shown],
                      [['fedmerge', 'clients'], ['fedmerge', 'clients, before'],
                       ['fedavg', 'clients']])
     self.assertTrue(os.path.exists(self.path('run', 'plots', 'weight.png')))
     own = {name: Workdir(folder).read_table('clients') for name, folder in (
         ('fedmerge', workdir), ('fedavg', self.path('run', 'references', 'fedavg')))}
-    plots.clients(own, self.path('both.png'))
+    title = 'fedmerge · digits · dirichlet (alpha 0.1), 20 clients'
+    save_pair(client_plots.clients(own, title), self.path('both'))
     drawn, wanted = (pathlib.Path(path).read_bytes() for path in (
         self.path('run', 'plots', 'clients.png'), self.path('both.png')))
     self.assertEqual(drawn, wanted)
@@ -238,11 +246,12 @@ class RunTest(FolderTest):
     moved = (weights[40:80] != weights[80:]).any(axis=1).reshape(2, 20)
     self.assertEqual(moved.tolist(), [[False] * 18 + [True] * 2] * 2)
 
+  @pytest.mark.draws
   def test_feddle_leaves_its_tables_and_plots(self):
     out = here(self.path('run'), '--config.algorithm=feddle', '--config.rounds=3',
                '--config.eval_every=3', '--config.seeds=1', '--config.server.steps=10',
                '--config.feddle.tau_max=1', '--config.corrupt.kind=random',
-               '--config.corrupt.clients=0.2', draw=True)
+               '--config.corrupt.clients=0.2')
     self.assertRegex(out, r'server.* │ 160 to learn from, 40 held out')
     self.assertRegex(out, r'corrupted clients +│ 4')
     for name in ('coefficients', 'staleness', 'search'):
@@ -266,6 +275,7 @@ class RunTest(FolderTest):
          '--config.stop.patience=2', '--config.seeds=1', '--config.local.lr=1e-12')
     self.assertEqual([r['round'] for r in metrics(self.path('a'))], ['1', '2', '3'])
 
+  @pytest.mark.draws
   def test_a_diverging_run_is_named_and_leaves_the_others_to_finish(self):
     with self.assertRaisesRegex(
         Diverged, r'fedavg diverged in round 1, seed 0: clients \[\d+.*\] .*'):

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from hmm_jax import tree
 from hmm_jax.algorithms.parts import Parts
 from hmm_jax.client import mappers, sampling
+from hmm_jax.client.initial import further_models
 from hmm_jax.client.local import continued_training
 from hmm_jax.decentralized import consensus
 from hmm_jax.decentralized import topology as topologies
@@ -152,7 +153,7 @@ def same_init(model: Model, key: Key, clients: Clients) -> PyTree:
 
 def different_inits(model: Model, key: Key, clients: Clients) -> PyTree:
   """Initializes each agent with a different model, which depends on its id."""
-  return jax.vmap(lambda i: model.init(jax.random.fold_in(key, i)))(clients.id)
+  return further_models(model, jax.vmap(lambda i: jax.random.fold_in(key, i))(clients.id))
 
 
 def everything(variables: PyTree) -> PyTree:

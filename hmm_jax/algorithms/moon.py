@@ -113,7 +113,7 @@ def unit(z: Array) -> Array:
 
 SETTINGS = {
     'mu': Setting(1.0, 'weight of the contrastive term', at_least=0),
-    'tau': Setting(0.5, 'temperature of the contrastive term', above=0),
+    'tau': Setting(0.5, 'temperature of the contrastive term', above=0, at_most=1e6),
 }
 
 

@@ -23,6 +23,7 @@ from hmm_jax.types import (
     Mapper,
     Model,
     Objective,
+    PyTree,
     Search,
 )
 
@@ -114,16 +115,18 @@ class Parts(NamedTuple):
 
   def generator(self, *, hidden: int, noise: int) -> Generator:
     """Makes a generator of features, the inputs of the network's head."""
-    shapes = self.model.shapes
-    example = jax.tree.map(lambda x: x[:1], self.federation.examples.x)
-    features = jax.eval_shape(self.model.features, shapes, example).shape[1]
+    features = jax.eval_shape(self.model.features, self.model.shapes, self._example).shape[1]
     return generator(classes=self.classes(), features=features, hidden=hidden, noise=noise)
 
   def classes(self) -> int:
     """Returns the number of classes of the network, C."""
-    shapes = self.model.shapes
-    example = jax.tree.map(lambda x: x[:1], self.federation.examples.x)
-    return jax.eval_shape(self.model.apply, shapes, example)[0].shape[1]
+    return jax.eval_shape(self.model.apply, self.model.shapes, self._example)[0].shape[1]
+
+  @property
+  def _example(self) -> PyTree:
+    """The shapes and dtypes of a batch of one."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype),
+                        self.federation.examples.x)
 
   def objective(self) -> Objective:
     """Makes the objective on the server's examples.

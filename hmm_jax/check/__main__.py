@@ -12,7 +12,7 @@ from absl import logging
 import jax
 
 from hmm_jax.algorithms import METHODS
-from hmm_jax.check import methods, operators
+from hmm_jax.check import methods, operators, placement
 from hmm_jax.merging import OPERATORS
 from hmm_jax.registry import Method, Operator, is_reference, load, suggestion
 from hmm_jax.report.screen import Screen, fail
@@ -48,7 +48,7 @@ def laws_of(name: str) -> dict[str, Callable[[], None]]:
   if isinstance(record, Operator):
     return {law: lambda f=f: f(record) for law, f in operators.LAWS.items()}
   trial = methods.Trial(name)
-  return {law: lambda f=f: f(trial) for law, f in methods.LAWS.items()
+  return {law: lambda f=f: f(trial) for law, f in (methods.LAWS | placement.LAWS).items()
           if name != 'fedavg' or f is not methods.differs_from_fedavg}
 
 

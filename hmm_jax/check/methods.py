@@ -209,7 +209,7 @@ def keys_decide(trial: Trial):
   state = trial.init(key(0), federation)
   afters = [trial.round(state, federation, round_key(0, r))[0] for r in (0, 0, 1)]
   first, again, other = (jax.tree.map(np.asarray, after) for after in afters)
-  _same(again, first, 'the same key gives another round', rtol=0, atol=0)
+  same(again, first, 'the same key gives another round', rtol=0, atol=0)
   assert _distance(other, first) > 1e-4, 'another key gives the same round: the key is not used'
 
 
@@ -233,10 +233,10 @@ def order_of_clients_does_not_matter(trial: Trial):
   permuted = trial.federation._replace(clients=tree.take(trial.federation.clients, order))
   moved, still = trial.play(3, federation=permuted)[3], trial.moments[3]
   for view, variables in still.views.items():
-    _same(moved.views[view], _rearranged(view, variables, order),
+    same(moved.views[view], _rearranged(view, variables, order),
           f'the view {view} depends on the order of the clients: a draw or a key follows the '
           'position and not the id')
-  _same(moved.metrics['train/loss'], still.metrics['train/loss'],
+  same(moved.metrics['train/loss'], still.metrics['train/loss'],
         'the loss depends on the order of the clients')
 
 
@@ -250,7 +250,7 @@ def nothing_learned_changes_nothing(trial: Trial):
   idle.config.local.lr = 0.0
   before, after = idle.play(1)
   view = 'global' if 'global' in before.views else 'clients'
-  _same(_params(after.views[view]), _params(before.views[view]),
+  same(_params(after.views[view]), _params(before.views[view]),
         f'the parameters of the view {view} change though no client has learned anything: do the '
         'weights of a mean sum to 1?', rtol=1e-4, atol=1e-5)
 
@@ -283,7 +283,7 @@ def compiled_is_eager(trial: Trial):
     state = trial.algorithm.init(key(0), trial.federation)
     state, metrics = trial.algorithm.round(state, trial.federation, round_key(0, 0))
   wanted = trial.moments[1]
-  _same((state, metrics), (wanted.state, wanted.metrics),
+  same((state, metrics), (wanted.state, wanted.metrics),
         'a compiled round differs from an eager one')
 
 
@@ -296,21 +296,9 @@ def scan_is_round_by_round(trial: Trial):
         np.arange(3))
 
   state, metrics = jit(run)(trial.moments[0].state, trial.federation)
-  _same(state, trial.moments[3].state, 'three rounds in a scan end in another state')
-  _same(tree.take(metrics, 2), trial.moments[3].metrics,
+  same(state, trial.moments[3].state, 'three rounds in a scan end in another state')
+  same(tree.take(metrics, 2), trial.moments[3].metrics,
         'the third round in a scan reports otherwise')
-
-
-def seeds_may_be_vectorized(trial: Trial):
-  """Rounds of several seeds under vmap give what each seed gives by itself."""
-  seeds = (0, 7)
-  states = tree.stack([trial.algorithm.init(key(seed), trial.federation) for seed in seeds])
-  together = jit(jax.vmap(trial.algorithm.round, (0, None, 0)))
-  for r in range(2):
-    keys = jax.numpy.stack([round_key(seed, r) for seed in seeds])
-    states, _ = together(states, trial.federation, keys)
-  for s, alone in enumerate((trial.moments[2], trial.play(2, seed=7)[2])):
-    _same(tree.take(states, s), alone.state, 'a vectorized seed differs from the seed by itself')
 
 
 def mapper_does_not_matter(trial: Trial):
@@ -326,7 +314,7 @@ def mapper_does_not_matter(trial: Trial):
   for r in range(2):
     state, metrics = run(state, federation, round_key(0, r))
   wanted = trial.moments[2]
-  _same((state, metrics), (wanted.state, wanted.metrics),
+  same((state, metrics), (wanted.state, wanted.metrics),
         'results depend on the mapper: a traced array is closed over, or a draw is made inside')
 
 
@@ -357,7 +345,6 @@ LIFTING = {
     'clients that learn nothing change nothing': nothing_learned_changes_nothing,
     'compiled is eager': compiled_is_eager,
     'a scan is round by round': scan_is_round_by_round,
-    'seeds may be vectorized': seeds_may_be_vectorized,
     'the mapper does not matter': mapper_does_not_matter,
     'a round is compiled once': is_compiled_once,
 }
@@ -374,7 +361,7 @@ def _same_shapes(got, wanted, broken):
         f'{broken}: {jax.tree_util.keystr(path)} is {describe(new)}, expected {describe(old)}')
 
 
-def _same(got, wanted, broken, *, rtol=2e-5, atol=2e-6):
+def same(got, wanted, broken, *, rtol=2e-5, atol=2e-6):
   """Compares values leaf by leaf."""
   assert jax.tree.structure(got) == jax.tree.structure(wanted), f'{broken}: another structure'
   leaves = zip(jax.tree.leaves_with_path(wanted), jax.tree.leaves(got), strict=True)

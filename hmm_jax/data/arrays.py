@@ -1,17 +1,13 @@
 """Arrays of .npz files: alternative labels of a data set, and vectors by example id."""
 
 from collections.abc import Collection, Sequence
-import math
-import os
 import zipfile
 
 import numpy as np
 from numpy.lib import format as npy
 
-from hmm_jax.data import files, numbering, values
+from hmm_jax.data import files, members, numbering, values
 from hmm_jax.types import InputError
-
-_MOST_DEFLATED = 1032  # bytes that one byte of a deflated file can become, zlib.net/zlib_tech.html
 
 
 def labels(path: str, rows: int, names: Sequence[str]) -> np.ndarray:
@@ -37,12 +33,14 @@ def labels(path: str, rows: int, names: Sequence[str]) -> np.ndarray:
   return found
 
 
-def vectors(path: str, names: Sequence[str]) -> np.ndarray:
+def vectors(path: str, names: Sequence[str],
+            limit: files.Limit = files.DEFAULT_LIMIT) -> np.ndarray:
   """Loads the vectors `x` ([n, F] numbers) of given ids `id` ([n] integers or strings).
 
   Args:
     path: of the file; other arrays are ignored.
     names: ids of the vectors to return, in this order; repeats are allowed.
+    limit: what the arrays may unpack to.
 
   Returns:
     float32 [len(names), F].
@@ -51,7 +49,7 @@ def vectors(path: str, names: Sequence[str]) -> np.ndarray:
     InputError: the file cannot be read, its arrays do not fit together, or an id is missing.
   """
   refusal = lambda text: InputError(f'got crisismmd.vectors={path}; {text}')
-  arrays = read(path, ('id', 'x'), refusal)
+  arrays = read(path, ('id', 'x'), refusal, limit)
   if set(arrays) != {'id', 'x'}:
     raise refusal(f'expected arrays id and x, it has {", ".join(arrays) or "neither"}')
   known, x = arrays['id'], arrays['x']
@@ -66,32 +64,15 @@ def vectors(path: str, names: Sequence[str]) -> np.ndarray:
   return values.floats(x[[place[name] for name in names]], 'x', refusal)
 
 
-def read(path: str, names: Collection[str], refusal: files.Refusal) -> dict[str, np.ndarray]:
+def read(path: str, names: Collection[str], refusal: files.Refusal,
+         limit: files.Limit = files.DEFAULT_LIMIT) -> dict[str, np.ndarray]:
   """Reads the named arrays of a file, or raises refusal(reason). Nothing is ever unpickled."""
   with files.reading('a readable .npz file of plain arrays', refusal), open(
       files.ordinary(path), 'rb') as file:
     if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
       raise ValueError('it is a bare .npy array')
-    length = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
-      members = archive.namelist()
-      return {name: _array(archive, f'{name}.npy', length) for name in names
-              if f'{name}.npy' in members}
-
-
-def _array(archive, name, length):
-  """Reads an array whose header claims no more than the archive of `length` bytes can hold."""
-  info = archive.getinfo(name)
-  if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-    raise ValueError(f'{name} is compressed in another way than savez_compressed does')
-  with archive.open(info) as file:
-    header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    shape, _, dtype = header[npy.read_magic(file)](file)
-    wanted = math.prod(shape) * dtype.itemsize
-    if not dtype.hasobject and (
-        file.tell() + wanted != info.file_size or wanted > _MOST_DEFLATED * length):
-      raise ValueError(f'{name} claims {wanted:,} bytes, as {dtype} {shape}, and has not as many')
-    file.seek(0)
-    array = npy.read_array(file, allow_pickle=False)
-    file.read(1)  # The end, where the checksum is compared.
-    return array
+      held = archive.namelist()
+      wanted = {name: archive.getinfo(f'{name}.npy') for name in names if f'{name}.npy' in held}
+      limit.check(members.unpacked(wanted.values()), refusal)
+      return {name: members.read(archive, info) for name, info in wanted.items()}

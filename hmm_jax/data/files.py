@@ -2,14 +2,66 @@
 
 from collections.abc import Callable, Generator
 import contextlib
+import io
 import os
 import stat
 import textwrap
+from typing import IO, NamedTuple
 
+import psutil
+
+from hmm_jax.registry import Setting
 from hmm_jax.types import InputError
 
 # Makes the error for what is wrong with a file: (text) -> InputError.
 Refusal = Callable[[str], InputError]
+UNPACK_LIMIT = {'unpack_limit': Setting(
+    0.0, 'GiB that a compressed file may unpack to; 0: a quarter of the memory', at_least=0)}
+
+
+class Limit(NamedTuple):
+  """What compressed files may unpack to.
+
+  gib:    in 2**30 bytes; 0 for a quarter of the machine's memory. Our choice: that leaves room for
+          a copy in the types of a run, and for one on the devices.
+  option: what sets it, for errors; '' if nothing does.
+  """
+
+  gib: float = 0.0
+  option: str = ''
+
+  @property
+  def nbytes(self) -> float:
+    return self.gib * 2**30 or psutil.virtual_memory().total / 4
+
+  def check(self, size: float, refusal: Refusal, *, more: bool = False):
+    """Raises refusal(reason) if so many bytes, or `more` than so many, are above the limit."""
+    if size <= self.nbytes:
+      return
+    raise refusal(f'expected a file that unpacks to at most {_gib(self.nbytes)}, it has '
+                  f'{"more" if more else _gib(size)}'
+                  + (f'; {self.option} can be larger' if self.option else ''))
+
+
+DEFAULT_LIMIT = Limit()
+
+
+class Unpacked(io.RawIOBase):
+  """A decompressed stream, which fails beyond a limit."""
+
+  def __init__(self, stream: IO[bytes], limit: Limit, refusal: Refusal):
+    super().__init__()
+    self._stream, self._limit, self._refusal, self._size = stream, limit, refusal, 0
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer, /) -> int:
+    content = self._stream.read(len(buffer))
+    buffer[:len(content)] = content
+    self._size += len(content)
+    self._limit.check(self._size, self._refusal, more=True)
+    return len(content)
 
 
 def ordinary(path: str) -> str:
@@ -38,3 +90,8 @@ def reading(what: str, refusal: Refusal) -> Generator[None]:
   except Exception as error:
     reason = textwrap.shorten(str(error) or type(error).__name__, 200)
     raise refusal(f'expected {what}: {reason}') from error
+
+
+def _gib(size: float) -> str:
+  gib = size / 2**30
+  return f'{gib:,.0f} GiB' if gib >= 100 else f'{gib:.3g} GiB'

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import contextlib
 import os
 import secrets
+from typing import IO, TYPE_CHECKING
 import warnings
 
 from absl import logging
@@ -11,6 +12,9 @@ import numpy as np
 
 from hmm_jax.data import arrays, files
 from hmm_jax.types import InputError
+
+if TYPE_CHECKING:
+  from PIL import Image
 
 # What data sets hold, and no format that Pillow gives to other programs, such as PostScript.
 FORMATS = ('JPEG', 'PNG')
@@ -62,15 +66,52 @@ def _stamp(folder, name):
     return ''
 
 
-def _decode(path, size):
+def opened(source: str | IO[bytes]) -> 'Image.Image':
+  """Opens a picture of one of the FORMATS, of which nothing is decoded yet.
+
+  One of so many pixels that Pillow warns of a bomb counts as broken.
+  """
   from PIL import Image  # needed by image files only
-  # Of so many pixels that Pillow warns of a bomb, an image counts as broken.
-  with warnings.catch_warnings(action='error', category=Image.DecompressionBombWarning), (
-      Image.open(files.ordinary(path), formats=FORMATS)) as image:
+  with warnings.catch_warnings(action='error', category=Image.DecompressionBombWarning):
+    return Image.open(source, formats=FORMATS)
+
+
+def _decode(path, size):
+  from PIL import Image
+  with opened(files.ordinary(path)) as image:
     image.draft('RGB', (2 * size, 2 * size))  # A large JPEG is decoded several times faster.
     # RGBA first: a palette may have a transparent color.
     color = image.convert('RGBA').convert('RGB')
     return np.asarray(color.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def picture(path: str, shape: Sequence[int]) -> tuple[np.ndarray, tuple[int, int]]:
+  """Reads one image file, upright, in gray or in color, resized to one size.
+
+  Args:
+    path: of the file.
+    shape: (height, width, channels) to return; 1 channel is gray, 3 are color.
+
+  Returns:
+    uint8 [height, width, channels], and (height, width) of the file.
+
+  Raises:
+    InputError: it can't be read.
+  """
+  from PIL import Image, ImageOps
+  height, width, channels = shape
+  refusal = lambda text: InputError(f'got {path}; {text}')
+  with files.reading(f'a readable image, {" or ".join(FORMATS)}', refusal), warnings.catch_warnings(
+      action='error', category=Image.DecompressionBombWarning), Image.open(
+          files.ordinary(path), formats=FORMATS) as image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith('I'):  # 16 bits of gray, which Pillow would clip at 255.
+      upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
+    color = upright.convert('RGBA').convert('RGB' if channels == 3 else 'L')
+    size = color.size[::-1]
+    if size != (height, width):
+      color = color.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(color).reshape(height, width, channels), size
 
 
 def _read(path, size):

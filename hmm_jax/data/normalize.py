@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmm_jax.types import Array, PyTree
+from hmm_jax.types import Array
 
 # Mean and standard deviation of the training pixels in 0..1, by TFDS name.
 _PUBLISHED = {
@@ -17,12 +16,6 @@ _PUBLISHED = {
 }
 _CHUNK = 256  # examples in float64 at a time
 _CONSTANT = 1e-6
-
-
-def standard(name: str, x: PyTree, rows: np.ndarray) -> Callable[[PyTree], PyTree]:
-  """Returns fn(x) that standardizes each array of a pytree by its own constants."""
-  normalizers = jax.tree.map(lambda leaf: normalizer(*constants(name, leaf, rows)), x)
-  return lambda x: jax.tree.map(lambda normalize, leaf: normalize(leaf), normalizers, x)
 
 
 def constants(name: str, x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

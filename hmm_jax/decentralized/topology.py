@@ -8,6 +8,8 @@ Reference: Koloskova, Loizou, Boreiri, Jaggi, Stich. A Unified Theory of Decentr
   with Changing Topology and Local Updates. ICML 2020. arXiv:2003.10422.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,3 +181,37 @@ SEQUENCES = {
     'base': base_graphs,
 }
 NAMES = (*EXCHANGES, *GRAPHS, *SEQUENCES)
+
+
+class About(NamedTuple):
+  """What a topology is, for lists; `needs` is what K must be, or a setting."""
+
+  summary: str
+  needs: str = ''
+  paper: str = ''
+
+
+_EXPONENTIAL = 'Ying et al. NeurIPS 2021. arXiv:2110.13363'
+ABOUT = {
+    'pull': About('each agent averages with one drawn at random, which need not average with it'),
+    'matching': About('agents are paired at random in each round, and pairs average'),
+    'ring': About('each agent has two neighbors'),
+    'torus': About('a grid without borders, as square as can be',
+                   'clients: a product of two numbers above 1'),
+    'hypercube': About('neighbors differ in one binary digit of their numbers',
+                       'clients: a power of 2'),
+    'star': About('all agents have one neighbor, the same'),
+    'complete': About('all are neighbors: a round averages all agents'),
+    'erdos_renyi': About('each edge is there with a probability, drawn once',
+                         'gossip.edge_probability'),
+    'regular': About('a random graph in which all have equally many neighbors, drawn once',
+                     'gossip.degree; clients or degree even'),
+    'edges:PATH': About('the undirected edges in a text file, two agent numbers per line',
+                        'a connected graph'),
+    'exponential': About('each agent mixes those at distances 1, 2, 4, ... in the numbering',
+                         paper=_EXPONENTIAL),
+    'one_peer_exponential': About('one of these distances in each round, in turn',
+                                  paper=_EXPONENTIAL),
+    'base': About('a short sequence of sparse graphs that averages exactly, for any K',
+                  'gossip.degree', 'Takezawa et al. NeurIPS 2023. arXiv:2305.11420'),
+}

@@ -76,13 +76,22 @@ class Archive:
   def check_data(self, data: Mapping[str, str]):
     """Raises InputError if a run was trained on other data: {what: digest}."""
     said = {}
-    for number in self._rounds():
+    for number in self.rounds():
       with contextlib.suppress(InputError):  # A damaged one has been dealt with.
         said = (self._said(number) or {}).get('data', {})
     for what, digest in data.items():
       if said.get(what, digest) != digest:
         raise InputError(f'got other {what} than those that {self._workdir.path} was trained on; '
                          'expected the data as they were, or another --workdir')
+
+  def rounds(self) -> list[int]:
+    """Returns the rounds of the complete points, in order."""
+    while True:
+      manifests, rounds = self._manifests(), self._checkpoints.rounds()
+      if not os.path.isdir(self._workdir.file(_FOLDER)):
+        return rounds
+      if manifests == self._manifests():  # Otherwise the run went on between the two.
+        return sorted(manifests & set(rounds))
 
   def restore(self, number: int, like: PyTree) -> PyTree:
     """Loads the states of a saved point; arguments and errors as of `Checkpoints.restore`."""
@@ -116,17 +125,17 @@ class Archive:
     if not primary:
       return
     self._write_manifest(_FOLDER, number, unfinished or {})
-    first = self._rounds()[-self._keep:][0]
+    first = self.rounds()[-self._keep:][0]
     self._remove(lambda number: number >= first)
 
   def _newest(self, previous, seeds, clients) -> tuple[Saved | None, list[InputError]]:
     """Returns the newest whole point, and the errors of those before it was found."""
     errors = []
-    for number in reversed(self._rounds()):
+    for number in reversed(self.rounds()):
       try:
         return self._point(number, seeds, clients), errors
       except InputError as error:
-        if number not in self._rounds():  # The run goes on, and has removed it meanwhile.
+        if number not in self.rounds():  # The run goes on, and has removed it meanwhile.
           return self._newest(previous, seeds, clients)
         errors.append(error)
         if not previous:
@@ -146,18 +155,11 @@ class Archive:
         'files': {os.path.relpath(path, self._workdir.path): storage.digest_of_file(path)
                   for path in paths}})
 
-  def _rounds(self) -> list[int]:
-    """Returns the rounds of the complete points, in order."""
-    rounds = self._checkpoints.rounds()
-    if not os.path.isdir(self._workdir.file(_FOLDER)):
-      return rounds
-    return sorted(set(rounds) & set(self._manifests()))
-
-  def _manifests(self):
+  def _manifests(self) -> set[int]:
     folder = self._workdir.file(_FOLDER)
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return [int(name.removesuffix('.json')) for name in names
-            if name.endswith('.json') and name.removesuffix('.json').isdecimal()]
+    return {int(name.removesuffix('.json')) for name in names
+            if name.endswith('.json') and name.removesuffix('.json').isdecimal()}
 
   def _remove(self, unless):
     """Removes the points of other rounds; the manifest, which makes one complete, goes first."""

@@ -1,27 +1,42 @@
 """Builds an experiment from a config: network, devices and method."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from ml_collections import ConfigDict
 import numpy as np
 import optax
 import psutil
 
-from hmm_jax import tree
+from hmm_jax import storage, tree
 from hmm_jax.algorithms.engines.fine_tuning import fine_tuned
 from hmm_jax.algorithms.parts import LOCAL, Parts, one_global_model
 from hmm_jax.client import mappers
-from hmm_jax.data import augment, normalize
+from hmm_jax.client.initial import begun_from
+from hmm_jax.data import augment
+from hmm_jax.experiment import blueprint, exported
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.evaluate import evaluator
+from hmm_jax.experiment.outline import outline
 from hmm_jax.experiment.trainer import in_turn
-from hmm_jax.models import NETWORKS, classifier
-from hmm_jax.registry import Inputs, Network, find, section
-from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, Mapper, Model
+from hmm_jax.models import files
+from hmm_jax.registry import section
+from hmm_jax.report import trackers
+from hmm_jax.types import (
+  Algorithm,
+  Array,
+  Dataset,
+  Experiment,
+  Federation,
+  InputError,
+  Mapper,
+  Model,
+)
+
+SEED_MAPS = {'in_turn': in_turn, 'together': jax.vmap}
 
 
 def network(config: ConfigDict, data: Dataset) -> Model:
@@ -30,57 +45,24 @@ def network(config: ConfigDict, data: Dataset) -> Model:
   Raises:
     InputError: invalid sizes, or inputs of a kind that the network does not take.
   """
-  record, x = find('model', config.model, NETWORKS, Network), data.x_train
-  kind = _kind(x)
-  if kind not in record.takes:
-    suitable = [name for name, other in NETWORKS.items() if kind in other.takes]
-    types = jax.tree.map(lambda leaf: str(leaf.dtype), x)
-    raise InputError(f'got model={config.model} with {types} inputs of shape {_shapes(x)}; '
-                     f'expected a network for {kind}, such as {" or ".join(suitable)}')
-  inputs = Inputs(_shapes(x), data.classes, jnp.dtype(config.compute_dtype),
-                  _vocabulary(data) if kind == 'tokens' else 0)
-  with section(record.name, record.settings):
-    return record.build(inputs, configs.section(config, record))
-
-
-def _kind(x):
-  if isinstance(x, dict):
-    return 'modalities'
-  return 'tokens' if normalize.is_tokens(x) else 'arrays'
-
-
-def _shapes(x):
-  """Returns the shape of an example, or the shape of each modality."""
-  return jax.tree.map(lambda leaf: leaf.shape[1:], x)
-
-
-def _vocabulary(data):
-  """Returns the size of the vocabulary: the largest token plus one."""
-  splits = [x for x in (data.x_train, data.x_test) if x.size]
-  least, most = min(x.min() for x in splits), max(x.max() for x in splits)
-  if least < 0:
-    raise InputError(f'got dataset={data.name} with tokens from {least} to {most}; expected tokens '
-                     'of at least 0')
-  return int(most) + 1
+  return blueprint.network(blueprint.without_normalization(config, data))
 
 
 def model(config: ConfigDict, data: Dataset, federated: Federation) -> Model:
   """Makes the network for stored inputs, which it normalizes and augments."""
-  x = data.x_train
-  if config.augment != 'none' and all(leaf.ndim != 4 for leaf in jax.tree.leaves(x)):
-    raise InputError(f'got augment={config.augment} with inputs of shape {_shapes(x)}; expected '
-                     'images [H, W, C]')
-  held = np.unique(np.concatenate(federated.clients.valid()))
-  normalizers = {
-      'standard': lambda: normalize.standard(data.name, federated.examples.x, held),
-      'none': lambda: partial(jax.tree.map, lambda leaf: leaf.astype(jnp.float32)),
-  }
+  return augmented(config, blueprint.describe(config, data, federated))
+
+
+def augmented(config: ConfigDict, about: Mapping[str, Any]) -> Model:
+  """Makes the network of a blueprint, with the augmentation of a config."""
+  shapes = [tuple(entry['shape']) for entry in about['inputs']]
+  if config.augment != 'none' and all(len(shape) != 3 for shape in shapes):
+    raise InputError(f'got augment={config.augment} with inputs of shape '
+                     f'{", ".join(map(str, shapes))}; expected images [H, W, C]')
   augmentations = {
       'none': lambda: None,
       'crop_flip': lambda: augment.on_images(augment.crop_flip(config.crop_padding))}
-  return classifier.preprocessed(
-      network(config, data), normalize=normalizers[config.normalize](),
-      augment=augmentations[config.augment]())
+  return blueprint.model(about, augmentations[config.augment]())
 
 
 def mapper(config: ConfigDict) -> Mapper:
@@ -94,11 +76,11 @@ def mapper(config: ConfigDict) -> Mapper:
   return mappers.one_by_one() if in_sequence else mappers.vectorized(config.chunk)
 
 
-def devices(config: ConfigDict) -> tuple[Callable, Sharding]:
-  """Returns a function from one device's mapper to that of all devices, and the sharding."""
-  if config.mapper in ('map', 'vmap') or len(jax.devices()) == 1:
-    return lambda one: one, SingleDeviceSharding(jax.devices()[0])
-  mesh = jax.make_mesh((len(jax.devices()),), ('clients',), axis_types=(AxisType.Auto,))
+def devices(config: ConfigDict, found: Sequence[jax.Device]) -> tuple[Callable, Sharding]:
+  """Returns a function from one device's mapper to that of the devices found, and the sharding."""
+  if config.mapper in ('map', 'vmap') or len(found) == 1:
+    return lambda one: one, SingleDeviceSharding(found[0])
+  mesh = jax.make_mesh((len(found),), ('clients',), axis_types=(AxisType.Auto,), devices=found)
   return partial(mappers.sharded, mesh), NamedSharding(mesh, PartitionSpec())
 
 
@@ -124,11 +106,17 @@ def method(config: ConfigDict, net: Model, mapper: Mapper, federated: Federation
   return fine_tuned(made, train, mapper=mapper)
 
 
-def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Experiment:
+def experiment(config: ConfigDict, data: Dataset, federated: Federation, *,
+               given: Mapping[str, Array] | None = None) -> Experiment:
   """Builds the experiment of a config, the input of `run`.
 
+  Args:
+    config: all settings.
+    data, federated: made from them, on the host.
+    given: the tensors of the model in config.init; None: initial models are drawn.
+
   Raises:
-    InputError: settings that are inconsistent with each other or the data.
+    InputError: settings that are inconsistent with each other, the data or the given model.
   """
   configs.check(config)
   selects = config.keep_best or config.stop.patience
@@ -137,8 +125,11 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
                      f'partition.validation={config.partition.validation}; expected validation '
                      'examples to select a round')
   check_own_examples(config, federated)
-  spread, sharding = devices(config)
-  net = model(config, data, federated)
+  spread, sharding = devices(config, jax.devices())
+  about = blueprint.describe(config, data, federated)
+  net = augmented(config, about)
+  if given is not None:
+    net = begun(net, given, config)
   check_fits(net.nbytes, f'model={config.model} of')
   algorithm = method(config, net, spread(mapper(config)), federated)
   record = configs.method(config)
@@ -155,17 +146,32 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation) -> Expe
       evaluate=evaluator(net, federated, placed.examples, mapper=spread(mappers.one_by_one()),
                          sharding=sharding, batch=config.eval_batch),
       seeds=tuple(range(config.seed, config.seed + config.seeds)),
-      seed_map={'in_turn': in_turn, 'together': jax.vmap}[config.seed_map],
+      seed_map=SEED_MAPS[config.seed_map],
       sharding=sharding,
       rounds=config.rounds,
       eval_every=config.eval_every,
       patience=config.stop.patience,
       keep_best=config.keep_best,
       keep=config.keep,
-      tensorboard=config.tensorboard,
+      track=trackers.named(config.track),
       classes=data.classes,
       warnings=warnings(config, net, federated),
+      init=net.init,
+      about=about | {'federation': outline(federated)},
+      given={} if given is None else {'tensors in init': storage.digest_of_arrays(given)},
   )
+
+
+def begun(net: Model, given: Mapping[str, Array], config: ConfigDict) -> Model:
+  """Returns the network with the model in config.init as its initial one.
+
+  Raises:
+    InputError: it is of another network.
+  """
+  shapes = lambda tensors: {name: x.shape for name, x in tensors.items()}
+  exported.check_shapes(f'init={config.init}', shapes(given), shapes(files.flatten(net.shapes)),
+                        f'model={config.model}')
+  return begun_from(net, files.unflatten(dict(given)), config.init_spread)
 
 
 def warnings(config: ConfigDict, net: Model, federated: Federation) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Checkpoints of a run: each is complete or ignored."""
 
+from asyncio import log as asyncio_log
 from collections.abc import Callable
 import errno
 import functools
@@ -98,6 +99,8 @@ def _orbax():
   # Imported here, because it takes 0.2 s.
   from orbax.checkpoint import v1 as orbax
   logging.set_verbosity(logging.FATAL)  # Damaged files are reported by `restore`, once.
+  # Of several files that can't be read, Orbax waits for one; asyncio would report the others.
+  asyncio_log.logger.addFilter(lambda record: 'never retrieved' not in record.getMessage())
   # After a failure, what is under way would report that its event loop is closed.
   report = sys.unraisablehook
   sys.unraisablehook = lambda unraisable: (

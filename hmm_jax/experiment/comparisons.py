@@ -13,7 +13,7 @@ NAME = re.compile(r'\w[\w-]*')  # of a variant, and of its folder
 # Choices of `references`: the same run with these settings.
 REFERENCES = {
     'iid': {'partition.kind': 'iid'},
-    'linear': {'model': 'mlp', 'mlp.hidden': ()},
+    'linear': {'model': 'mlp', 'mlp.hidden': (), 'init': ''},
     'local': {'algorithm': 'local'},
     'fedavg': {'algorithm': 'fedavg'},
 }

@@ -35,6 +35,8 @@ from hmm_jax.registry import (
     literal,
     suggestion,
 )
+from hmm_jax.report import trackers
+from hmm_jax.report.trackers import TRACKERS
 from hmm_jax.server import objectives, training
 from hmm_jax.types import InputError
 
@@ -48,6 +50,11 @@ RUN = {
                         "crisismmd, '' is ~/tensorflow_datasets/crisismmd"),
     'subset': Setting(1.0, 'share of the examples to use, drawn by partition.seed'),
     'model': Setting('mlp', f'the network: {", ".join(NETWORKS)}'),
+    'init': Setting('', "the initial model of all seeds: an exported folder, a file (safetensors, "
+                    "npz) or a run, RUN@SEED; '': drawn at random"),
+    'init_spread': Setting(
+        0.1, 'how far further initial models, of methods with several, lie from that in init: as a '
+        'share of the difference of two random ones; equal ones would stay equal', at_least=0),
     'normalize': Setting('standard', 'inputs: standardized, or as they are',
                          choices=('standard', 'none')),
     'augment': Setting('none', 'training images: random crops, mirrored or not',
@@ -72,7 +79,8 @@ RUN = {
     'keep': Setting(2, 'number of checkpoints', at_least=1),
     'resume': Setting('newest', 'from which checkpoint a run goes on: the newest, or, if that is '
                       'damaged, a previous one', choices=('newest', 'previous')),
-    'tensorboard': Setting(False, 'event files in workdir/events'),
+    'track': Setting('', f'trackers of the metrics: any of {",".join(TRACKERS)}; for one that is '
+                     'named later, a run sends all that it has'),
     'references': Setting('', 'also run, for comparison: any of iid,linear,local,fedavg'),
     'variants': Setting((), "also run, each with settings of its own: 'NAME key=value key=value'"),
     'mapper': Setting(
@@ -107,20 +115,22 @@ REFERENCES = {
     'partition.kind': (PARTITIONERS, Partitioner),
 }
 # Keys whose value is a path.
-PATHS = ('data_dir', 'crisismmd.vectors', 'crisismmd.cache')
+PATHS = ('data_dir', 'crisismmd.vectors', 'crisismmd.cache', 'init')
 # Keys and values of earlier releases, still read.
 OLD_KEYS = {
     'normalise': 'normalize', 'feddle.normalise': 'feddle.normalize',
     'fedmerge.normalise': 'fedmerge.normalize', 'dmm.whose': 'dmm.statistics_of',
     'dmm.words': 'dmm.teacher_weights', 'dmm.after': 'dmm.student_statistics',
     'dmm.distil_batch': 'dmm.distillation_batch', 'inversion.length': 'inversion.norm',
-    'feddle.marks': 'feddle.checkpoints',
+    'feddle.marks': 'feddle.checkpoints', 'tensorboard': 'track',
 }
 OLD_VALUES = {
     ('algorithm', 'centralised'): 'centralized',
     ('fedmerge.weight_step', 'max_normalised'): 'max_normalized',
     ('dmm.student_statistics', 're_estimated'): 'recalibrated',
     ('dmm.teachers', 'everybody'): 'all',
+    ('track', 'False'): '', ('track', 'false'): '',  # of `tensorboard`, a bool
+    ('track', 'True'): 'tensorboard', ('track', 'true'): 'tensorboard',
 }
 # What others call a setting.
 ALIASES = {
@@ -268,8 +278,8 @@ def typed(key: str, text: str, default: Any) -> Any:
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
   """Returns values with the keys and names of today for those of earlier releases."""
   values = {OLD_KEYS.get(key, key): value for key, value in values.items()}
-  return {key: OLD_VALUES.get((key, value), value) if isinstance(value, str) else value
-          for key, value in values.items()}
+  texts = {key: str(value) for key, value in values.items() if isinstance(value, str | bool)}
+  return {key: OLD_VALUES.get((key, texts.get(key, '')), value) for key, value in values.items()}
 
 
 def references(values: Mapping[str, Any]) -> dict[str, str]:
@@ -326,6 +336,7 @@ def check(config: ConfigDict):
     known[key].check(key, value)
   if not registry.is_file_name(config.name):
     raise InputError(f'got name={config.name!r}; expected a name that a folder can have')
+  trackers.named(config.track)
   if config.seed + config.seeds > 2**31:
     raise InputError(f'got seed={config.seed}; expected seeds below 2**31')
   check_local(config, chosen.name, chosen.needs)

@@ -53,6 +53,12 @@ def prepare(*, mapper: str, cohort: int, count: int = 0):
     jax.config.update('jax_num_cpu_devices', count or min(cores, cohort or cores))
 
 
+def quietly():
+  """Sets up a command that trains nothing: one device, compiled programs kept, no log of JAX."""
+  logging.set_verbosity(logging.WARNING)
+  keep_compiled()
+
+
 def in_32_bits(function: Callable) -> Callable:
   """Runs a function with JAX's 32-bit types, whatever JAX_ENABLE_X64 says: models are float32."""
 

@@ -8,18 +8,27 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hmm_jax.data.federate import describe, label_counts
-from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import (
+    build,
+    federation,
+    locate,
+    more_seeds,
+    pages,
+    plots,
+    tracking,
+)
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
+from hmm_jax.experiment.more_seeds import Parts
 from hmm_jax.experiment.run import finished, run
 from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.report import plots
+from hmm_jax.report import trackers
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, SaveError
 
-# Keys that say what is shown beside a run, and change nothing in it.
-COSMETIC = {'name', 'references', 'variants'}
+# Keys that say what is shown beside a run or kept of it, and change no number.
+COSMETIC = {'name', 'references', 'variants', 'keep', 'track'}
 # Keys that are of one call, and not of the run.
 OF_ONE_CALL = {'resume'}
 
@@ -36,54 +45,76 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
     Diverged, Stopped: as in `run`.
   """
   made = prepare(config, workdir)
+  if parts := Parts.of(config, workdir):
+    del made
+    return _train_more(config, parts, workdir, screen)
   leads = jax.process_index() == 0
   if made is None:
     summary = read_summary(workdir) or {}
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
-    if leads and not drawn(workdir):
+    if leads and not pages.are_there(workdir):
       try:
-        counts = label_counts(*_federation(config))
-        draw(workdir, counts)
+        if plots.read_partition(workdir) is None:
+          plots.write_partition(workdir, *_partition(config))
+        pages.of_run(workdir)
       except SaveError as error:  # The run is saved, if only on a disk that can't be written.
         screen.say(str(error))
+    if leads:
+      tracking.catch_up(config, workdir, screen)
     return summary
 
   experiment, federated, data = made
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
                [*describe(federated, data, source=config.server.source),
                 *experiment.algorithm.facts])
-  counts = label_counts(federated, data.classes)
-  digests = federation.fingerprint(config, federated)
-  settings = {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
+  ids, counts = np.asarray(federated.clients.id), label_counts(federated, data.classes)
+  digests = _digests(config, federated, experiment)
+  settings = _kept(config)
   del made, federated, data  # The devices have what they need.
 
   with workdir.owned() if leads else contextlib.nullcontext():
     compare(config, workdir)  # Again, for another process may have been quicker.
     check_extension(config, workdir, experiment.algorithm)
-    summary = run(experiment, settings, workdir, screen, data=digests,
-                  previous=config.resume == 'previous')
     if leads:
-      draw(workdir, counts)
+      plots.write_partition(workdir, ids, counts)
+    summary = run(experiment, settings, workdir, screen, data=digests,
+                  previous=config.resume == 'previous',
+                  show=plots.Painter(lambda: pages.of_run(workdir)))
+    if leads:
+      pages.of_run(workdir)
   return summary
 
 
-def draw(workdir: Workdir, counts: np.ndarray):
-  """Draws the plots of a run's tables, and of its clients' training examples by class [K, C]."""
-  plots.of_run(workdir.read_metrics(),
-               {name: workdir.read_table(name) for name in ('clients', 'anchors', 'search')},
-               workdir.file('plots'))
-  plots.partition(counts, workdir.file('plots', 'partition.png'))
+def _train_more(config: ConfigDict, parts: Parts, workdir: Workdir, screen: Screen) -> dict:
+  """Finishes the seeds that are there, trains those that are added, and joins them."""
+  train(parts.had, workdir, screen)
+  train(parts.added, parts.beside, screen)
+  experiment, federated, _ = _built(config)
+  with workdir.owned():
+    if Parts.of(config, workdir):  # Another process may have been quicker.
+      more_seeds.join(experiment, _kept(config), workdir, parts.beside,
+                      _digests(config, federated, experiment))
+    pages.of_run(workdir)
+  tracking.catch_up(config, workdir, screen)
+  screen.say(f'{workdir.path} has {config.seeds} seeds now')
+  return read_summary(workdir) or {}
 
 
-def drawn(workdir: Workdir) -> bool:
-  """Returns whether the plots that every run has are there."""
-  names = ('partition', *plots.kinds(workdir.read_metrics()))
-  return all(os.path.exists(workdir.file('plots', f'{name}.png')) for name in names)
+def _digests(config, federated, experiment) -> dict[str, str]:
+  """Returns the digests of all that a run is trained on."""
+  return {**federation.fingerprint(config, federated), **experiment.given}
 
 
-def _federation(config):
+def _kept(config: ConfigDict) -> dict:
+  """Returns the settings that config.json keeps."""
+  return {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
+
+
+def _partition(config):
+  """Returns the ids of a run's clients and their training examples by class, [K, C]."""
   data = federation.dataset(config)
-  return federation.federation(config, data), data.classes
+  federated = federation.federation(config, data)
+  return np.asarray(federated.clients.id), label_counts(federated, data.classes)
 
 
 def read_summary(workdir: Workdir) -> dict | None:
@@ -116,15 +147,27 @@ def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federatio
   Raises:
     InputError: the config, the data or the workdir does not suit.
   """
+  more_seeds.go_on(workdir)
   compare(config, workdir)
-  summary = read_summary(workdir)
-  if summary and summary['rounds_requested'] == config.rounds:
+  parts, summary = Parts.of(config, workdir), read_summary(workdir)
+  if parts:  # What is wrong with one shows before the other is trained.
+    prepare(parts.had, workdir)
+    prepare(parts.added, parts.beside)
+  elif summary and summary['rounds_requested'] == config.rounds:
     return None
   workdir.check_writable()
+  for name in trackers.named(config.track):
+    trackers.opener(name)  # What it lacks shows before anything is written.
+  made = _built(config)
+  check_extension(config, workdir, made[0].algorithm)
+  return made
+
+
+def _built(config) -> tuple[Experiment, Federation, Dataset]:
   data = federation.dataset(config)
   federated = federation.federation(config, data)
-  experiment = build.experiment(config, data, federated)
-  check_extension(config, workdir, experiment.algorithm)
+  given = locate.tensors(config.init) if config.init else None
+  experiment = build.experiment(config, data, federated, given=given)
   return experiment, federated, data._replace(x_train=(), x_test=())
 
 
@@ -144,7 +187,9 @@ def check_extension(config: ConfigDict, workdir: Workdir, algorithm: Algorithm):
 
 
 def compare(config: ConfigDict, workdir: Workdir):
-  """Checks that a workdir is new, or was made with this config or fewer rounds of it.
+  """Checks that a workdir is new, or was made with this config, or fewer rounds or seeds of it.
+
+  How often a run is evaluated may change, unless evaluations decide what it keeps or when it ends.
 
   Raises:
     InputError: the workdir is not a run's, or is of another config.
@@ -161,10 +206,13 @@ def compare(config: ConfigDict, workdir: Workdir):
   now = configs.flat(config)
   for key in sorted((before.keys() | now.keys()) - COSMETIC - OF_ONE_CALL):
     was, wanted = (as_json(configs.placed(key, values.get(key))) for values in (before, now))
-    grows = key == 'rounds' and type(was) is int and wanted > was
-    if was != wanted and not grows:
+    grows = key in ('rounds', 'seeds') and type(was) is int and wanted > was
+    decides = config.keep_best or config.stop.patience
+    if was != wanted and not grows and (key != 'eval_every' or decides):
+      why = 'keep_best and stop.patience go by evaluations' if key == 'eval_every' else (
+          'only rounds and seeds may grow')
       raise InputError(f'got {key}={wanted} in {workdir.path}, made with {key}={was}; expected '
-                       'the same settings (only rounds may grow) or another --workdir')
+                       f'the same settings ({why}) or another --workdir')
 
 
 def as_json(value):

@@ -1,14 +1,18 @@
-"""Generates the reference page of the docs from the records.
+"""Generates from the records the reference page of the docs, and the catalog of `hmm_jax list`.
 
-  python -m hmm_jax.experiment.reference > docs/reference.md
+  python -m hmm_jax.experiment.reference
 """
 
 from collections.abc import Iterable, Mapping
+import pathlib
 from typing import Any
 
+import hmm_jax
+from hmm_jax import storage
 from hmm_jax.algorithms import METHODS
 from hmm_jax.data.partition import PARTITIONERS
 from hmm_jax.data.sources import SOURCES
+from hmm_jax.experiment import catalog
 from hmm_jax.experiment import config as configs
 from hmm_jax.merging import OPERATORS
 from hmm_jax.models import NETWORKS
@@ -65,5 +69,14 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
   return '\n'.join([line(header), '|' + '---|' * len(header), *map(line, rows)])
 
 
+def files() -> dict[pathlib.Path, str]:
+  """Returns what is generated, by its path in the checkout."""
+  package = pathlib.Path(hmm_jax.__file__).parent
+  return {package.parent / 'docs' / 'reference.md': page(),
+          package / 'main' / 'catalog.json': catalog.text()}
+
+
 if __name__ == '__main__':
-  print(page(), end='')
+  for path, content in files().items():
+    with storage.replacing(str(path)) as new:
+      pathlib.Path(new).write_text(content)

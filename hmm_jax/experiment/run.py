@@ -1,7 +1,6 @@
 """Executes a run: training, evaluation, checkpoints, resuming and early stopping."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 import sys
 import time
@@ -14,9 +13,10 @@ import psutil
 from hmm_jax import __version__
 from hmm_jax.experiment import stopping
 from hmm_jax.experiment.archive import Archive, Saved
+from hmm_jax.experiment.tracking import tracked
 from hmm_jax.experiment.trainer import Chunk, Diverged, Trainer
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.report.events import Events
+from hmm_jax.models import files
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Experiment, InputError, PyTree
 
@@ -29,7 +29,8 @@ class Progress(NamedTuple):
 
 
 def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen, *,
-        data: Mapping[str, str] | None = None, previous: bool = False) -> dict:
+        data: Mapping[str, str] | None = None, previous: bool = False,
+        show: Callable[[], None] = lambda: None) -> dict:
   """Trains, evaluates and saves until `experiment.rounds`; resumes from the newest checkpoint.
 
   Each evaluation writes metrics.csv and clients.csv before the checkpoint, so that a kill
@@ -44,6 +45,7 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
     screen: prints the progress.
     data: digests of the data by name; an unfinished run must have been trained on the same.
     previous: if the newest checkpoint is damaged, resume from the last whole one.
+    show: called after each evaluation but the last, when its results are saved.
 
   Returns:
     The summary, also written to summary.json.
@@ -63,13 +65,15 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
     workdir.make()
     archive.begin(after=done)
     workdir.write_json('config.json', settings)
-  writes_events = experiment.tensorboard and primary
+    if experiment.about:
+      workdir.write_json('model.json', dict(experiment.about))
+  if experiment.init and not done:
+    _keep_initial(experiment, trainer, workdir, primary)
 
   for line in experiment.warnings:
     screen.say(f'warning: {line}')
   with (screen.progress(done, experiment.rounds) as report, stopping.on_signals() as request,
-        contextlib.closing(Events(workdir.file('events'), rows)) if writes_events else
-        contextlib.nullcontext() as events):
+        tracked(experiment.track if primary else (), settings, workdir, rows, screen) as track):
     chunks = () if _is_over(rows, experiment) else trainer.rounds(
         states, done, unfinished, stop=lambda: bool(request.number))
     del states  # Their buffers are donated to the program.
@@ -94,11 +98,12 @@ def run(experiment: Experiment, settings: dict, workdir: Workdir, screen: Screen
         for table, records in _records(experiment, chunk.metrics, done).items():
           workdir.table(table).append(records)
       archive.save(done, Progress(states, best), primary)
-      if events:
-        events.write(new)
+      track(new)
       report(done, _headline(fresh, chunk.metrics, chunk.seconds))
       if stop:
         break
+      if primary:
+        show()
 
   if not (done == experiment.rounds or _is_over(rows, experiment)):
     raise stopping.Stopped(f'stopped after round {done} of {experiment.rounds}, which is saved in '
@@ -135,6 +140,14 @@ def _resume(experiment, trainer, archive, previous) -> tuple[Progress, Saved]:
   like = Progress(trainer.shapes, trainer.shapes if experiment.keep_best else ())
   progress = archive.restore(saved.round, like)
   return Progress(trainer.place(progress.states), progress.best), saved
+
+
+def _keep_initial(experiment, trainer, workdir, primary):
+  """Saves the model that each seed begins from; all processes take part in making it."""
+  models = trainer.initial_models(experiment.init)
+  for seed, variables in zip(experiment.seeds, models, strict=True):
+    if primary:
+      files.save(workdir.initial(seed), files.flatten(variables))
 
 
 def _host_copy(states):
@@ -211,6 +224,12 @@ def _selected(rows: list[dict], seed: int, criterion: str) -> list[float]:
   values = [sign * row[criterion] for row in rows if row['seed'] == seed and criterion in row]
   # A finite model may have a loss of NaN, which np.argmax would select as the largest.
   return [-np.inf if np.isnan(value) else value for value in values]
+
+
+def selected(rows: list[dict], criterion: str) -> dict | None:
+  """Returns the row of one seed that is best by the criterion; None if no row has it."""
+  values = _selected(rows, rows[0]['seed'], criterion) if rows else []
+  return rows[int(np.argmax(values))] if values else None
 
 
 def _keep_best(experiment, states, best, rows, fresh):
@@ -294,8 +313,7 @@ def figures(rows: list[dict], seeds: Sequence[int], criterion: str) -> dict:
     criterion: the metric that selects a round of each seed.
   """
   by_seed = [[row for row in rows if row['seed'] == seed] for seed in seeds]
-  values = [_selected(rows, seed, criterion) for seed in seeds]
-  chosen = [r[int(np.argmax(v))] for r, v in zip(by_seed, values) if v]
+  chosen = [row for own in by_seed if (row := selected(own, criterion))]
   return {
       'rounds': rows[-1]['round'],
       'seeds': list(seeds),

@@ -1,25 +1,28 @@
 """Saved runs: config, metrics, states, models and predictions from the folder of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import blueprint, build, federation, more_seeds, outline
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.archive import Archive
 from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.experiment.evaluate import STACKED
+from hmm_jax.experiment.predictor import Predictor, probabilities
 from hmm_jax.experiment.run import Progress
-from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.experiment.views import Views, with_data, without_data
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.types import Array, Dataset, Experiment, Federation, InputError, Mixture, Model, PyTree
+
+_LOOKS = 5  # for a checkpoint, before there is none
+FOR_ALL = ('global', 'merged')  # Views with a single model for all clients.
 
 
 class Run:
@@ -29,12 +32,17 @@ class Run:
   metrics:    the rows of metrics.csv, one per evaluation and seed.
   summary:    the content of summary.json; None for an unfinished run.
   dataset, federation, experiment: its data and experiment, rebuilt from the config.
-  model:      the network.
+  model:      the network; `about` says what it is built from.
   states:     states of the newest checkpoint, with a leading axis of seeds.
   """
 
   def __init__(self, folder: str, config: ConfigDict):
     self.folder, self.config = Workdir(folder), config
+
+  @staticmethod
+  def has(folder: str) -> bool:
+    """Returns whether a folder is that of a run."""
+    return os.path.isfile(os.path.join(folder, 'config.json'))
 
   @classmethod
   def load(cls, folder: str) -> 'Run':
@@ -43,12 +51,13 @@ class Run:
     Raises:
       InputError: the folder has no run, or its config is invalid.
     """
-    saved = Workdir(folder).read_json('config.json') if os.path.isdir(folder) else None
+    place = more_seeds.whole(folder)
+    saved = Workdir(place).read_json('config.json') if os.path.isdir(place) else None
     if saved is None:
       raise InputError(f'got {folder}; expected the folder of a run')
     config = configs.complete(saved)
     configs.check(config)
-    return cls(folder, config)
+    return cls(place, config)
 
   @property
   def metrics(self) -> list[dict]:
@@ -74,17 +83,18 @@ class Run:
     return made
 
   @cached_property
+  def about(self) -> Mapping[str, Any]:
+    """What the network is built from: a blueprint, without the data set if the run has kept it."""
+    kept = self.folder.read_json('model.json', blueprint.KEYS)
+    return kept or blueprint.describe(self.config, self.dataset, self.federation)
+
+  @cached_property
   def model(self) -> Model:
-    return build.model(self.config, self.dataset, self.federation)
+    return build.augmented(self.config, self.about)
 
   @cached_property
   def experiment(self) -> Experiment:
     return build.experiment(self.config, self.dataset, self.federation)
-
-  @cached_property
-  @in_32_bits
-  def trainer(self) -> Trainer:
-    return Trainer(self.experiment)
 
   @property
   def rounds(self) -> int:
@@ -93,7 +103,9 @@ class Run:
     Raises:
       InputError: there is no checkpoint, or a damaged one.
     """
-    newest = self._archive.newest()
+    # Several looks, as a run that goes on may remove all that the first has listed.
+    looks = (self._archive.newest() for _ in range(_LOOKS))
+    newest = next((found for found in looks if found), None)
     if newest is None:
       raise InputError(f'got {self.folder.path} without a checkpoint; expected the folder of a '
                        'run with a checkpoint')
@@ -102,12 +114,12 @@ class Run:
   @cached_property
   @in_32_bits
   def states(self) -> PyTree:
-    shapes = self.trainer.shapes
+    shapes = self._method.shapes
     like = Progress(shapes, shapes if self.config.keep_best else ())
     while True:
       rounds = self.rounds
       try:
-        return self.trainer.place(self._archive.restore(rounds, like).states)
+        return self._method.place(self._archive.restore(rounds, like).states)
       except InputError:
         if self.rounds == rounds:
           raise  # Otherwise the run goes on, and has removed this checkpoint meanwhile.
@@ -122,11 +134,52 @@ class Run:
     Raises:
       InputError: an unknown seed, or no checkpoint.
     """
-    if seed is not None and seed not in self.seeds:
+    place = self.seeds.index(self.read_seed(seed))
+    return jax.tree.map(np.asarray, self._method.of(self.states, place))
+
+  def model_for_all(self, seed: int | None = None) -> tuple[str, PyTree]:
+    """Returns the model that is common to all clients, and the view that it is.
+
+    Raises:
+      InputError: as of `models`, or the method makes no such model.
+    """
+    views = self.models(seed)
+    for name in FOR_ALL:
+      if name in views:
+        return name, views[name]
+    raise InputError(
+        f'got {self.folder.path}, whose algorithm={self.config.algorithm} has no model for all '
+        f'clients; expected a run with a view among {", ".join(FOR_ALL)}, or the model of one '
+        'client, as `hmm_jax export` writes with --client=ID')
+
+  def read_seed(self, seed: int | str | None) -> int:
+    """Returns a training seed, the first for None; InputError if it is none of the run's."""
+    if seed is not None and str(seed) not in map(str, self.seeds):
       raise InputError(f'got {self.folder.path}@{seed}; expected one of its seeds '
                        f'{", ".join(map(str, self.seeds))}')
-    place = 0 if seed is None else self.seeds.index(seed)
-    return jax.tree.map(np.asarray, self.trainer.views(self.states, place))
+    return self.seeds[0] if seed is None else int(seed)
+
+  def initial_file(self, seed: int | None = None) -> str:
+    """Returns the file of the model that a seed began from."""
+    path = self.folder.initial(seed := self.read_seed(seed))
+    if not os.path.isfile(path):
+      raise InputError(f'got {self.folder.path}@{seed}/initial, but there is no {path}; expected '
+                       'a run that keeps its initial models, as earlier releases did not')
+    return path
+
+  @property
+  def client_ids(self) -> list[int]:
+    """The ids of the clients, by position."""
+    kept = self.about.get('federation')
+    return kept['clients']['id'] if kept else np.asarray(self.federation.clients.id).tolist()
+
+  def place_of(self, client: int) -> int:
+    """Returns the position of a client by its id; InputError if there is none."""
+    ids = self.client_ids
+    if client not in ids:
+      listed = f'one from {min(ids)} to {max(ids)}' if len(ids) > 10 else ', '.join(map(str, ids))
+      raise InputError(f'got client={client}; expected the id of a client: {listed}')
+    return ids.index(client)
 
   @in_32_bits
   def predict(self, x: PyTree, *, view: str = 'global', client: int | None = None,
@@ -140,24 +193,43 @@ class Run:
       seed: as in `models`.
 
     Raises:
-      InputError: an unknown view, or a stacked view without a client.
+      InputError: an unknown view, a stacked view without a client, or inputs of another kind.
     """
-    views = self.models(seed)
+    return self.predictor(self.models(seed), view, client).predict(x)
+
+  def predictor(self, views: Mapping[str, Any], view: str, client: int | None = None) -> Predictor:
+    """Returns one of the models of a seed, to predict with.
+
+    Args:
+      views: from `models`.
+      view, client: as of `predict`.
+
+    Raises:
+      InputError: as of `predict`.
+    """
     if view not in views:
       raise InputError(f'got view={view}; expected one of {", ".join(views)}')
-    variables = views[view]
-    if view not in STACKED:
-      return self._probabilities(variables, x)
-    own = _own_place(view, client, len(self.federation.clients.id))
-    if isinstance(variables, Mixture):
-      each = jnp.stack([self._probabilities(tree.take(variables.models, m), x)
-                        for m in range(variables.weights.shape[1])])
-      return jnp.einsum('m,mbc->bc', variables.weights[own], each)
-    return self._probabilities(tree.take(variables, own), x)
+    variables, mixture = views[view], None
+    if view in STACKED:
+      own = _own_place(view, client, len(views[view].weights if isinstance(views[view], Mixture)
+                                         else jax.tree.leaves(views[view])[0]))
+      if isinstance(variables, Mixture):
+        variables, mixture = variables.models, variables.weights[own]
+      else:
+        variables = tree.take(variables, own)
+    return Predictor(self.about, variables, mixture, model=self.model, forward=self._forward)
 
   @cached_property
-  def _probabilities(self) -> Callable:
-    return jax.jit(lambda variables, x: jax.nn.softmax(self.model.apply(variables, x)[0]))
+  def _forward(self) -> Callable:
+    return probabilities(self.model)
+
+  @cached_property
+  @in_32_bits
+  def _method(self) -> Views:
+    """What the models are made by: without the data of the run, unless they are made from these."""
+    kept = self.about.get('federation')
+    made = kept and without_data(self.config, self.model, outline.rebuild(kept))
+    return made or with_data(self.experiment)
 
   @cached_property
   def _archive(self) -> Archive:

@@ -49,7 +49,7 @@ class Table:
       raise SaveError(f'{self.path} was removed or changed while the run was training; expected '
                       'it as the run has written it')
     rows = [{name: '' if value != value else value for name, value in row.items()} for row in rows]
-    header = self._header()
+    header = self.columns()
     if not rows[0].keys() <= set(header):  # A new file, or one that lacks a column.
       self.write(self.read() + rows, header)
       return
@@ -73,7 +73,7 @@ class Table:
       with storage.saving(self.path), contextlib.suppress(FileNotFoundError):
         os.remove(self.path)
     elif not self._ends_with(len(kept)):
-      self.write(kept, self._header())
+      self.write(kept, self.columns())
     self._grown = self._size(), _hashed(kept)
 
   def _rows(self, up_to: int | None = None) -> Generator[tuple[dict[str, str], dict]]:
@@ -98,7 +98,8 @@ class Table:
     except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
       raise InputError(f'got a damaged {self.path}; expected numbers') from error
 
-  def _header(self) -> list[str]:
+  def columns(self) -> list[str]:
+    """Returns the names of the columns; none without a file."""
     try:
       with open(self.path, newline='') as file:
         return next(csv.reader(file), [])

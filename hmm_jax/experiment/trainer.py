@@ -134,6 +134,12 @@ class Trainer:
     """Returns the states before the first round, with a leading axis of seeds."""
     return self._init(self._init_keys, self._experiment.federation)
 
+  def initial_models(self, init: Callable) -> Iterator[PyTree]:
+    """Yields the initial model of each seed, on the host; `init` is the network's."""
+    make = jax.jit(lambda keys, s: init(keys[s]), out_shardings=self._experiment.sharding)
+    for s in range(len(self._experiment.seeds)):
+      yield jax.tree.map(np.asarray, make(self._init_keys, s))
+
   def place(self, states: PyTree) -> PyTree:
     """Puts restored host arrays on the devices of the program."""
     return jax.device_put(states, self._experiment.sharding)

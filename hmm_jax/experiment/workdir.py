@@ -28,6 +28,10 @@ class Workdir:
   def file(self, *names: str) -> str:
     return os.path.join(self.path, *names)
 
+  def initial(self, seed: int) -> str:
+    """Returns the file of the model that a training seed began from."""
+    return self.file('initial', f'{seed}.safetensors')
+
   def check_writable(self, flag: str = 'workdir'):
     """Raises InputError unless the folder is writable or can be created.
 
@@ -108,8 +112,9 @@ class Workdir:
   def table(self, name: str) -> Table:
     """Returns NAME.csv; the same object for the same name, which knows what it has written."""
     if name not in self._tables:
-      needed = {'metrics': {'seconds'}, 'clients': {'client'}}.get(name, set())
-      self._tables[name] = Table(self.file(f'{name}.csv'), {'round', 'seed'} | needed)
+      needed = {'metrics': {'round', 'seed', 'seconds'}, 'clients': {'round', 'seed', 'client'},
+                'partition': {'client'}}.get(name, {'round', 'seed'})
+      self._tables[name] = Table(self.file(f'{name}.csv'), needed)
     return self._tables[name]
 
   def read_metrics(self) -> list[dict]:

@@ -7,6 +7,13 @@ from typing import Annotated
 import typer
 
 import hmm_jax
+from hmm_jax.main.compare import compare
+from hmm_jax.main.export import export
+from hmm_jax.main.list import list as list_records
+from hmm_jax.main.plan import plan
+from hmm_jax.main.predict import predict
+from hmm_jax.main.report import report
+from hmm_jax.main.sweep import sweep
 from hmm_jax.report.screen import fail
 
 # The flags of these commands are read by the command itself.
@@ -30,14 +37,14 @@ def _top(version: Annotated[bool, typer.Option(
   del version
 
 
-@app.command(context_settings=AS_THEY_ARE,
-             epilog='Example: hmm_jax run --config.algorithm=scaffold --config.rounds=50')
 def run(context: typer.Context):
   """Train a federation; the same command again resumes.
 
   \b
   --config.KEY=VALUE     a setting: see `hmm_jax list settings`
   --config=FILE.py       a config file with get_config
+  --config.KEY=A,B       a run of each, and a comparison of them
+  --tables=all           at the end all metrics and every seed
   --workdir=FOLDER       where the run lives; runs/NAME-DATA by default
   --cpu_devices=N        XLA devices that share the clients; one a core by default
   --nocompile_cache      leave the cache of compiled programs alone
@@ -48,15 +55,13 @@ def run(context: typer.Context):
   train.entry(['hmm_jax run', *context.args])
 
 
-@app.command(context_settings=AS_THEY_ARE,
-             epilog='Example: hmm_jax merge --method=ties --models=A,B --base=P --out=DIR')
 def merge(context: typer.Context):
   """Merge saved models.
 
   \b
-  --models=A,B,...       files (safetensors, npz), or folders of runs, FOLDER@SEED
+  --models=A,B,...       files (safetensors, npz), exported folders, or runs, RUN@SEED
   --method=NAME          a merge operator: see `hmm_jax list operators`
-  --base=P               the model that all were trained from
+  --base=P               what all were trained from, as --base=RUN@SEED/initial
   --weights=0.7,0.3      for methods that take weights
   --set KEY=VALUE        a setting of the method
   --evaluate=CONFIG      a config file or a run, whose network and data score the models
@@ -66,11 +71,25 @@ def merge(context: typer.Context):
   command.entry(['hmm_jax merge', *context.args])
 
 
-@app.command(context_settings=AS_THEY_ARE, epilog='Example: hmm_jax check my_file.py:METHOD')
 def check(context: typer.Context):
   """Check a method or an operator of your own against the laws that all obey."""
   from hmm_jax.check import __main__ as command
   command.entry(['hmm_jax check', *context.args])
+
+
+# In the order of --help.
+for _name, _command, _example, _settings in (
+    ('run', run, 'run --config.algorithm=scaffold --config.rounds=50', AS_THEY_ARE),
+    ('plan', plan, 'plan --config.algorithm=feddle --config.clients=100 --measure', AS_THEY_ARE),
+    ('sweep', sweep, 'sweep --config.local.lr=0.01,0.1 --jobs=2', AS_THEY_ARE),
+    ('compare', compare, 'compare runs/* --out=comparison', {}),
+    ('report', report, 'report runs/fedavg-digits', {}),
+    ('export', export, 'export runs/mine --client=best --out=best', {}),
+    ('predict', predict, 'predict best --inputs=photos/ --out=classes.csv', {}),
+    ('merge', merge, 'merge --method=ties --models=A,B --base=P --out=DIR', AS_THEY_ARE),
+    ('check', check, 'check my_file.py:METHOD', AS_THEY_ARE),
+    ('list', list_records, 'list settings feddle.', {})):
+  app.command(_name, epilog=f'Example: hmm_jax {_example}', context_settings=_settings)(_command)
 
 
 def entry():

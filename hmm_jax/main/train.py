@@ -1,12 +1,14 @@
 """Trains a federation: hmm_jax run [--config=FILE] [--config.key=value ...].
 
+A key with several values, `--config.local.lr=0.01,0.1`, makes a run of each, and a comparison.
 Run it again with the same settings to resume, or to see the summary of a finished
 run. Bad input is one line on stderr and exit code 2; a run that diverges or can't be
 saved exits with 1, and one that a signal has stopped with 128 + its number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+import math
 import re
 import signal
 import traceback
@@ -15,7 +17,7 @@ from absl import app, flags
 import jax
 from ml_collections import ConfigDict
 
-from hmm_jax.experiment import comparisons, devices
+from hmm_jax.experiment import comparisons, devices, federation, grid, pages, series
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.launch import default_workdir, prepare, train
 from hmm_jax.experiment.stopping import Stopped
@@ -25,6 +27,9 @@ from hmm_jax.report import tables
 from hmm_jax.report.screen import Screen, fail
 from hmm_jax.types import InputError, SaveError
 
+TABLES = flags.DEFINE_enum(
+    'tables', 'short', ['short', 'all'],
+    'At the end: the test accuracies, or also all metrics and every seed.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default runs/NAME.')
 
 
@@ -52,15 +57,26 @@ def main(config: ConfigDict, argv: Sequence[str]):
     except Diverged as error:  # The others are still worth having.
       diverged.append(f'{name} {error}')
   if summaries:
-    tables.show(summaries, screen)
-    try:
-      tables.compare_clients(
-          {name: runs[name][1].read_table('clients') for name in summaries},
-          workdir.file('plots', 'clients.png'))
-    except SaveError as error:  # A finished run may lie on a disk that can't be written.
-      screen.say(str(error))
+    if others and jax.process_index() == 0:
+      try:
+        pages.of_all(workdir)
+      except SaveError as error:  # A finished run may lie on a disk that can't be written.
+        screen.say(str(error))
+    {'short': tables.brief, 'all': tables.show}[TABLES.value](summaries, screen)
   if diverged:
     raise Diverged('; '.join(diverged))
+
+
+def main_grid(points: Sequence[grid.Point], argv: Sequence[str]):
+  """Trains the points of a grid, and compares them."""
+  if len(argv) > 1:
+    raise InputError(f'got argument {argv[1]}; expected only --flags')
+  workdir = WORKDIR.value or grid.workdir(points)
+  series.folders(points, workdir)
+  # One process has devices for the point that shares them among most clients.
+  devices.prepare_from_flags(max((point.config for point in points), key=lambda config: (
+      config.mapper not in ('map', 'vmap'), federation.cohort(config) or math.inf)))
+  series.train_all(points, workdir, Screen(silent=jax.process_index() > 0))
 
 
 def read_command(argv: Sequence[str]) -> tuple[ConfigDict, list[str]]:
@@ -68,6 +84,16 @@ def read_command(argv: Sequence[str]) -> tuple[ConfigDict, list[str]]:
 
   Raises:
     InputError: a file, a key or a value that is impossible.
+  """
+  base, changes, rest = read_changes(argv)
+  return configs.from_texts(base, changes, 'the command'), rest
+
+
+def read_changes(argv: Sequence[str]) -> tuple[ConfigDict, dict[str, str], list[str]]:
+  """Returns the config of `--config=FILE`, {key: text} of what changes, and other arguments.
+
+  Raises:
+    InputError: a file that is impossible, or a key without a value.
   """
   rest, changes, base = [argv[0]], {}, configs.get_config()
   for argument in _joined(argv[1:]):
@@ -81,7 +107,12 @@ def read_command(argv: Sequence[str]) -> tuple[ConfigDict, list[str]]:
       changes[key.removeprefix('config.')] = value
     else:
       rest.append(argument)
-  return configs.from_texts(base, changes, 'the command'), rest
+  return base, changes, rest
+
+
+def config_files(argv: Sequence[str]) -> list[str]:
+  """Returns the words of a command that name a config file."""
+  return [word for word in _joined(argv) if re.match('--?config=', word)]
 
 
 def _joined(argv):
@@ -104,13 +135,19 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     raise InputError(str(error)) from error
 
 
-def entry(argv: Sequence[str]):
-  """Runs `main` as a command; bad input, a failure or a signal are one line and an exit code."""
+def entry(argv: Sequence[str], one: Callable[[ConfigDict, Sequence[str]], None] = main,
+          several: Callable[[Sequence[grid.Point], Sequence[str]], None] = main_grid):
+  """Runs an action on a config, or another on those of a grid, as a command.
+
+  Bad input, a failure or a signal are one line and an exit code.
+  """
   try:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
       signal.signal(signal.SIGINT, signal.default_int_handler)
-    config, argv = read_command(argv)
-    app.run(partial(main, config), argv=argv, flags_parser=parse_flags)
+    base, changes, argv = read_changes(argv)
+    points = grid.points(base, changes)
+    job = partial(one, points[0].config) if len(points) == 1 else partial(several, points)
+    app.run(job, argv=argv, flags_parser=parse_flags)
   except InputError as error:
     devices.leave(fail(error, 2))
   except SaveError as error:

@@ -1,8 +1,9 @@
 """Merges saved models: python -m hmm_jax.merge --method=NAME --models=A,B,... --out=DIR
 
-A model is a file (safetensors, npz) or the folder of a run; FOLDER@SEED selects another seed than
-the first. --help lists the flags, --method=list the methods and their needs. Invalid input gives
-one line on stderr and exit code 2, and nothing is written; so does a full disk, with exit code 1.
+A model is a file (safetensors, npz), an exported folder, or a run; RUN@SEED selects another seed
+than the first, and RUN@SEED/initial what it began from. --help lists the flags, --method=list the
+methods and their needs. Invalid input gives one line on stderr and exit code 2, and nothing is
+written; so does a full disk, with exit code 1.
 """
 
 import signal
@@ -11,31 +12,38 @@ import signal
 if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import json
 import os
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 import numpy as np
 
 from hmm_jax import storage
+from hmm_jax.experiment import exported, locate
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.merge import files, lora, models, state_dict
+from hmm_jax.merge import lora, models, state_dict
 from hmm_jax.merging import OPERATORS
 from hmm_jax.merging.task_vectors import check_weights
+from hmm_jax.models import files
 from hmm_jax.registry import REQUIRED, Operator, find, read_settings
 from hmm_jax.report.screen import Screen, fail
 from hmm_jax.types import Array, InputError, SaveError
 
 METHOD = flags.DEFINE_string('method', None, 'Name of the merge operator; list shows all.')
-MODELS = flags.DEFINE_list('models', [], 'Models to merge: files, or folders of runs.')
+MODELS = flags.DEFINE_list(
+    'models', [], 'Models to merge: files, exported folders, or runs, RUN@SEED.')
 BASE = flags.DEFINE_string(
-    'base', None, 'Base model from which all models were trained, for methods that need it.')
+    'base', None, 'Base model from which all models were trained, for methods that need it; of a '
+    'run, RUN@SEED/initial.')
 WEIGHTS = flags.DEFINE_list('weights', [], 'One weight per model, for methods that take weights.')
 SET = flags.DEFINE_multi_string('set', [], 'A setting of the method, key=value; may be repeated.')
-OUT = flags.DEFINE_string('out', None, 'Folder for merged.safetensors (or .npz) and merge.json.')
+OUT = flags.DEFINE_string(
+    'out', None, 'Folder for merged.safetensors (or .npz), merge.json and, of a known network, '
+    'model.json, so that `hmm_jax predict` takes it.')
 SEED = flags.DEFINE_integer(
     'seed', 0, 'Seed of random draws.', lower_bound=0, upper_bound=2**31 - 1)
 DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Merge and print, but write nothing.')
@@ -47,6 +55,9 @@ BATCH = flags.DEFINE_integer(
 LORA_RANK = flags.DEFINE_integer(
     'lora_rank', 0, 'Rank of the merged pairs, for models of LoRA pairs: products are merged; the '
     'number of models times their rank is exact for linear methods.', lower_bound=0)
+UNPACK_LIMIT = flags.DEFINE_float(
+    'unpack_limit', 0.0, 'GiB that a compressed file may unpack to; 0: a quarter of the memory.',
+    lower_bound=0)
 
 
 def main(argv: Sequence[str]):
@@ -65,7 +76,7 @@ def main(argv: Sequence[str]):
   out = None if DRY_RUN.value else free_folder(OUT.value)
   made = models.merge_files(
       operator, settings, MODELS.value, base=BASE.value, evaluate=EVALUATE.value, seed=SEED.value,
-      batch=BATCH.value, lora_rank=LORA_RANK.value)
+      batch=BATCH.value, lora_rank=LORA_RANK.value, unpack_limit=UNPACK_LIMIT.value)
   screen.table(f'{operator.name} of {len(MODELS.value)} models',
                ['tensor', 'type', 'shape', 'merged by', 'change against the mean'],
                [describe(operator, name, x, made.stacked[name]) for name, x in made.merged.items()])
@@ -75,7 +86,7 @@ def main(argv: Sequence[str]):
     screen.table('on the test examples', ['model', 'accuracy', 'loss'],
                  models.scores(made, operator.name, MODELS.value))
   if out:
-    write(out, made.merged, made.metadata)
+    write(out, made.merged, made.metadata, network(made))
     screen.say(f'wrote {out}')
 
 
@@ -122,7 +133,7 @@ def free_folder(path: str | None) -> str:
   path = os.path.expanduser(path)
   if '\0' in path:
     raise InputError(f'got --out={path}; expected a path')
-  taken = [name for name in ('merge.json', *(f'merged{s}' for s in files.SUFFIXES))
+  taken = [name for name in ('merge.json', exported.JSON, *(f'merged{s}' for s in files.SUFFIXES))
            if os.path.lexists(os.path.join(path, name))]
   if taken or os.path.isfile(path):
     raise InputError(f'got --out={path}, where {taken[0] if taken else "a file"} exists; '
@@ -164,13 +175,29 @@ def say_rank(made: models.Merged, screen: Screen):
              'lora_alpha in a configuration by the same factor as the rank')
 
 
-def write(out: str, merged: dict, metadata: dict[str, str]):
-  """Writes the merged model and merge.json, both or none; raises SaveError if that fails."""
+def network(made: models.Merged) -> Mapping[str, Any] | None:
+  """Returns what is known of the network of all models, or of --evaluate; None if nothing is.
+
+  The constants that normalize inputs may differ between models: the first one's are kept (our
+  choice).
+  """
+  common = locate.common_network(MODELS.value)
+  return made.on.about if common is None and made.on else common
+
+
+def write(out: str, merged: dict, metadata: dict[str, str], about: Mapping[str, Any] | None):
+  """Writes the merged model, merge.json and, of a known network, model.json; all or none.
+
+  Raises:
+    SaveError: the file system refuses.
+  """
   suffix = '.npz' if MODELS.value[0].endswith('.npz') else '.safetensors'
   how = {'method': METHOD.value, 'models': MODELS.value, 'base': BASE.value,
          'weights': WEIGHTS.value, 'set': SET.value, 'seed': SEED.value,
          'lora_rank': LORA_RANK.value}
   model = os.path.join(out, f'merged{suffix}')
+  known = exported.described(
+      about, weights=os.path.basename(model), method=METHOD.value, view='merged') if about else None
   try:
     with storage.saving(out):
       os.makedirs(out, exist_ok=True)
@@ -179,9 +206,12 @@ def write(out: str, merged: dict, metadata: dict[str, str]):
         json.dump(how, file, indent=2)
         file.write('\n')
       files.save(model, merged, metadata)
+      if known:
+        Workdir(out).write_json(exported.JSON, known)
   except SaveError:
-    with contextlib.suppress(OSError):
-      os.remove(model)
+    for path in (model, os.path.join(out, exported.JSON)):
+      with contextlib.suppress(OSError):
+        os.remove(path)
     raise
 
 

@@ -1,7 +1,9 @@
 """Evaluation of merged models, with the network and data of a config."""
 
+from collections.abc import Mapping
 import os
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from ml_collections import ConfigDict
 
 from hmm_jax.client import mappers
 from hmm_jax.client.scoring import score_rows
-from hmm_jax.experiment import build, federation
+from hmm_jax.experiment import blueprint, build, federation
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import landscape
@@ -23,6 +25,7 @@ class Bench(NamedTuple):
   examples: Examples
   held_out: Array  # [T] indices of validation examples, for merges that learn
   test: Array  # [T'] indices of test examples
+  about: Mapping[str, Any] = MappingProxyType({})  # what the network is built from
 
 
 class Score(NamedTuple):
@@ -56,8 +59,9 @@ def bench(path: str) -> Bench:
   config = read_config(path)
   data = federation.dataset(config)
   federated = federation.federation(config, data)
-  return Bench(build.model(config, data, federated), *jax.device_put(
-      (federated.examples, federated.validation.rows, federated.test.rows)))
+  about = blueprint.describe(config, data, federated)
+  return Bench(build.augmented(config, about), *jax.device_put(
+      (federated.examples, federated.validation.rows, federated.test.rows)), about)
 
 
 def score(bench: Bench, variables: PyTree) -> Score:

@@ -1,24 +1,24 @@
 """Loads saved models as one stack, from files of tensors or folders of runs."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 import contextlib
-import os
 
 import jax.numpy as jnp
 import numpy as np
 
-from hmm_jax.experiment.saved import Run
-from hmm_jax.merge import files
-from hmm_jax.types import Array, InputError, PyTree
+from hmm_jax.data.files import DEFAULT_LIMIT, Limit
+from hmm_jax.experiment.locate import opened as source
+from hmm_jax.models import files
+from hmm_jax.types import Array, InputError
 
-VIEWS = ('global', 'merged')  # Views with a single model for all clients.
 
-
-def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
+def load(paths: Sequence[str],
+         limit: Limit = DEFAULT_LIMIT) -> tuple[dict[str, Array], dict[str, str]]:
   """Loads models as one stack, {name: [K, ...]}, one tensor at a time, and the metadata of all.
 
   Args:
-    paths: files, or folders of runs; FOLDER@SEED selects another seed than the first.
+    paths: as in hmm_jax/experiment/locate.py.
+    limit: what a compressed file may unpack to.
 
   Raises:
     InputError: the models differ in names, shapes or types, or hold NaN or infinity; infinities
@@ -27,7 +27,7 @@ def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
   if not paths:
     raise InputError('got no --models; expected files of tensors, or folders of runs')
   with contextlib.ExitStack() as files:
-    opened = [files.enter_context(source(path)) for path in paths]
+    opened = [files.enter_context(source(path, limit)) for path in paths]
     for path, file in zip(paths, opened, strict=True):
       check_same(path, file.shapes, paths[0], opened[0].shapes)
     stacked = {name: placed(stack(name, paths, opened)) for name in opened[0].shapes}
@@ -35,39 +35,26 @@ def load(paths: Sequence[str]) -> tuple[dict[str, Array], dict[str, str]]:
     return stacked, dict(sorted(shared))
 
 
-def load_base(path: str, like: str, stacked: dict[str, Array]) -> dict[str, Array]:
+def load_base(path: str, like: str, stacked: dict[str, Array],
+              limit: Limit = DEFAULT_LIMIT) -> dict[str, Array]:
   """Loads the base model, {name: [...]}.
 
   Args:
     path: a file or folder, as in `load`.
     like: path of the first model, for errors.
     stacked: the models from `load`.
+    limit: as in `load`.
 
   Raises:
     InputError: it differs from them in names, shapes or types, or holds NaN or infinity.
   """
-  with source(path) as file:
+  with source(path, limit) as file:
     check_same(path, file.shapes, like, {name: x.shape[1:] for name, x in stacked.items()})
     base = {name: read(name, path, file, like, x.dtype) for name, x in stacked.items()}
     for name, x in base.items():
       if not finite(x) and finite(stacked[name]):
         raise not_finite(name, path, x.dtype)
     return {name: placed(x) for name, x in base.items()}
-
-
-@contextlib.contextmanager
-def source(path: str) -> Generator[files.Tensors]:
-  """Opens a file of tensors, or the model of a run in the same form."""
-  path = os.path.expanduser(path)
-  folder, seed = path, ''
-  if '@' in path and not os.path.exists(path):
-    folder, seed = path.rsplit('@', 1)
-  if os.path.isdir(folder):
-    named = files.flatten(variables_of_run(folder, seed))
-    yield files.Tensors({name: x.shape for name, x in named.items()}, named.__getitem__, {})
-  else:
-    with files.opened(path) as file:
-      yield file
 
 
 def check_same(path: str, shapes: dict, other: str, wanted: dict):
@@ -130,25 +117,3 @@ def not_finite(name: str, path: str, dtype: np.dtype) -> InputError:
 def placed(x: np.ndarray) -> Array:
   """Puts arrays of floats on the device; integers stay on the host."""
   return jnp.asarray(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x
-
-
-def variables_of_run(folder: str, seed: str) -> PyTree:
-  """Loads the model of a run that is common to all clients, from its newest checkpoint.
-
-  Args:
-    folder: folder of the run.
-    seed: a training seed; '' for the run's first.
-
-  Raises:
-    InputError: no checkpoint, an unknown seed, or no model for all clients.
-  """
-  run = Run.load(folder)
-  if seed and seed not in map(str, run.seeds):
-    raise InputError(f'got {folder}@{seed}; expected one of its seeds '
-                     f'{", ".join(map(str, run.seeds))}')
-  views = run.models(int(seed) if seed else None)
-  for name in VIEWS:
-    if name in views:
-      return views[name]
-  raise InputError(f'got {folder}, whose algorithm={run.config.algorithm} has no model for all '
-                   f'clients; expected a run with a view among {", ".join(VIEWS)}')

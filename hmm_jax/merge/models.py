@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax import tree
+from hmm_jax.data.files import UNPACK_LIMIT, Limit
 from hmm_jax.experiment.devices import in_32_bits
-from hmm_jax.merge import evaluation, files, load, lora, state_dict
+from hmm_jax.merge import evaluation, load, lora, state_dict
 from hmm_jax.merging import OPERATORS
+from hmm_jax.models import files
 from hmm_jax.registry import Operator, checked, find
 from hmm_jax.types import InputError
 
@@ -33,7 +35,8 @@ class Merged(NamedTuple):
 
 def merge(method: str, models: Sequence[str], *, base: str | None = None,
           settings: Mapping[str, Any] | None = None, evaluate: str | None = None, seed: int = 0,
-          batch: int = 64, lora_rank: int = 0, out: str | None = None) -> dict:
+          batch: int = 64, lora_rank: int = 0, unpack_limit: float = 0.0,
+          out: str | None = None) -> dict:
   """Merges saved models by an operator.
 
   Args:
@@ -45,6 +48,7 @@ def merge(method: str, models: Sequence[str], *, base: str | None = None,
     seed: seed of random draws.
     batch: examples per minibatch, for operators that need data.
     lora_rank: rank of the merged pairs, for models of LoRA pairs; see hmm_jax/merge/lora.py.
+    unpack_limit: GiB that a compressed file may unpack to; 0: a quarter of the memory.
     out: path of the file to write, .safetensors or .npz.
 
   Returns:
@@ -63,7 +67,8 @@ def merge(method: str, models: Sequence[str], *, base: str | None = None,
   if out:
     files.check_target(out := os.path.expanduser(out))
   made = merge_files(operator, checked(operator, settings or {}, 'settings'), models, base=base,
-                     evaluate=evaluate, seed=seed, batch=batch, lora_rank=lora_rank)
+                     evaluate=evaluate, seed=seed, batch=batch, lora_rank=lora_rank,
+                     unpack_limit=unpack_limit)
   if out:
     files.save(out, made.merged, made.metadata)
   return made.merged
@@ -72,15 +77,17 @@ def merge(method: str, models: Sequence[str], *, base: str | None = None,
 @in_32_bits
 def merge_files(operator: Operator, settings: Mapping[str, Any], models: Sequence[str], *,
                 base: str | None, evaluate: str | None, seed: int, batch: int,
-                lora_rank: int) -> Merged:
+                lora_rank: int, unpack_limit: float = 0.0) -> Merged:
   """Merges saved models; arguments are those of `merge`, already checked."""
+  UNPACK_LIMIT['unpack_limit'].check('unpack_limit', unpack_limit)
   how = operator.make(**settings)
   on = evaluation.bench(evaluate) if evaluate else None
   if on and 'network' in operator.needs and not len(on.held_out):
     raise InputError(f'got --evaluate={evaluate} without validation examples; expected '
                      'partition.validation above 0')
-  stacked, metadata = load.load(models)
-  start = load.load_base(base, models[0], stacked) if base else None
+  limit = Limit(unpack_limit, 'unpack_limit')
+  stacked, metadata = load.load(models, limit)
+  start = load.load_base(base, models[0], stacked, limit) if base else None
   pairs = lora_pairs(stacked, lora_rank, members=len(models) + bool(base))
   folded, origin = lora.fold(stacked, pairs), start and lora.fold(start, pairs)
   check_models(folded, origin, models, base)

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.merge import files
 from hmm_jax.merge.evaluation import Bench
 from hmm_jax.merging.average import normalized
 from hmm_jax.merging.batch_norm import pool, recalibrate
 from hmm_jax.merging.batches import epoch
+from hmm_jax.models import files
 from hmm_jax.registry import Operator
 from hmm_jax.types import Array, Key
 

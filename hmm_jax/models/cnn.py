@@ -48,7 +48,7 @@ class Trunk(nn.Module):
     for features, pool in zip(size.convs, size.pools, strict=True):
       x = nn.relu(layers.conv(x, features, window=size.window, padding=size.padding))
       x = max_pool(x) if pool else x
-    x = layers.Dropout(size.dropout[0])(x.reshape(x.shape[0], -1), train=train)
+    x = layers.Dropout(size.dropout[0])(layers.flatten(x), train=train)
     for features in size.hidden:
       x = nn.relu(layers.dense(x, features))
     return layers.Dropout(size.dropout[1])(x, train=train)

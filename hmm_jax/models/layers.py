@@ -38,6 +38,11 @@ def _draw(sample, key, shape, dtype):
   return sample(key, (math.prod(shape),), dtype).reshape(shape)
 
 
+def flatten(x: Array) -> Array:
+  """Joins all axes but the first, also of no examples: [B, ...] -> [B, F]."""
+  return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
 def dense(x: Array, features: int, *, name: str | None = None) -> Array:
   """Applies an affine map: [B, F] -> [B, features]."""
   init = uniform(x.shape[-1])

@@ -17,7 +17,7 @@ class Trunk(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool, mask: Array | None) -> Array:
-    x = x.reshape(x.shape[0], -1)
+    x = layers.flatten(x)
     for features in self.hidden:
       x = nn.relu(layers.dense(x, features))
     return x

@@ -26,7 +26,7 @@ class Trunk(nn.Module):
         x = layers.conv(x, features, window=3, padding=1, kernel_init=layers.kaiming)
         x = nn.relu(layers.normalize(x, self.norm, train=train, mask=mask))
       x = max_pool(x)
-    x = x.reshape(x.shape[0], -1)
+    x = layers.flatten(x)
     for _ in range(2):
       x = layers.Dropout(0.5)(nn.relu(layers.dense(x, 4096)), train=train)
     return x

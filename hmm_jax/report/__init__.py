@@ -1,1 +1,1 @@
-"""Tables, plots and loss landscapes of runs."""
+"""Tables, plots and pages of runs, and loss landscapes."""

@@ -64,11 +64,43 @@ class Screen:
     if not self._console.is_terminal:
       yield lambda number, text: self.say(f'round {number}/{total}  {text}')
       return
+    with self._bar('round', done, total, transient=False) as report:
+      yield report
+
+  @contextlib.contextmanager
+  def _bar(self, name, done, total, *, transient):
     said = TextColumn('{task.fields[text]}', markup=False, table_column=Column(overflow='fold'))
-    columns = (TextColumn('round'), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), said)
-    with Progress(*columns, console=self._console) as bar:
+    columns = (TextColumn(name, markup=False), MofNCompleteColumn(), BarColumn(),
+               TimeRemainingColumn(), said)
+    with Progress(*columns, console=self._console, transient=transient) as bar:
       task = bar.add_task('', total=total, completed=done, text='compiling')
       yield lambda number, text: bar.update(task, completed=number, text=printable(text))
+
+
+class Brief(Screen):
+  """Console of one of several runs: a live bar with its name on a terminal; else only sentences.
+
+  Args:
+    name: of the run.
+    screen: of all.
+  """
+
+  def __init__(self, name: str, screen: Screen):
+    self._name, self._console = printable(name), screen._console
+
+  def say(self, text: str):
+    super().say(f'{self._name}: {text}')
+
+  def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence]):
+    pass
+
+  @contextlib.contextmanager
+  def progress(self, done: int, total: int):
+    if not self._console.is_terminal:
+      yield lambda number, text: None
+      return
+    with self._bar(self._name, done, total, transient=True) as report:
+      yield report
 
 
 class _Output:

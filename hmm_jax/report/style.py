@@ -1,14 +1,73 @@
-"""The look of all figures: colors, axes, and the files they are saved as."""
+"""The look of all figures: colors, headings, labels at line ends, and the files they become."""
 
+from collections.abc import Callable, Sequence
+import functools
 import os
+import textwrap
+from typing import Any, ParamSpec, TypeVar
 
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+import numpy as np
+from scipy.optimize import isotonic_regression
 
 from hmm_jax import storage
 
 # Okabe and Ito's colors, which color-blind readers can tell apart, in an order of contrast.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+DASHES = ('-', '--', ':', '-.')  # of the lines beyond the colors
+FAINT = '#707070'  # what explains a figure
+LABEL = 32  # characters of a name beside a line's end
+EMPTY = '#80808030'  # cells of a heat map without a value; on any background
+
+STYLE: dict[Any, Any] = {
+    'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'figure.titlesize': 11,
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.3,
+    'image.cmap': 'viridis', 'lines.linewidth': 1.6,
+    'text.parse_math': False,  # A run may have a name with dollars.
+    'pdf.fonttype': 42,  # Outlines that publishers take.
+    'svg.fonttype': 'none', 'svg.hashsalt': 'hmm_jax',
+}
+
+_LINE = 0.17  # inches from a label to the next
+Arguments = ParamSpec('Arguments')
+Result = TypeVar('Result')
+
+
+def styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+  """Lets a function draw in this style, whatever the settings of matplotlib are."""
+  @functools.wraps(draw)
+  def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    with matplotlib.rc_context(STYLE):
+      return draw(*args, **kwargs)
+  return wrapped
+
+
+def new(width: float, height: float, title: str = '', caption: str = '') -> Figure:
+  """Returns an empty figure under its title and above what explains it.
+
+  Args:
+    width, height: in inches.
+    title: what was run; it is wrapped, and cut after three lines.
+    caption: what is drawn: bands, marks, how many seeds.
+  """
+  figure = Figure(figsize=(width, height), layout='constrained')
+  wrapped = lambda text, size: textwrap.fill(
+      text, max(20, int(width * 118 / size)), max_lines=3, placeholder=' …')
+  if title:
+    figure.suptitle(wrapped(title, 11), x=0.01, ha='left')
+  if caption:
+    figure.supxlabel(wrapped(caption, 8), x=0.01, ha='left', fontsize=8, color=FAINT)
+  return figure
+
+
+def look(place: int) -> dict:
+  """Returns the color and the dashes of the so many-th line of a figure."""
+  return {'color': COLORS[place % len(COLORS)],
+          'linestyle': DASHES[place // len(COLORS) % len(DASHES)]}
 
 
 def whole_numbers() -> MaxNLocator:
@@ -16,10 +75,77 @@ def whole_numbers() -> MaxNLocator:
   return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
+def short(name: str) -> str:
+  """Returns a name that fits beside a line's end."""
+  return name if len(name) <= LABEL else f'{name[:LABEL - 1]}…'
+
+
+def logarithmic(axis: Axis):
+  """Puts plain numbers at the ticks of a logarithmic axis, few where it spans many decades."""
+  low, high = sorted(axis.get_view_interval())
+  axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < 1e3 * low else (1.0,)))
+  axis.set_major_formatter(FuncFormatter(plain))
+  axis.set_minor_locator(NullLocator())
+
+
+def plain(value: float, _: object = None) -> str:
+  """Writes a number of an axis; the ticks of a logarithmic one are formulas otherwise."""
+  return f'{value:,.0f}' if value >= 1000 else f'{value:g}'
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height: float):
+  """Writes a label right of each line's end, moved apart where they would overlap.
+
+  Args:
+    axes: whose limits and scales are final.
+    ends: x, y, label and color of each end; one that is no finite number is left out.
+    height: about how high the axes are, in inches.
+  """
+  ends = [end for end in ends if np.isfinite(end[1])]
+  to_axes = axes.transScale + axes.transLimits
+  wanted = [float(np.clip(to_axes.transform((x, y))[1], 0, 1)) for x, y, *_ in ends]
+  for (x, y, text, color), place in zip(ends, apart(wanted, _LINE / height)):
+    axes.annotate(
+        text, (x, y), (1.04, place), textcoords='axes fraction', va='center', fontsize=8,
+        annotation_clip=False, arrowprops={
+            'arrowstyle': '-', 'color': color, 'linewidth': 0.8, 'shrinkA': 0, 'shrinkB': 2,
+            'relpos': (0, 0.5)})
+
+
+def apart(wanted: Sequence[float], gap: float) -> list[float]:
+  """Moves places as little as possible, until any two differ by a gap; order is kept."""
+  order = np.argsort(wanted, kind='stable')
+  steps = gap * np.arange(len(wanted))
+  places = np.empty(len(wanted))
+  if len(wanted):
+    places[order] = isotonic_regression(np.array(wanted)[order] - steps).x + steps
+  return places.tolist()
+
+
+@styled
+def arrange(figure: Figure):
+  """Lays a figure out once for all, which takes longer than to save it."""
+  figure.draw_without_rendering()
+  figure.set_layout_engine(None)
+
+
+@styled
 def save(figure: Figure, path: str):
-  """Saves a figure; the kind of file is the ending of its path."""
+  """Saves a figure; the kind of file is the ending of its path.
+
+  The same figure gives the same file, so nothing says when it was drawn.
+  """
   folder, name = os.path.split(path)
+  kind = os.path.splitext(name)[1].removeprefix('.')
   with storage.saving(folder):
     os.makedirs(folder, exist_ok=True)
+  undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}.get(kind)
   with storage.replacing(path) as new:
-    figure.savefig(new, dpi=120, format=os.path.splitext(name)[1].removeprefix('.'))
+    figure.savefig(new, dpi=150, format=kind, metadata=undated)
+
+
+def save_pair(figure: Figure, stem: str):
+  """Saves a figure as STEM.png, to look at, and as STEM.pdf, for a paper."""
+  arrange(figure)
+  for kind in ('png', 'pdf'):
+    save(figure, f'{stem}.{kind}')

@@ -2,11 +2,40 @@
 
 from collections.abc import Iterable
 
-import jax
-
-from hmm_jax.report import plots
-from hmm_jax.report.plots import BOOKKEEPING
 from hmm_jax.report.screen import Screen
+from hmm_jax.report.words import BOOKKEEPING
+
+_MODELS = {'locals': 'locals, mean', 'clients': 'clients, mean on their own examples'}
+
+
+def brief(summaries: dict[str, dict], screen: Screen):
+  """Prints what went wrong, the costs, and last the test accuracies of every run, small."""
+  warn(summaries, screen)
+  costs(next(iter(summaries.values())), screen)
+  screen.table(f'test accuracy{over_seeds(summaries.values())}',
+               ['run', 'model', 'last round', 'selected on validation'], accuracies(summaries))
+
+
+def over_seeds(summaries: Iterable[dict]) -> str:
+  """Says what is shown of several seeds, and what their spread leaves out; '' for one seed."""
+  counts = sorted({len(summary['seeds']) for summary in summaries} - {1})
+  if not counts:
+    return ''
+  return (f': mean ± std over {" or ".join(map(str, counts))} seeds, which share one partition of '
+          'the data, so that its variance is left out')
+
+
+def accuracies(summaries: dict[str, dict]) -> list[list[str]]:
+  """Returns one row per run and model: the last and the selected test accuracy."""
+  rows = []
+  for name, summary in summaries.items():
+    selected = summary['selected_on_validation'] or {}
+    for view in ('global', 'merged', 'locals', 'clients'):
+      metric = f'{view}/test/accuracy'
+      if found := summary['last'].get(metric):
+        best = selected.get(metric)
+        rows.append([name, _MODELS.get(view, view), spread(found), spread(best) if best else ''])
+  return rows
 
 
 def show(summaries: dict[str, dict], screen: Screen):
@@ -27,9 +56,21 @@ def show(summaries: dict[str, dict], screen: Screen):
        own_accuracies(summaries))):
     if rows:
       screen.table(title, ['run', *header, *seeds], rows)
-  for name, of_run in summaries.items():
-    for line in of_run.get('warnings', ()):
+  if said := over_seeds(summaries.values()):
+    screen.say(said.removeprefix(': '))
+  warn(summaries, screen)
+  costs(summary, screen)
+
+
+def warn(summaries: dict[str, dict], screen: Screen):
+  """Prints the warnings of every run."""
+  for name, summary in summaries.items():
+    for line in summary.get('warnings', ()):
       screen.say(f'warning: {name}: {line}')
+
+
+def costs(summary: dict, screen: Screen):
+  """Prints what a run took."""
   screen.say(f'trained {summary["train_seconds"]:.1f} s, compiled '
              f'{summary["compile_seconds"]:.1f} s, peak memory '
              f'{summary["peak_memory_bytes"] / 2**20:.0f} MiB, {summary["device"]}')
@@ -71,13 +112,6 @@ def own_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
         rows.append([name, 'clients' + when, mean, spread(best) if best else '', *others,
                      *seed_by_seed(means[0])])
   return rows
-
-
-def compare_clients(runs: dict[str, list[dict]], path: str):
-  """Draws the clients' own test accuracies, those of all runs in one picture."""
-  runs = {name: rows for name, rows in runs.items() if any('test/accuracy' in r for r in rows)}
-  if runs and jax.process_index() == 0:
-    plots.clients(runs, path)
 
 
 def seed_by_seed(value: dict) -> list[str]:

@@ -8,6 +8,7 @@ from absl.testing import absltest, parameterized
 import numpy as np
 
 from hmm_jax.data import arrays
+from hmm_jax.data.files import Limit
 from hmm_jax.types import InputError
 
 X = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
@@ -82,6 +83,12 @@ class VectorsTest(parameterized.TestCase):
     np.savez(self.path, **stored)
     with self.assertRaisesRegex(InputError, f'got crisismmd.vectors=.*{re.escape(text)}'):
       arrays.vectors(self.path, ['0', '2', '2', '0'])
+
+  def test_vectors_that_unpack_to_more_than_the_limit(self):
+    np.savez_compressed(self.path, id=np.arange(9), x=np.zeros((9, 500)))
+    arrays.vectors(self.path, ['0'], Limit(40_000 / 2**30))
+    with self.assertRaisesRegex(InputError, 'got crisismmd.vectors=.* unpacks to at most .*; a.b '):
+      arrays.vectors(self.path, ['0'], Limit(30_000 / 2**30, 'a.b'))
 
   def test_no_such_file(self):
     with self.assertRaisesRegex(InputError, 'got crisismmd.vectors=/nowhere.npz; expected a '

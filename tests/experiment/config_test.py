@@ -191,7 +191,8 @@ class OldKeysTest(parameterized.TestCase):
       (f'{old.replace(".", "_")}', old, new) for old, new in configs.OLD_KEYS.items())
   def test_a_key_of_an_earlier_release_is_read(self, old, new):
     value = SETTINGS[new].default
-    value = list(SETTINGS[new].choices)[-1] if SETTINGS[new].choices else value + 1
+    choices = ('mlflow',) if new == 'track' else SETTINGS[new].choices
+    value = list(choices)[-1] if choices else value + 1
     saved = configs.get_config().to_dict()
     section, _, key = new.rpartition('.')
     table = saved[section] if section else saved
@@ -209,6 +210,10 @@ class OldKeysTest(parameterized.TestCase):
     self.assertEqual(configs.flat(text)[key], new)
 
   def test_old_key_with_old_value(self):
+    for was, now in ((True, 'tensorboard'), (False, '')):
+      self.assertEqual(configs.configure(tensorboard=was).track, now)
+      text = configs.from_texts(configs.get_config(), {'tensorboard': str(was)}, 'the test')
+      self.assertEqual(text.track, now)
     config = configs.configure({'dmm.after': 're_estimated'})
     self.assertEqual(config.dmm.student_statistics, 'recalibrated')
 

@@ -9,6 +9,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import jax
 import numpy as np
+import pytest
 
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import launch
@@ -51,6 +52,15 @@ class CompareTest(FolderTest):
   def test_what_is_shown_beside_a_run_may_change(self):
     self.leave()
     self.compare(name='mine', references='iid', variants=('hot local.lr=1.0',))
+    self.compare(keep=7, track='tensorboard')
+
+  def test_evaluations_may_change_unless_they_decide(self):
+    self.leave()
+    self.compare(eval_every=3)
+    for decides in ({'keep_best': True}, {'stop.patience': 2}):
+      self.leave(configs.configure(decides).to_dict())
+      with self.assertRaisesRegex(InputError, 'got eval_every=3 .*go by evaluations'):
+        launch.compare(configs.configure(decides, eval_every=3), self.workdir)
 
   @parameterized.parameters(
       ('local.lr', 0.5), ('rounds', 200), ('mlp.hidden', (7,)), ('partition.seed', 4))
@@ -74,6 +84,7 @@ class CompareTest(FolderTest):
     saved = configs.configure(normalize='none', algorithm='centralized').to_dict()
     saved['normalise'], saved['algorithm'] = saved.pop('normalize'), 'centralised'
     saved['inversion']['length'] = saved['inversion'].pop('norm') + 1
+    saved['tensorboard'] = bool(saved.pop('track'))
     self.leave(saved)
     now = {'normalize': 'none', 'algorithm': 'centralized', 'inversion.norm': saved[
         'inversion']['length']}
@@ -166,18 +177,20 @@ class TrainTest(FolderTest):
     with mock.patch.object(Trainer, 'compile', compiling):
       self.assertEqual(launch.train(config, self.workdir, Screen(silent=True)), made)
 
+  @pytest.mark.draws
   def test_plots_of_a_finished_run_are_drawn_again_where_they_are_missing(self):
     config = configs.configure(TINY, rounds=1)
-    with (mock.patch.object(launch.plots, 'of_run', side_effect=SaveError('full')),
+    with (mock.patch.object(launch.pages, 'of_run', side_effect=SaveError('full')),
           self.assertRaises(SaveError)):
       launch.train(config, self.workdir, Screen(silent=True))
     launch.train(config, self.workdir, Screen(silent=True))
-    names = {'accuracy.png', 'loss.png', 'partition.png'}
-    self.assertContainsSubset(names, os.listdir(self.workdir.file('plots')))
+    names = ['plots/accuracy.png', 'plots/loss.pdf', 'plots/partition.png', 'report.html']
     for name in names:
-      os.remove(self.workdir.file('plots', name))
+      self.assertTrue(os.path.exists(self.workdir.file(name)), name)
+    for name in (names[1], names[-1]):
+      os.remove(self.workdir.file(name))
       launch.train(config, self.workdir, Screen(silent=True))
-      self.assertIn(name, os.listdir(self.workdir.file('plots')))
+      self.assertTrue(os.path.exists(self.workdir.file(name)), name)
 
   def test_a_run_goes_on_with_the_data_it_began_with(self):
     path = os.path.join(os.path.dirname(self.workdir.path), 'own.npz')
@@ -221,11 +234,22 @@ class TrainTest(FolderTest):
 
   def test_a_kill_while_rounds_are_added_leaves_no_finished_run(self):
     config = configs.configure(TINY, rounds=2)
-    with mock.patch.object(launch, 'plots'):
-      launch.train(configs.configure(TINY, rounds=1), self.workdir, Screen(silent=True))
-      self.workdir.write_json('config.json', config.to_dict())  # All that it got to.
-      summary = launch.train(config, self.workdir, Screen(silent=True))
+    launch.train(configs.configure(TINY, rounds=1), self.workdir, Screen(silent=True))
+    self.workdir.write_json('config.json', config.to_dict())  # All that it got to.
+    summary = launch.train(config, self.workdir, Screen(silent=True))
     self.assertEqual(summary['rounds'], 2)
+
+  def test_more_frequent_evaluation_changes_no_number(self):
+    often = os.path.join(os.path.dirname(self.workdir.path), 'often')
+    for path, stages in ((self.workdir.path, ((4, 2), (8, 1))), (often, ((8, 1),))):
+      for rounds, every in stages:
+        run = launch.run_config(configs.configure(TINY, rounds=rounds, eval_every=every), path,
+                                silent=True)
+    rows = {path: {row['round']: row['global/test/loss'] for row in Run.load(path).metrics}
+            for path in (self.workdir.path, often)}
+    self.assertEqual([*rows[self.workdir.path]], [2, 4, 5, 6, 7, 8])
+    self.assertEqual(rows[often], rows[often] | rows[self.workdir.path])
+    self.assertEqual(run.rounds, 8)
 
   def test_the_table_before_the_first_round_says_who_has_which_data(self):
     config = configs.configure(TINY, **{

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from reference.counting import FEDERATION, adding, counting, experiment, of_clients, weighing
 
-from hmm_jax.experiment import run as run_module
 from hmm_jax.experiment import stopping
 from hmm_jax.experiment.checkpoint import Checkpoints
 from hmm_jax.experiment.run import Progress, run
@@ -215,14 +214,6 @@ class RunTest(parameterized.TestCase):
     os.remove(self.workdir.file('summary.json'))  # As if killed before it was written.
     self.run_it(falling, rounds=20, patience=1)
     self.assertEqual(self.workdir.read_metrics(), rows)
-
-  def test_tensorboard_gets_the_rows_before_and_after(self):
-    finish = lambda state, federation, key: (state, {
-        'messages_up': jnp.float32(30), 'messages_down': jnp.float32(0)})
-    with mock.patch.object(run_module, 'Events') as events:
-      self.run_it(counting(finish=finish), tensorboard=True)
-    written = [row for call in events().write.call_args_list for row in call.args[0]]
-    self.assertEqual([row['bytes_up'] for row in written[::2]], [40, 80, 100, 400])
 
   def test_gauges_are_read_at_every_evaluation(self):
     self.run_it(counting(finish=adding(100))._replace(

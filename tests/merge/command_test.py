@@ -22,9 +22,8 @@ from hmm_jax.experiment import config as defaults
 from hmm_jax.experiment.launch import train
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.merge import __main__ as merge
-from hmm_jax.merge import files
 from hmm_jax.merge.models import merge as merge_function
-from hmm_jax.merging import OPERATORS
+from hmm_jax.models import files
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError, SaveError
 
@@ -125,6 +124,17 @@ class MergeTest(parameterized.TestCase):
     self.assertRegex(said, r'x +│ float32 +│ \(2,\) +│ weighted +│ 0.8000')  # 4 of 5
     self.assertRegex(said, r'zero +│ float32 +│ \(2,\) +│ weighted +│ 0.0000')
 
+  def test_models_that_unpack_to_more_than_the_limit(self):
+    for name, model in (('a.npz', FIRST), ('b.npz', SECOND), ('p.npz', BASE)):
+      np.savez_compressed(self.path(name), **model)
+    given = dict(method='ties', base='p.npz')
+    self.run_merge(('a.npz', 'b.npz'), dry_run=True, **given)
+    for models, base in (('b.npz', 'base.safetensors'), ('a.safetensors', 'p.npz')):
+      with self.assertRaisesRegex(InputError, '^got .*npz; expected a file that unpacks to at most '
+                                  '1e-06 GiB, .*; unpack_limit can be larger'):
+        self.run_merge((models, models), unpack_limit=1e-6, **given | {'base': base})
+    self.assertFalse(os.path.exists(self.path('out')))
+
   def test_settings_may_be_written_without_a_point(self):
     self.run_merge(method='dare', base='base.safetensors', set=['density=1', 'scale=1'])
     for name, x in self.merged().items():
@@ -158,11 +168,6 @@ class MergeTest(parameterized.TestCase):
   def test_lists_methods_and_their_needs(self):
     said = self.run_merge(method='list')
     self.assertRegex(said, r'ties +│ base +│ density=0.2')
-
-  def test_the_readme_has_the_table(self):
-    readme = (ROOT / 'README.md').read_text()
-    for name, operator in OPERATORS.items():
-      self.assertIn(f'| `{name}` | {", ".join(operator.needs)} | {operator.summary} |', readme)
 
   @parameterized.parameters(
       (dict(method='tis'), '^got --method=tis; .*did you mean ties'),
@@ -199,6 +204,7 @@ class MergeTest(parameterized.TestCase):
       (dict(method='ties', base='/dev/zero'), '^got .*; expected a file'),
       (dict(method='uniform', evaluate='/dev/zero'), '^got /dev/zero; expected a config file'),
       (dict(method='a\0.py:X'), '^got --method=a'),
+      (dict(method='uniform', unpack_limit=float('nan')), '^got unpack_limit=nan; '),
       (dict(method='uniform', out=None), '^got no --out; '),
       (dict(method='uniform', models=['a.safetensors', 'no.npz']), 'No such file'),
   )

@@ -6,8 +6,9 @@ import tempfile
 from absl.testing import absltest, parameterized
 import numpy as np
 
-from hmm_jax.merge import files, lora, models
+from hmm_jax.merge import lora, models
 from hmm_jax.merging import OPERATORS
+from hmm_jax.models import files
 from hmm_jax.types import InputError
 
 RANK, INPUTS, OUTPUTS = 2, 9, 7

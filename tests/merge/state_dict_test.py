@@ -7,9 +7,10 @@ import numpy as np
 from reference import toys
 
 from hmm_jax import tree
-from hmm_jax.merge import files, state_dict
+from hmm_jax.merge import state_dict
 from hmm_jax.merge.evaluation import Bench
 from hmm_jax.merging import OPERATORS
+from hmm_jax.models import files
 from hmm_jax.types import Examples
 
 COUNT = 65

@@ -53,6 +53,10 @@ class TableTest(parameterized.TestCase):
     rows = tables.global_accuracies({name: summary()}) + tables.own_accuracies({name: summary()})
     for cell in {cell for row in rows for cell in row if '.' in cell}:
       self.assertIn(cell, numbers)
+    for row in tables.accuracies({name: summary()}):
+      self.assertContainsSubset({cell for cell in row if '.' in cell}, re.findall(
+          r'\d\.\d{4} ± \d\.\d{4}', printed(
+              lambda paper: tables.brief({name: summary(), 'another': summary()}, paper), width)))
     # A name that is longer than half of a line is folded in tables, but never in lines.
     self.assertTrue(name in said or (name[:width // 2] in said and name[width // 2:] in said))
     self.assertIn(f'{name}, mean ± std over seeds\n', said)

@@ -1,9 +1,6 @@
 """The tables and the picture at the end of a command."""
 
-from unittest import mock
-
 from absl.testing import absltest, parameterized
-import jax
 
 from hmm_jax.report import tables
 
@@ -71,22 +68,20 @@ class ShowTest(parameterized.TestCase):
          '0.6000']])
     self.assertEmpty(tables.own_accuracies({name: summaries[name] for name in ('nobody', 'old')}))
 
-  @parameterized.parameters(([1.0, 0.5], True), ([None, 0.5], True), ([None, None], False))
-  def test_clients_of_all_runs_are_in_one_picture(self, accuracies, drawn):
-    rows = [{'round': 1, 'seed': 0, 'client': k, 'weight/0': 0.5}
-            | ({} if value is None else {'test/accuracy': value})
-            for k, value in enumerate(accuracies)]
-    runs = {'merge': rows, 'none': [], 'mean': rows}
-    with mock.patch.object(tables.plots, 'clients') as draw:
-      tables.compare_clients(runs, 'clients.png')
-    if drawn:
-      draw.assert_called_once_with({'merge': rows, 'mean': rows}, 'clients.png')
-    else:
-      draw.assert_not_called()
-    with (mock.patch.object(tables.plots, 'clients') as draw,
-          mock.patch.object(jax, 'process_index', return_value=1)):
-      tables.compare_clients(runs, 'clients.png')
-    draw.assert_not_called()
+  def test_the_short_table_has_each_run_and_model_once(self):
+    run = {'last': self.own(0.8, global__test__accuracy=0.5, train__loss=1), 'seeds': [0, 1],
+           'selected_on_validation': self.own(0.6), 'train_seconds': 1.0, 'compile_seconds': 1.0,
+           'peak_memory_bytes': 1, 'device': 'one'}
+    paper = Paper()
+    tables.brief({'merge': run, 'bare': {**run, 'selected_on_validation': None,
+                                         'last': measured(locals__test__accuracy=0.3)}}, paper)
+    (title, rows), = paper.tables.items()
+    self.assertIn('± std over 2 seeds, which share one partition', title)
+    self.assertEqual(rows[1:], [
+        ['merge', 'global', '0.5000 ± 0.1000', ''],
+        ['merge', 'clients, mean on their own examples', '0.8000 ± 0.1000', '0.6000 ± 0.1000'],
+        ['bare', 'locals, mean', '0.3000 ± 0.1000', '']])
+    self.assertEqual(tables.over_seeds([{'seeds': [0]}]), '')
 
   def test_tables(self):
     costs = {'rounds': 4, 'seeds': [5, 6], 'train_seconds': 1.0, 'compile_seconds': 1.0,

@@ -184,7 +184,7 @@ SETTINGS = {
     'cache': Setting('', "folder for decoded images; '': `cache` in the release's folder"),
     'broken': Setting('refuse', 'what to do with examples whose image cannot be read',
                       choices=('refuse', 'skip')),
-}
+} | files.UNPACK_LIMIT
 
 
 def load_release(path: str, settings, data_dir: str) -> Dataset:
@@ -194,7 +194,8 @@ def load_release(path: str, settings, data_dir: str) -> Dataset:
 
   def embed(tweets, texts):
     if settings.vectors:
-      return arrays.vectors(settings.vectors, tweets)
+      return arrays.vectors(settings.vectors, tweets, files.Limit(
+          settings.unpack_limit, 'crisismmd.unpack_limit'))
     return ngrams.hashed(texts, features=settings.ngrams)
 
   decode = partial(images.pictures, size=settings.image_size,

@@ -1,6 +1,6 @@
 """User-supplied data set from an .npz file."""
 
-from hmm_jax.data import numbering, values
+from hmm_jax.data import files, numbering, values
 from hmm_jax.data.arrays import read
 from hmm_jax.registry import Source
 from hmm_jax.types import Dataset, InputError
@@ -8,7 +8,7 @@ from hmm_jax.types import Dataset, InputError
 _NAMES = ('x_train', 'y_train', 'x', 'y', 'x_test', 'y_test', 'client', 'domain')
 
 
-def load(path: str) -> Dataset:
+def load(path: str, *, unpack_limit: float = 0.0) -> Dataset:
   """Loads arrays `x_train, y_train, x_test, y_test`, or `x, y`, and optional ones.
 
   With `x, y` a test split is optional; `client` and `domain` ([D] ints) are the owner
@@ -19,6 +19,7 @@ def load(path: str) -> Dataset:
     path: of the file. x is uint8 (images, kept), of another integer type (tokens,
       becomes int32) or floating (becomes float32); inputs [H, W] get a channel axis.
       y is integers or strings.
+    unpack_limit: GiB that compressed arrays may unpack to; 0: a quarter of the memory.
 
   Returns:
     A Dataset whose classes are the distinct labels of both splits, in their order.
@@ -27,7 +28,7 @@ def load(path: str) -> Dataset:
     InputError: the file cannot be read, or its arrays do not fit together.
   """
   refusal = lambda text: InputError(f'got dataset=npz:{path}; {text}')
-  arrays = read(path, _NAMES, refusal)
+  arrays = read(path, _NAMES, refusal, files.Limit(unpack_limit, 'npz.unpack_limit'))
   named_train = 'x_train' in arrays or 'y_train' in arrays
   x_train, y_train = _split(refusal, arrays, *(_NAMES[:2] if named_train else _NAMES[2:4]))
   x_test, y_test = x_train[:0].copy(), y_train[:0].copy()
@@ -64,6 +65,6 @@ def _split(refusal, arrays, x_name, y_name):
 
 
 SOURCE = Source(
-    'npz', lambda path, settings, data_dir: load(path), path=True,
+    'npz', lambda path, settings, data_dir: load(path, **settings), files.UNPACK_LIMIT, path=True,
     summary='an .npz file with x_train, y_train, x_test, y_test, or x, y (labels: integers or '
     'strings; floats become float32); optional: client, domain')

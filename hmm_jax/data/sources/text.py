@@ -1,8 +1,10 @@
 """Text of many owners, from a JSON-lines file."""
 
 from collections import defaultdict
+import contextlib
 from functools import partial
 import gzip
+import io
 import json
 import lzma
 import os
@@ -17,7 +19,8 @@ from hmm_jax.types import Dataset, InputError
 _OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
 
 
-def load(path: str, *, owner: tuple[str, ...], window: int, min_rows: int) -> Dataset:
+def load(path: str, *, owner: tuple[str, ...], window: int, min_rows: int,
+         unpack_limit: float = 0.0) -> Dataset:
   """Loads windows of characters, each with the character that follows it.
 
   A line of the file is a JSON object with a string 'text' and the fields that together
@@ -31,6 +34,7 @@ def load(path: str, *, owner: tuple[str, ...], window: int, min_rows: int) -> Da
     owner: fields that name the owner, strings or integers.
     window: characters in an example.
     min_rows: owners with fewer examples are left out.
+    unpack_limit: GiB that a compressed file may unpack to; 0: a quarter of the memory.
 
   Returns:
     A Dataset without a test split. x is int32 [D, window], the index of each character
@@ -44,7 +48,8 @@ def load(path: str, *, owner: tuple[str, ...], window: int, min_rows: int) -> Da
   """
   if not owner:
     raise InputError('got text.owner=(); expected the names of one field or more')
-  texts = ['\n'.join(documents) for _, documents in sorted(_read(path, owner).items())]
+  limit = files.Limit(unpack_limit, 'text.unpack_limit')
+  texts = ['\n'.join(documents) for _, documents in sorted(_read(path, owner, limit).items())]
   alphabet = _codes(''.join(sorted(set().union(*texts))))
   lengths = [len(text) // (window + 1) for text in texts]
   rows = [_cut(np.searchsorted(alphabet, _codes(text)), window)
@@ -62,12 +67,11 @@ def _error(path, text):
   return InputError(f'got dataset=text:{path}; {text}')
 
 
-def _read(path, owner):
+def _read(path, owner, limit):
   """Returns the texts of each owner, in the order of the file: {owner: [text, ...]}."""
-  opener = _OPENERS.get(os.path.splitext(path)[1], open)
-  texts = defaultdict(list)
-  with files.reading('a readable file of JSON lines', partial(_error, path)), opener(
-      files.ordinary(path), 'rt', encoding='utf-8-sig') as file:
+  texts, refusal = defaultdict(list), partial(_error, path)
+  with files.reading('a readable file of JSON lines', refusal), _opened(
+      files.ordinary(path), limit, refusal) as file:
     for number, line in enumerate(file, 1):
       if line.strip():
         document = _document(path, number, line, owner)
@@ -75,6 +79,15 @@ def _read(path, owner):
         texts[tuple(str(document[field]) for field in owner)].append(
             document['text'].removeprefix('\ufeff'))
   return texts
+
+
+@contextlib.contextmanager
+def _opened(path, limit, refusal):
+  """Yields a text stream of a file, unpacked if need be, which fails beyond the limit."""
+  packed = _OPENERS.get(os.path.splitext(path)[1])
+  with (packed or open)(path, 'rb') as file:
+    stream = io.BufferedReader(files.Unpacked(file, limit, refusal)) if packed else file
+    yield io.TextIOWrapper(stream, encoding='utf-8-sig')
 
 
 def _document(path, number, line, owner):
@@ -104,10 +117,11 @@ def _cut(codes, window):
 
 SOURCE = Source(
     'text', lambda path, settings, data_dir: load(path, **settings),
-    {'owner': Setting(('play', 'speaker'), 'fields that together name a natural client'),
-     'window': Setting(40, 'characters before the one to predict', at_least=1),
-     'min_rows': Setting(
-         50, 'least number of examples per owner; owners with fewer are left out', at_least=1)},
+    files.UNPACK_LIMIT
+    | {'owner': Setting(('play', 'speaker'), 'fields that together name a natural client'),
+       'window': Setting(40, 'characters before the one to predict', at_least=1),
+       'min_rows': Setting(
+           50, 'least number of examples per owner; owners with fewer are left out', at_least=1)},
     path=True,
     summary='a JSON-lines file of texts and their owners, for next-character prediction',
     paper='Caldas et al. 2018. arXiv:1812.01097')

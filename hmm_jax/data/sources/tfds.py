@@ -43,7 +43,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
       uint8 images of one shape.
   """
   builder = _find(name, data_dir)
-  shape, classes = _image_features(name, builder)
+  shape, label = _image_features(name, builder)
+  classes = label.num_classes
   refusal = lambda text: InputError(f'got dataset={name!r}; {text}')
   with files.reading(f'readable array_record files in {builder.data_path}', refusal):
     x_train, y_train = _read(builder, 'train', shape)
@@ -53,7 +54,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
   if min(y_train.min(initial=0), y_test.min(initial=0)) < 0:
     raise refusal('expected a label on every example, some have none')
   y_train, y_test = (numbering.checked(y, classes, name) for y in (y_train, y_test))
-  return Dataset(name.partition(':')[0], x_train, y_train, x_test, y_test, classes)
+  return Dataset(name.partition(':')[0], x_train, y_train, x_test, y_test, classes,
+                 titles=tuple(label.names))
 
 
 def _find(name, data_dir):
@@ -128,7 +130,7 @@ def _not_prepared(name, data_dir, path):
 
 
 def _image_features(name, builder):
-  """Returns the shape (H, W, C) of an image and the number of classes."""
+  """Returns the shape (H, W, C) of an image, and the feature of the label."""
   import tensorflow_datasets as tfds
 
   if 'train' not in builder.info.splits:
@@ -143,7 +145,7 @@ def _image_features(name, builder):
   if image.np_dtype != np.uint8 or None in image.shape or image.shape[2] not in _MODES:
     raise InputError(f'got dataset={name!r}; expected uint8 images of one shape, not '
                      f'{np.dtype(image.np_dtype)} {image.shape}')
-  return image.shape, label.num_classes
+  return image.shape, label
 
 
 def _read(builder, split, shape):
@@ -170,8 +172,7 @@ def _read(builder, split, shape):
 
 
 def _decode(content, shape):
-  from PIL import Image
-  image = Image.open(io.BytesIO(content), formats=images.FORMATS)  # Nothing is decoded yet.
+  image = images.opened(io.BytesIO(content))
   found, wanted = (image.size[::-1], image.mode), (shape[:2], _MODES[shape[2]])
   if found != wanted:  # Another mode would be cast, such as 16 bits or places in a palette.
     raise ValueError(f'an image is {found}, not {wanted}')

@@ -67,6 +67,8 @@ def calibration(model: Model, source: Callable, *, batches: int, batch: int) -> 
   """
 
   def calibrate(variables, federation):
+    if not variables.keys() - {'params'}:  # It has no need of examples.
+      return variables
     rows, count = source(federation)
     draws = jax.random.randint(jax.random.key(0), (batches, batch), 0, count)
     return recalibrate(model, variables, federation.examples, rows[draws])

@@ -177,7 +177,7 @@ class NpzTest(parameterized.TestCase):
       def __reduce__(self):
         return opened.append, (1,)
 
-    self.refuse(self.save(x=np.array([Trap()] * 5), y=Y), 'Object arrays cannot be loaded')
+    self.refuse(self.save(x=np.array([Trap()] * 5), y=Y), 'x.npy holds Python objects')
     self.assertEmpty(opened)
 
   def test_missing_file(self):
@@ -240,6 +240,17 @@ class NpzTest(parameterized.TestCase):
           self.assertRaisesRegex(InputError, 'claims')):
         load_member(self, claim)
       read.assert_not_called()
+
+  def test_what_unpacks_to_more_than_the_limit_is_not_unpacked(self):
+    zeros, limit = np.zeros((5, 4, 100), np.uint8), 2000 / 2**30
+    np.savez_compressed(self.path, x=zeros, y=Y, other=zeros)  # `other` is not read.
+    npz.load(self.path, unpack_limit=2500 / 2**30)
+    with (absltest.mock.patch.object(zipfile.ZipExtFile, 'read') as read,
+          self.assertRaisesRegex(InputError, f'got dataset=npz:{self.path}; expected a file that '
+                                 'unpacks to at most .* it has .*; npz.unpack_limit can be')):
+      npz.load(self.path, unpack_limit=limit)
+    read.assert_not_called()
+    npz.load(self.save(x=zeros, y=Y), unpack_limit=limit)  # It is as large as it looks.
 
   def test_a_member_of_another_name(self):
     self.refuse(member(self, b'bytes', 'x'), 'it has y')

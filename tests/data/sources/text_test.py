@@ -165,6 +165,20 @@ class TextTest(parameterized.TestCase):
     self.assertGreater(damage.refusals(path, damage.mutated(good, 1000), self.load), 500)
 
   @parameterized.parameters(*OPENERS)
+  def test_one_line_without_end(self, suffix):
+    """A compressed file is read up to the limit; a plain one is as large as it looks."""
+    path = self.save([{'play': 'a', 'speaker': 'x', 'text': 'a' * 10**6}], suffix)
+    load = lambda limit: text.load(
+        path, owner=('play', 'speaker'), window=3, min_rows=1, unpack_limit=limit / 2**30)
+    load(2 * 10**6)
+    if suffix == '.jsonl':
+      load(1000)
+      return
+    with self.assertRaisesRegex(InputError, f'got dataset=text:{path}; expected a file that unpacks'
+                                ' to at most .*, it has more; text.unpack_limit can be larger'):
+      load(1000)
+
+  @parameterized.parameters(*OPENERS)
   def test_a_pipe_or_a_device(self, suffix):
     os.mkfifo(path := os.path.join(self.folder, f'pipe{suffix}'))
     self.refuse(path, 'pipe or device')

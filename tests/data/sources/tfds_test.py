@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 
 from absl.testing import absltest, parameterized
 import numpy as np
@@ -188,6 +189,12 @@ class TfdsTest(parameterized.TestCase):
     self.refuse('small_damaged', 'expected the name of a TFDS image set')
     shutil.rmtree(path)
     self.refuse('small_damaged', 'expected the name of a TFDS image set')
+
+  def test_pictures_of_very_many_pixels(self):
+    path = prepare(self.folder, 'small_bomb')
+    with warnings.catch_warnings(action='ignore'), absltest.mock.patch.object(
+        Image, 'MAX_IMAGE_PIXELS', 15):  # These have 20.
+      self.refuse('small_bomb', f'expected readable array_record files in {path}: .*20 pixels')
 
   def rewrite(self, path, change):
     path = os.path.join(path, 'features.json')

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from reference import full_disk
 
-from hmm_jax.merge import files
+from hmm_jax.data import members
+from hmm_jax.data.files import Limit
+from hmm_jax.models import files
 from hmm_jax.types import InputError, SaveError
 
 
@@ -254,10 +256,21 @@ class TensorsTest(parameterized.TestCase):
       files.opened(path).__enter__()
 
   def test_refuses_a_size_that_nothing_unpacks_to(self):
-    with mock.patch.object(files, '_MOST_DEFLATED', 10):
+    with mock.patch.object(members, '_MOST_DEFLATED', 10):
       np.savez_compressed(path := self.path('x.npz'), x=np.zeros(10**5))
-      with self.assertRaisesRegex(InputError, f'^got a damaged {path} with x; .* 800128 bytes'):
+      with self.assertRaisesRegex(InputError, f'^got a damaged {path} with x; .* 800,000 bytes'):
         files.opened(path).__enter__()
+
+  def test_refuses_what_unpacks_to_more_than_the_limit(self):
+    path, tensors = self.path('x.npz'), {name: np.zeros(10**4) for name in 'xy'}
+    limit = Limit(10**5 / 2**30, 'limit')
+    np.savez_compressed(path, **tensors)
+    with self.assertRaisesRegex(InputError, f'^got {path}; expected a file that unpacks to at most '
+                                '.* it has .*; limit can be larger'):
+      files.opened(path, limit).__enter__()
+    files.opened(path, Limit(2 * 10**5 / 2**30)).__enter__()
+    np.savez(path, **tensors)  # It is as large as it looks.
+    files.opened(path, limit).__enter__()
 
   def test_refuses_two_members_of_one_name(self):
     with zipfile.ZipFile(path := self.path('x.npz'), 'w') as archive:

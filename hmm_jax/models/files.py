@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator
 import contextlib
-import math
 import os
 import re
 import stat
@@ -16,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hmm_jax import storage
+from hmm_jax.data import members
+from hmm_jax.data.files import DEFAULT_LIMIT, Limit
 from hmm_jax.types import Array, InputError
 
 SUFFIXES = ('.safetensors', '.npz')
-_MOST_DEFLATED = 1032  # Times its packed size: what deflate can unpack to.
 
 
 class Tensors(NamedTuple):
@@ -36,11 +36,15 @@ class Tensors(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Generator[Tensors]:
+def opened(path: str, limit: Limit = DEFAULT_LIMIT) -> Generator[Tensors]:
   """Opens a file of tensors.
 
+  Args:
+    path: of the file.
+    limit: what compressed tensors may unpack to.
+
   Raises:
-    InputError: it is absent, damaged, a pickle, or of an unsupported format.
+    InputError: it is absent, damaged, a pickle, unpacks to too much, or of an unsupported format.
   """
   expected = f'got {path}; expected a file {" or ".join(SUFFIXES)}, or the folder of a run'
   try:
@@ -55,7 +59,8 @@ def opened(path: str) -> Generator[Tensors]:
     raise InputError(expected)
   with contextlib.ExitStack() as stack:
     with _damage(path):
-      made = _open_npz(path, stack) if path.endswith('.npz') else _open_safetensors(path, stack)
+      made = (_open_npz(path, stack, limit) if path.endswith('.npz')
+              else _open_safetensors(path, stack))
     yield made
 
 
@@ -65,38 +70,18 @@ def _open_safetensors(path, stack) -> Tensors:
   return Tensors(shapes, _checked(path, file.get_tensor), file.metadata() or {})
 
 
-def _open_npz(path, stack) -> Tensors:
+def _open_npz(path, stack, limit) -> Tensors:
   """Opens an npz file by the headers of its members: none is unpacked before it is read."""
   archive = stack.enter_context(zipfile.ZipFile(path))
-  members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
-  if len(members) < len(archive.infolist()):
+  infos = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
+  if len(infos) < len(archive.infolist()):
     raise ValueError('two members have one name')
+  limit.check(members.unpacked(infos.values()), lambda text: InputError(f'got {path}; {text}'))
   shapes = {}
-  for name, info in members.items():
+  for name, info in infos.items():
     with _damage(f'{path} with {name}'):
-      shapes[name] = _shape(archive, info)
-
-  def read(name):
-    with archive.open(members[name]) as file:
-      return np.lib.format.read_array(file, allow_pickle=False)
-
-  return Tensors(shapes, _checked(path, read), {})
-
-
-def _shape(archive, info) -> tuple[int, ...]:
-  """Returns the shape of a member; raises ValueError if that is not what the member can hold."""
-  with archive.open(info) as file:
-    version, _ = np.lib.format.read_magic(file)
-    header = (np.lib.format.read_array_header_1_0 if version == 1
-              else np.lib.format.read_array_header_2_0)
-    shape, _, dtype = header(file)
-    size = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or file.tell() + size != info.file_size:
-      raise ValueError(f'{info.filename} is no array of {shape} in {dtype}')
-  packed = info.compress_size <= os.path.getsize(archive.filename)
-  if not packed or info.file_size > _MOST_DEFLATED * (info.compress_size + 1):
-    raise ValueError(f'{info.filename} can not have {info.file_size} bytes')
-  return shape
+      shapes[name] = members.header(archive, info).shape
+  return Tensors(shapes, _checked(path, lambda name: members.read(archive, infos[name])), {})
 
 
 def save(path: str, tensors: dict[str, Array], metadata: dict[str, str] | None = None):

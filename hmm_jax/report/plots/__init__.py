@@ -1,0 +1,1 @@
+"""Figures of a run, each made by a function that returns it."""

@@ -1,0 +1,73 @@
+"""The clients' own accuracies, from the worst client to the best."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from matplotlib.figure import Figure
+import numpy as np
+
+from hmm_jax.report import words
+from hmm_jax.report.plots.curves import deviation
+from hmm_jax.report.style import label_ends, look, new, short, styled, whole_numbers
+
+HEIGHT = 2.9  # inches
+
+
+@styled
+def clients(runs: Mapping[str, Sequence[dict]], title: str = '') -> Figure:
+  """Draws the sorted test accuracies of each run's clients: mean and ± std over seeds.
+
+  Args:
+    runs: rows of clients.csv by name of the run; each seed's last evaluation is drawn.
+    title: what was run.
+  """
+  curves = {name: accuracies(rows) for name, rows in runs.items()}
+  seeds = max((len(one) for one in curves.values()), default=1)
+  figure = new(4.9, HEIGHT + (0.35 if title else 0), title,
+               f'clients of each seed by their accuracy; {words.over_seeds(seeds)}')
+  axes = figure.subplots()
+  ends = []
+  for place, (name, values) in enumerate(curves.items()):
+    mean = _draw(axes, values, look(place))
+    label = f'{short(name)}  mean {mean.mean():.3f}'
+    ends.append((len(mean), mean[-1], label, look(place)['color']))
+  low, high = axes.get_ylim()
+  axes.set_ylim(max(low, -0.02), min(high, 1.02))  # No accuracy leaves [0, 1].
+  axes.set(xlabel='clients, the worst first', ylabel='accuracy on their own test examples')
+  axes.xaxis.set_major_locator(whole_numbers())
+  axes.margins(x=0.02)
+  label_ends(axes, ends, 0.8 * HEIGHT)
+  return figure
+
+
+def accuracies(rows: Sequence[dict]) -> np.ndarray:
+  """Returns the sorted test accuracies of each seed's last evaluation, [S, clients with examples].
+
+  A seed that has been written in part, while a run trains, is left out.
+  """
+  last = last_evaluation(rows)
+  by_seed = [sorted(row['test/accuracy'] for row in last
+                    if row['seed'] == seed and 'test/accuracy' in row)
+             for seed in sorted({row['seed'] for row in last})]
+  most = max(map(len, by_seed), default=0)
+  return np.array([own for own in by_seed if len(own) == most])
+
+
+def last_evaluation(rows: Iterable[dict]) -> list[dict]:
+  """Returns the last row of each seed and client."""
+  return [*{(row['seed'], row['client']): row for row in rows}.values()]
+
+
+def _draw(axes, values, look):
+  """Draws one run as curves.py does its lines; returns the mean over seeds."""
+  mean, std = values.mean(axis=0), deviation(values)
+  band = np.clip([mean - std, mean + std], 0, 1)
+  if len(mean) == 1:
+    axes.errorbar([1], mean, np.abs(band - mean), fmt='o', capsize=3, color=look['color'])
+    return mean
+  place = np.arange(1, len(mean) + 1)
+  axes.plot(place, mean, **look)
+  if len(values) == 2:
+    axes.plot(place, values.T, linewidth=0.7, alpha=0.6, color=look['color'])
+  if len(values) > 2:
+    axes.fill_between(place, *band, color=look['color'], alpha=0.18, linewidth=0)
+  return mean

@@ -1,0 +1,82 @@
+"""Names of metrics in words, for axes, labels and tables."""
+
+from typing import NamedTuple
+
+# Columns of metrics.csv that are not measurements.
+BOOKKEEPING = ('round', 'seed', 'seconds', 'bytes_up', 'bytes_down')
+
+SPLITS = {'test': 'test examples', 'validation': 'validation examples'}
+VIEWS = {
+    'global': 'global model', 'merged': 'merged model', 'clients': 'mean over clients',
+    'clients_weighted': 'clients, weighted by size', 'clients_worst': 'worst tenth of clients',
+    'locals': 'mean of local models', 'locals_min': 'worst local model',
+    'locals_max': 'best local model', 'mergeability': 'local less merged loss',
+    'train': 'training', 'agent_sent': 'mean sent', 'agent_sent_max': 'most sent',
+    'agent_received': 'mean received', 'agent_received_max': 'most received',
+    'realised': 'realized',
+}
+KINDS = {
+    'loss': 'cross-entropy loss', 'bytes': 'megabytes of an agent',
+    'average_loss': 'loss of the plain average', 'found_loss': 'loss of what is found',
+    'fallback': 'share of searches without effect', 'gap': 'mean local less merged loss',
+    'consensus': 'distance from the mean model',
+    'contraction': 'contraction of the distance',
+    'share_of_allreduce': 'bytes / those of AllReduce',
+}
+
+UNITS = {'bytes': 1e6}  # of a kind's words, where they are not those of metrics.csv
+
+
+class Metric(NamedTuple):
+  """A column of metrics.csv, VIEW/SPLIT/KIND, VIEW/KIND or KIND, as words.
+
+  kind, split: of the name; '' for none.
+  of: what it was measured on, in words.
+  """
+
+  kind: str
+  split: str
+  of: str
+
+
+def metric(name: str) -> Metric:
+  """Reads the name of a metric."""
+  *path, kind = name.split('/')
+  split = path.pop() if len(path) > 1 and path[-1] in SPLITS else ''
+  view = '/'.join(path)
+  return Metric(kind, split, VIEWS.get(view) or spoken(view or kind))
+
+
+def kind(name: str) -> str:
+  """Returns a kind of metric in words."""
+  return KINDS.get(name) or spoken(name)
+
+
+def unit(name: str) -> float:
+  """Returns what the values of a metric are divided by to be in the unit of its words."""
+  return UNITS.get(metric(name).kind, 1)
+
+
+def spoken(name: str) -> str:
+  return name.replace('_', ' ').replace('/', ', ')
+
+
+def sentence(name: str) -> str:
+  """Returns a metric's full name in words: 'accuracy, global model, test examples'."""
+  found = metric(name)
+  of = found.of if found.of != spoken(found.kind) else ''
+  return ', '.join(filter(None, [kind(found.kind), of, SPLITS.get(found.split)]))
+
+
+def over_seeds(seeds: int) -> str:
+  """Says how lines show several seeds."""
+  if seeds == 1:
+    return 'one seed'
+  if seeds == 2:
+    return 'mean (bold) and both of 2 seeds (thin)'
+  return f'mean ± std over {seeds} seeds'
+
+
+def counted(number: int, noun: str) -> str:
+  """Writes '1 seed', '2 seeds'."""
+  return f'{number:,} {noun}' if number == 1 else f'{number:,} {noun}s'
