@@ -88,9 +88,10 @@ class ExecutedTest(parameterized.TestCase):
     super().setUpClass()
     stack = contextlib.ExitStack()
     cls.addClassCleanup(stack.close)
-    executor = stack.enter_context(pages.executor())
+    cls.executor = stack.enter_context(pages.executor())
     pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(os.cpu_count()))
-    cls.failures = {name: pool.submit(executor.execute, page) for name, page in PAGES.items()
+    stack.callback(pool.shutdown, cancel_futures=True)  # Of pages whose test is not asked for.
+    cls.failures = {name: pool.submit(cls.executor.execute, page) for name, page in PAGES.items()
                     if not cls.unknown(page)}
 
   @staticmethod
@@ -106,10 +107,9 @@ class ExecutedTest(parameterized.TestCase):
     self.assertEqual(self.failures[name].result(), '')
 
   def test_a_block_that_fails_is_told(self):
-    with pages.executor() as executor:
-      for page in ('```bash\nfalse\n```\n', '```bash\nhmm_jax run --config.rouns=1\n```\n',
-                   '```python\n1 / 0\n```\n', '```bash\npython -m hmm_jax.nothing\n```\n'):
-        self.assertIn('exit code', executor.execute(page), page)
+    for page in ('```bash\nfalse\n```\n', '```bash\nhmm_jax run --config.rouns=1\n```\n',
+                 '```python\n1 / 0\n```\n', '```bash\npython -m hmm_jax.nothing\n```\n'):
+      self.assertIn('exit code', self.executor.execute(page), page)
 
 
 class Links(html.parser.HTMLParser):
