@@ -54,7 +54,9 @@ def export(path: str, out: str, *, seed: int | None = None, client: int | str | 
   Args:
     path: folder of the run, RUN or RUN@SEED; it is only read.
     out: folder to write.
-    seed, client, view: as of `load`.
+    seed: as of `load`.
+    client: as of `load`.
+    view: as of `load`.
     clients: every client's own model, instead of one.
 
   Returns:
