@@ -5,7 +5,6 @@ import pathlib
 import tempfile
 
 from absl.testing import absltest
-import pytest
 from reference import damage
 
 from hmm_jax.experiment import config as configs
