@@ -55,7 +55,7 @@ class TablesTest(ReleaseTest):
     with open(path, 'rb') as file:
       good = file.read()
     load = lambda _: self.load(embed=lambda _, texts: ngrams.hashed(texts, features=8))
-    self.assertGreater(damage.refusals(path, damage.mutated(good, 200), load), 100)
+    self.assertGreater(damage.refusals(path, damage.mutated(good, 60), load), 30)
 
   @parameterized.product(task=tuple(release.CLASSES), labels=('agreed', 'text', 'image'))
   def test_each_table_is_read_for_what_it_is(self, task, labels):
