@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hmm_jax.check import __main__ as check
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import launch
 from hmm_jax.experiment.trainer import Trainer
@@ -27,6 +28,7 @@ from hmm_jax.main import train as main
 from hmm_jax.merge import __main__ as merge
 from hmm_jax.merging import OPERATORS
 from hmm_jax.report.screen import Screen
+from hmm_jax.types import InputError
 
 SETTINGS = configs.settings(configs.get_config())
 # What a setting may depend on is small and quick.
@@ -110,6 +112,18 @@ class Typing(absltest.TestCase):
       signal.alarm(0)
     self.assertNotIn('\x1b', out.getvalue() + err.getvalue())
     return caught.exception.code or 0, err.getvalue()
+
+
+class EntryTest(Typing):
+
+  def test_all_commands_say_the_same(self):
+    for module in main, merge, check:
+      for error, code, line in ((InputError('got x=1; expected 2'), 2, 'got x=1; expected 2'),
+                                (InputError('of two\nlines'), 2, 'of two lines'),
+                                (KeyboardInterrupt(), 130, 'interrupted')):
+        with (self.subTest(module.__name__, error=error), flagsaver.flagsaver(),
+              mock.patch.object(module, 'main', side_effect=error)):
+          self.assertEqual(self.typed(module.entry), (code, f'hmm_jax: {line}\n'))
 
 
 @pytest.mark.slow
