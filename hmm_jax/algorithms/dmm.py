@@ -169,7 +169,7 @@ SETTINGS = {
     'steps': Setting(500, 'steps of Adam in distillation', at_least=1),
     'distillation_batch': Setting(64, 'inputs per step of distillation', at_least=1, at_most=10**6),
     'lr': Setting(1e-3, 'learning rate of Adam', above=0),
-    'temperature': Setting(1.0, 'temperature of teachers and student', above=0),
+    'temperature': Setting(1.0, 'temperature of teachers and student', above=0, at_most=1e6),
     'keep': Setting(0.0, "weight of the KL divergence from the merged model's initial predictions",
                     at_least=0),
     'student_statistics': Setting(
