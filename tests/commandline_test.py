@@ -1,6 +1,6 @@
-"""Whatever is typed, the command ends with code 0, 1 or 2, and says in one line why.
+"""Whatever is typed, a command ends with code 0, 1 or 2, and says in one line why.
 
-All but the compiling and training is done: the program of a run is traced.
+Of a run all but the compiling and training is done: its program is traced.
 """
 
 import contextlib
@@ -12,15 +12,23 @@ import signal
 import tempfile
 from unittest import mock
 
-from absl.testing import absltest
+from absl import flags
+from absl.testing import absltest, flagsaver
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from hmm_jax.check import __main__ as check
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import launch
 from hmm_jax.experiment.trainer import Trainer
+from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.main import train as main
+from hmm_jax.merge import __main__ as merge
+from hmm_jax.merging import OPERATORS
+from hmm_jax.report.screen import Screen
+from hmm_jax.types import InputError
 
 SETTINGS = configs.settings(configs.get_config())
 # What a setting may depend on is small and quick.
@@ -80,8 +88,8 @@ def hang(*_):
   raise Hang
 
 
-@pytest.mark.slow
-class CommandLineTest(absltest.TestCase):
+class Typing(absltest.TestCase):
+  """A command is called as its entry calls it, in a folder of its own."""
 
   def setUp(self):
     super().setUp()
@@ -92,32 +100,48 @@ class CommandLineTest(absltest.TestCase):
     self.addCleanup(os.chdir, home)
     os.chdir(self.folder)
 
-  def typed(self, *words):
+  def typed(self, entry, *words):
     """Types a command; returns its exit code and what it said on stderr."""
     out, err = io.StringIO(), io.StringIO()
     signal.alarm(60)
     try:
-      with (mock.patch.object(main.devices, 'prepare_from_flags'),
-            mock.patch.object(launch, 'run', traced),
-            contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+      with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
             self.assertRaises(SystemExit) as caught):
-        main.entry(['main', *words])
+        entry(['main', *words])
     finally:
       signal.alarm(0)
-    return caught.exception.code, err.getvalue()
+    self.assertNotIn('\x1b', out.getvalue() + err.getvalue())
+    return caught.exception.code or 0, err.getvalue()
+
+
+class EntryTest(Typing):
+
+  def test_all_commands_say_the_same(self):
+    for module in main, merge, check:
+      for error, code, line in ((InputError('got x=1; expected 2'), 2, 'got x=1; expected 2'),
+                                (InputError('of two\nlines'), 2, 'of two lines'),
+                                (KeyboardInterrupt(), 130, 'interrupted')):
+        with (self.subTest(module.__name__, error=error), flagsaver.flagsaver(),
+              mock.patch.object(module, 'main', side_effect=error)):
+          self.assertEqual(self.typed(module.entry), (code, f'hmm_jax: {line}\n'))
+
+
+@pytest.mark.slow
+class RunTest(Typing):
 
   def check(self, given: dict[str, str], *words):
-    flags = [f'--config.{key}={value}' for key, value in given.items()]
     with self.subTest(given={key: value[:60] for key, value in given.items()}, words=words):
+      given = [f'--config.{key}={value}' for key, value in given.items()]
       folder = f'run{next(self.numbers)}'
-      code, said = self.typed(f'--workdir={folder}', *flags, *words)
+      with (mock.patch.object(main.devices, 'prepare_from_flags'),
+            mock.patch.object(launch, 'run', traced)):
+        code, said = self.typed(main.entry, f'--workdir={folder}', *given, *words)
       self.assertIn(code, (1, 2), said)
       if code == 2:
         self.assertRegex(said, r'\Ahmm_jax: [^\n]*\n\Z')
         self.assertFalse(os.path.exists(folder))
       else:
         self.assertEndsWith(said, 'nothing was trained\n')
-      self.assertNotIn('\x1b', said)
 
   def test_of_every_setting(self):
     rng = random.Random(0)
@@ -140,6 +164,68 @@ class CommandLineTest(absltest.TestCase):
                   ['--config=/dev/zero'], ['--config=.'], ['--config=/x.py:1'], ['--config=\0.py'],
                   ['--cpu_devices=-1'], ['--cpu_devices=x'], ['--processes=0'], ['']):
       self.check(TINY, *words)
+
+
+MERGES = 60
+MODELS = {
+    'a.npz': {'w': np.ones((8, 4)), 'b': np.ones(4)},
+    'b.npz': {'w': np.eye(8, 4), 'b': np.arange(4.)},
+    'base.npz': {'w': np.full((8, 4), 0.5), 'b': np.zeros(4)}, 'other.npz': {'w': np.ones((4, 8))},
+    'half.npz': {'w': np.ones((8, 4), np.float16), 'b': np.ones(4, np.float16)},
+    'counts.npz': {'w': np.ones((8, 4), int), 'b': np.arange(4)},
+    'scalar.npz': {'w': np.float32(1)},
+    'odd.npz': {'w': np.full((8, 4), np.nan), 'b': np.ones(4)}, 'none.npz': {},
+    'empty.npz': {'w': np.ones((0, 4)), '\x1b[2J': np.ones(3)}, 'words.npz': {'w': np.array(['x'])},
+    'lora.npz': {'q.lora_A.weight': np.ones((2, 9)), 'q.lora_B.weight': np.ones((8, 2))}}
+FILES = [*MODELS, 'run', 'run@0', 'run@7', '.', '', '/dev/zero', 'x.npz', 'a\0', 'torn.npz', '~']
+
+
+@pytest.mark.slow
+class MergeTest(Typing):
+
+  def setUp(self):
+    super().setUp()
+    for name, tensors in MODELS.items():
+      np.savez(name, **tensors)
+    with open('torn.npz', 'wb') as torn, open('a.npz', 'rb') as whole:
+      torn.write(whole.read()[:200])
+    config = configs.from_texts(configs.get_config(), TINY | {'rounds': '1'}, 'the test')
+    launch.train(config, Workdir('run'), Screen(silent=True))
+
+  def drawn(self, rng) -> list[str]:
+    """Returns a command that may be sound, with up to three flags that hardly are."""
+    operator = rng.choice([*OPERATORS.values()])
+    words = [f'--method={operator.name}', '--models=a.npz,b.npz', '--base=base.npz']
+    if operator.needs and 'network' in operator.needs:
+      words[1:] = ['--models=run,run@0', '--base=run', '--evaluate=run']
+    if 'weights' in operator.settings:
+      words.append('--weights=0.5,0.5')
+    settings = [*operator.settings.items()] or [('x', None)]
+    key, setting = rng.choice(settings)
+    values = candidates(setting) if setting else TEXTS
+    odd = {
+        'method': [*OPERATORS, 'list', *TEXTS], 'base': FILES, 'evaluate': FILES,
+        'models': [','.join(rng.choices(FILES, k=rng.randrange(4))), *FILES],
+        'set': [f'{key}={rng.choice(values)}', *TEXTS], 'weights': FLOATS + ['1,2', '0,0', '-1,1'],
+        'seed': NUMBERS, 'batch': NUMBERS, 'lora_rank': NUMBERS, 'unpack_limit': FLOATS + NUMBERS}
+    for flag in rng.sample([*odd], rng.randrange(4)):
+      words.append(f'--{flag}={rng.choice(odd[flag])}')
+    return words
+
+  def test_of_several_flags(self):
+    rng, codes = random.Random(2), []
+    for _ in range(MERGES):
+      words, out = self.drawn(rng), f'out{next(self.numbers)}'
+      with self.subTest(words=[word[:60] for word in words]), flagsaver.flagsaver():
+        flags.FLAGS.unparse_flags()
+        code, said = self.typed(merge.entry, f'--out={out}', *words)
+        self.assertIn(code, (0, 2), said)
+        self.assertRegex(said, r'\A\Z' if code == 0 else r'\Ahmm_jax: [^\n]*\n\Z')
+        if code:
+          self.assertFalse(os.path.exists(out))
+        codes.append(code)
+    self.assertGreater(codes.count(0), MERGES / 8)
+    self.assertGreater(codes.count(2), MERGES / 3)
 
 
 if __name__ == '__main__':

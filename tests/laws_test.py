@@ -225,9 +225,17 @@ def test_lifting_law(name, law):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', METHODS)
 def test_placement_does_not_matter(name):
-  """Each method is placed in the hardest ways, and all together in every way."""
+  """Each method is placed in the hardest ways, and one after another in the others."""
   own = placement.OTHERS[[*METHODS].index(name)::len(METHODS)]
   placement.placement_does_not_matter(trial(name), (*placement.HARDEST, *own))
+
+
+def test_every_two_parts_of_a_placement_are_tried():
+  pairs = lambda places: {(i, j, place[i], place[j]) for place in places
+                          for i, j in ((0, 1), (0, 2), (1, 2))}
+  tried = (placement.PLAIN, *placement.HARDEST, *placement.OTHERS)
+  parts = ({place[i] for place in tried} for i in range(3))
+  assert pairs(tried) == pairs(itertools.product(*parts))
 
 
 @pytest.mark.parametrize('name', TABLE)

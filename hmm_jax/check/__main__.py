@@ -5,6 +5,12 @@ law whether it holds, and if not, why. The exit code is 0 if all hold, 1 if one 
 for a wrong call.
 """
 
+import signal
+
+# Until `entry`, Ctrl-C ends the process without a traceback; unless it is ignored.
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Callable, Sequence
 import sys
 
@@ -65,11 +71,15 @@ def tried(law: Callable[[], None]) -> tuple[str, str]:
 
 
 def entry(argv: Sequence[str]):
-  """Runs `main`; turns bad input into one line and an exit code."""
+  """Runs `main`; turns bad input, and Ctrl-C, into one line and an exit code."""
   try:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+      signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(argv))
   except InputError as error:
     sys.exit(fail(error, 2))
+  except KeyboardInterrupt:
+    sys.exit(fail('interrupted', 130))
 
 
 if __name__ == '__main__':

@@ -7,9 +7,9 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 import numpy as np
-from reference import release
+from reference import damage, release
 
-from hmm_jax.data import images
+from hmm_jax.data import images, ngrams
 from hmm_jax.data.sources import crisismmd
 from hmm_jax.types import InputError
 
@@ -48,6 +48,14 @@ class TablesTest(ReleaseTest):
     with open(path, 'wb') as file:
       file.write(change(content))
     return path
+
+  def test_mutations_give_one_line_or_texts(self):
+    self.write(release.rows())
+    path = release.path(self.folder, 'dev')
+    with open(path, 'rb') as file:
+      good = file.read()
+    load = lambda _: self.load(embed=lambda _, texts: ngrams.hashed(texts, features=8))
+    self.assertGreater(damage.refusals(path, damage.mutated(good, 60), load), 30)
 
   @parameterized.product(task=tuple(release.CLASSES), labels=('agreed', 'text', 'image'))
   def test_each_table_is_read_for_what_it_is(self, task, labels):
