@@ -147,7 +147,9 @@ class SiteTest(absltest.TestCase):
           continue
         self.assertNotRegex(link, r'^\w+:', path)
         place, _, anchor = link.partition('#')
-        found = path.parent / place if place else path
+        # The page for what is not found stands anywhere: its links begin at the root.
+        base = self.folder if place.startswith('/') else path.parent
+        found = base / place.lstrip('/') if place else path
         found = found / 'index.html' if found.is_dir() else found
         self.assertTrue(found.exists(), f'{path}: {link}')
         if anchor and found.suffix == '.html':
