@@ -35,7 +35,7 @@ DOORS = {
     'ml_collections': ('experiment', 'merge', 'main'),
     'rich': ('report/screen',),
     'sklearn': ('data',),
-    'scipy': ('report/comparison/numbers',),
+    'scipy': ('report/comparison/numbers', 'report/style'),
     'PIL': ('data',),
     'tensorboardX': ('report/trackers/tensorboard',),
     'wandb': ('report/trackers/wandb',),

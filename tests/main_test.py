@@ -285,10 +285,10 @@ class RunTest(FolderTest):
     self.assertTrue(os.path.exists(self.path('a', 'plots', 'clients.png')))  # Of the calm one.
 
   def test_a_diverged_run_ends_with_one_line_and_code_1(self):
-    with (mock.patch.object(main, 'main', side_effect=Diverged('fedavg diverged')),
-          contextlib.redirect_stderr(io.StringIO()) as err,
+    fails = mock.Mock(side_effect=Diverged('fedavg diverged'))
+    with (contextlib.redirect_stderr(io.StringIO()) as err,
           self.assertRaises(SystemExit) as caught):
-      main.entry(['main'])
+      main.entry(['main'], fails)
     self.assertEqual(caught.exception.code, 1)
     self.assertEqual(err.getvalue(), 'hmm_jax: fedavg diverged\n')
 

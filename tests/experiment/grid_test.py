@@ -52,7 +52,7 @@ class PointsTest(parameterized.TestCase):
     point, = points(**{key: text})
     self.assertEqual((point.name, point.texts), ('', {key.replace('__', '.'): text}))
 
-  @parameterized.parameters('keep', 'resume', 'tensorboard')
+  @parameterized.parameters('keep', 'resume', 'track')
   def test_what_changes_no_number_has_one_value(self, key):
     with self.assertRaisesRegex(InputError, f'got {key}=|expected one of'):
       configs.check(points(**{key: '1,2'})[0].config)
