@@ -85,7 +85,9 @@ class ExecutedTest(parameterized.TestCase):
     cls.executor = stack.enter_context(pages.executor())
     pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(os.cpu_count()))
     stack.callback(pool.shutdown, cancel_futures=True)  # Of pages whose test is not asked for.
-    cls.failures = {name: pool.submit(cls.executor.execute, page) for name, page in PAGES.items()}
+    cls.failures = {
+        name: pool.submit(cls.executor.execute, page, drawn=name in pages.DRAWN)
+        for name, page in PAGES.items()}
 
   @parameterized.parameters(*PAGES)
   def test_every_block_runs(self, name):

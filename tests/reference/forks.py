@@ -4,7 +4,8 @@
   python -SE forks.py SOCKET NAME ARGS   a command in a copy: NAME is hmm_jax or python
 
 Importing takes most of the time of a small run. A copy is a process of its own, with the folder,
-environment, input and output of the one that asks for it.
+environment, input and output of the one that asks for it. With UNDRAWN in its environment a run
+draws nothing: its plots and page take longer than a small run itself.
 """
 
 import json
@@ -48,6 +49,9 @@ def copy(connection: socket.socket):
   os.environ.update(asked['environment'])
   code = 1
   try:
+    if 'UNDRAWN' in os.environ:
+      from hmm_jax.experiment import pages
+      pages.of_run = pages.of_all = lambda workdir: None
     command(*asked['command'])
     code = 0
   except SystemExit as end:

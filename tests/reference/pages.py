@@ -23,6 +23,8 @@ from reference import forks
 ROOT = pathlib.Path(__file__).parent.parent.parent
 DOCS = ROOT / 'docs'
 FENCE = re.compile(r'^( *)(```+) *(.*?)$\n(.*?)^\1\2$', re.M | re.S)
+# Pages whose runs draw their plots, as all runs do: elsewhere it would be most of the time.
+DRAWN = ('start.md', 'guides/report.md', 'guides/compare.md')
 KINDS = ('bash', '{ .bash .elsewhere }', 'python', 'text')
 
 
@@ -80,18 +82,24 @@ class Executor:
     self.server.stdout.close()
     self.server.wait()
 
-  def execute(self, page: str) -> str:
-    """Executes the blocks of a page in a folder of their own; returns what failed, or ''."""
+  def execute(self, page: str, *, drawn: bool = True) -> str:
+    """Executes the blocks of a page in a folder of their own; returns what failed, or ''.
+
+    Args:
+      page: its text.
+      drawn: whether runs draw their plots.
+    """
+    environment = self.environment | ({} if drawn else {'UNDRAWN': '1'})
     with tempfile.TemporaryDirectory() as folder:
       for name in ('experiments', 'launch'):  # Commands are for a clone.
         os.symlink(ROOT / name, pathlib.Path(folder, name))
       for number, block in enumerate(blocks(page)):
-        failure = self._block(block, pathlib.Path(folder), f'block_{number}.py')
+        failure = self._block(block, pathlib.Path(folder), f'block_{number}.py', environment)
         if failure:
           return f'{block.text}\n{failure}'
     return ''
 
-  def _block(self, block, folder, program):
+  def _block(self, block, folder, program, environment):
     if block.title:
       (folder / block.title).write_text(block.text)
       return ''
@@ -102,7 +110,7 @@ class Executor:
       (folder / program).write_text(block.text)
       script = f'python {program}'
     done = subprocess.run(
-        ['bash', '-euo', 'pipefail', '-c', script], cwd=folder, env=self.environment, text=True,
+        ['bash', '-euo', 'pipefail', '-c', script], cwd=folder, env=environment, text=True,
         stdin=subprocess.DEVNULL, capture_output=True)
     return '' if done.returncode == 0 else f'exit code {done.returncode}\n{done.stderr[-3000:]}'
 
