@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 def predict(folder: str):
-  probabilities = Run.load(folder).predict(np.zeros((5, *SHAPE), np.uint8), seed=1)
+  probabilities = Run.load(folder).predict(np.zeros((5, *SHAPE), np.float32), seed=1)
   assert np.allclose(probabilities.sum(axis=1), 1)
 
 
