@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 from absl.testing import absltest
+import pytest
 from reference import damage
 
 from hmm_jax.experiment import config as configs
@@ -23,6 +24,7 @@ TABLES = ('metrics.csv', 'clients.csv')
 JSON = ('config.json', 'summary.json', 'manifests/2.json')
 
 
+@pytest.mark.slow
 class DamageTest(absltest.TestCase):
 
   @classmethod
