@@ -121,7 +121,7 @@ class ExperimentsTest(parameterized.TestCase):
       before = configs.flat(configs.get_config()) | configs.renamed(
           recorded[other]['config'])
       for key, value in configs.flat(changed).items():
-        if key not in launch.COSMETIC:
+        if key not in configs.COSMETIC:
           self.assertEqual(launch.as_json(before[key]), launch.as_json(value), f'{other} {key}')
       self.assertEqual(recorded[other]['costs']['rounds_requested'], changed.rounds, other)
 

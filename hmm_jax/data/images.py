@@ -101,9 +101,8 @@ def picture(path: str, shape: Sequence[int]) -> tuple[np.ndarray, tuple[int, int
   from PIL import Image, ImageOps
   height, width, channels = shape
   refusal = lambda text: InputError(f'got {path}; {text}')
-  with files.reading(f'a readable image, {" or ".join(FORMATS)}', refusal), warnings.catch_warnings(
-      action='error', category=Image.DecompressionBombWarning), Image.open(
-          files.ordinary(path), formats=FORMATS) as image:
+  with files.reading(f'a readable image, {" or ".join(FORMATS)}', refusal), opened(
+      files.ordinary(path)) as image:
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith('I'):  # 16 bits of gray, which Pillow would clip at 255.
       upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))

@@ -26,14 +26,14 @@ from hmm_jax.models import files
 from hmm_jax.registry import section
 from hmm_jax.report import trackers
 from hmm_jax.types import (
-  Algorithm,
-  Array,
-  Dataset,
-  Experiment,
-  Federation,
-  InputError,
-  Mapper,
-  Model,
+    Algorithm,
+    Array,
+    Dataset,
+    Experiment,
+    Federation,
+    InputError,
+    Mapper,
+    Model,
 )
 
 SEED_MAPS = {'in_turn': in_turn, 'together': jax.vmap}

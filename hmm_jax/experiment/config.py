@@ -114,6 +114,10 @@ REFERENCES = {
     'server.source': (SOURCES, Source),
     'partition.kind': (PARTITIONERS, Partitioner),
 }
+# Keys that say what is shown beside a run or kept of it, and change no number.
+COSMETIC = {'name', 'references', 'variants', 'keep', 'track'}
+# Keys that are of one call, and not of the run.
+OF_ONE_CALL = {'resume'}
 # Keys whose value is a path.
 PATHS = ('data_dir', 'crisismmd.vectors', 'crisismmd.cache', 'init')
 # Keys and values of earlier releases, still read.

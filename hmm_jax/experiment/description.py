@@ -11,8 +11,6 @@ from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.registry import KINDS, find, literal
 from hmm_jax.types import InputError
 
-OF_ONE_CALL = ('resume',)  # keys of a call, not of a run
-
 
 class Changed(NamedTuple):
   """A setting with another value than its default."""
@@ -58,7 +56,7 @@ def describe(workdir: Workdir) -> Description:
     config = configs.flat(configs.get_config()) | config  # Whose record is no longer there.
     settings = configs.settings(configs.get_config())
   changed = [Changed(key, value, known.default if known else None, known.meaning if known else '')
-             for key, value in config.items() if key not in OF_ONE_CALL
+             for key, value in config.items() if key not in configs.OF_ONE_CALL
              for known in [settings.get(key)] if not _is_default(value, known)]
   return Description(
       named(config), title(config), _facts(config), changed, command(changed, workdir.path))

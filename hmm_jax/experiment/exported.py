@@ -9,7 +9,7 @@
   hmm_jax        the version that wrote it
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import contextlib
 import os
 from typing import Any
@@ -47,12 +47,11 @@ def described(about: Mapping[str, Any], *, mixture: np.ndarray | None = None,
       **dict.fromkeys(_FROM), **origin, 'hmm_jax': __version__}
 
 
-def check_free(out: str):
-  """Raises InputError unless a folder can be written, and has no model yet."""
+def check_free(out: str, names: Collection[str] = (JSON, WEIGHTS, 'merge.json', 'config.json')):
+  """Raises InputError unless a folder can be written, and has no model yet: a file of these."""
   if '\0' in out or not out:
     raise InputError(f'got --out={out}; expected a path')
-  taken = [name for name in (JSON, WEIGHTS, 'merge.json', 'config.json')
-           if os.path.lexists(os.path.join(out, name))]
+  taken = [name for name in names if os.path.lexists(os.path.join(out, name))]
   if taken or os.path.isfile(out):
     raise InputError(f'got --out={out}, where {taken[0] if taken else "a file"} exists; expected '
                      'a new folder')

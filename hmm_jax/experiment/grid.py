@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from hmm_jax.experiment import config as configs
-from hmm_jax.experiment.launch import COSMETIC, OF_ONE_CALL, default_workdir
+from hmm_jax.experiment.launch import default_workdir
 from hmm_jax.registry import Setting, literal
 from hmm_jax.types import InputError
 
@@ -62,7 +62,7 @@ def points(base: ConfigDict, texts: Mapping[str, str]) -> list[Point]:
 
 def several(key: str, text: str, setting: Setting) -> list[str]:
   """Splits the values of a key that may have several at commas."""
-  if key in COSMETIC | OF_ONE_CALL:
+  if key in configs.COSMETIC | configs.OF_ONE_CALL:
     return [text]
   if isinstance(setting.default, tuple):
     each = literal(text)

@@ -8,15 +8,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hmm_jax.data.federate import describe, label_counts
-from hmm_jax.experiment import (
-    build,
-    federation,
-    locate,
-    more_seeds,
-    pages,
-    plots,
-    tracking,
-)
+from hmm_jax.experiment import build, federation, locate, more_seeds, pages, plots, tracking
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.experiment.more_seeds import Parts
@@ -26,11 +18,6 @@ from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import trackers
 from hmm_jax.report.screen import Screen
 from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, SaveError
-
-# Keys that say what is shown beside a run or kept of it, and change no number.
-COSMETIC = {'name', 'references', 'variants', 'keep', 'track'}
-# Keys that are of one call, and not of the run.
-OF_ONE_CALL = {'resume'}
 
 
 def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
@@ -107,7 +94,7 @@ def _digests(config, federated, experiment) -> dict[str, str]:
 
 def _kept(config: ConfigDict) -> dict:
   """Returns the settings that config.json keeps."""
-  return {key: value for key, value in config.to_dict().items() if key not in OF_ONE_CALL}
+  return {key: value for key, value in config.to_dict().items() if key not in configs.OF_ONE_CALL}
 
 
 def _partition(config):
@@ -204,7 +191,7 @@ def compare(config: ConfigDict, workdir: Workdir):
   # A key that is newer than the run has had its default.
   before = configs.flat(configs.get_config()) | configs.renamed(configs.flat(saved))
   now = configs.flat(config)
-  for key in sorted((before.keys() | now.keys()) - COSMETIC - OF_ONE_CALL):
+  for key in sorted((before.keys() | now.keys()) - configs.COSMETIC - configs.OF_ONE_CALL):
     was, wanted = (as_json(configs.placed(key, values.get(key))) for values in (before, now))
     grows = key in ('rounds', 'seeds') and type(was) is int and wanted > was
     decides = config.keep_best or config.stop.patience

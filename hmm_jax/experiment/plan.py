@@ -32,7 +32,6 @@ def plan(config: ConfigDict, workdir: Workdir, *, measure: bool = False) -> list
     done = launch.read_summary(workdir) or {}
     return [('the folder', f'has the finished run of {done["rounds"]} rounds, which is only read')]
   experiment, federated, data = made
-  launch.check_extension(config, workdir, experiment.algorithm)
   saved = Archive(workdir, ('clients', *experiment.algorithm.tables), experiment.keep,
                   federation.fingerprint(config, federated)).newest(
                       previous=config.resume == 'previous', seeds=experiment.seeds,

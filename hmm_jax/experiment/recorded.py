@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from hmm_jax.algorithms import METHODS
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import more_seeds
-from hmm_jax.experiment.launch import COSMETIC, OF_ONE_CALL, as_json
+from hmm_jax.experiment.launch import as_json
 from hmm_jax.experiment.run import finished, selected
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report.comparison.numbers import Entry, OneSeed
@@ -113,7 +113,7 @@ def _row(row: Mapping, seeds: int) -> dict:
 
 def _identity(run: Recorded) -> dict:
   return {key: as_json(value) for key, value in run.settings.items()
-          if key not in {*SEEDS, *COSMETIC, *OF_ONE_CALL}}
+          if key not in {*SEEDS, *configs.COSMETIC, *configs.OF_ONE_CALL}}
 
 
 def _together(runs: Sequence[dict]) -> dict:

@@ -3,9 +3,8 @@
   python -m hmm_jax.experiment.reference
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import pathlib
-from typing import Any
 
 import hmm_jax
 from hmm_jax import storage
@@ -17,6 +16,7 @@ from hmm_jax.experiment import config as configs
 from hmm_jax.merging import OPERATORS
 from hmm_jax.models import NETWORKS
 from hmm_jax.registry import KINDS, NEEDS, REQUIRED, Setting
+from hmm_jax.report.comparison.table import markdown as table
 
 
 def page() -> str:
@@ -60,13 +60,6 @@ def settings_table(settings: Mapping[str, Setting]) -> str:
       (f'`{key}`', '' if s.default in (REQUIRED, None) else f'`{s.default!r}`', s.meaning,
        s.expected)
       for key, s in settings.items()))
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-  """Returns a Markdown table."""
-  line = lambda cells: '| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in cells) + ' |'
-  header = tuple(header)
-  return '\n'.join([line(header), '|' + '---|' * len(header), *map(line, rows)])
 
 
 def files() -> dict[pathlib.Path, str]:

@@ -131,14 +131,8 @@ def free_folder(path: str | None) -> str:
   if not path:
     raise InputError('got no --out; expected a folder, or --dry_run')
   path = os.path.expanduser(path)
-  if '\0' in path:
-    raise InputError(f'got --out={path}; expected a path')
-  taken = [name for name in ('merge.json', exported.JSON, *(f'merged{s}' for s in files.SUFFIXES))
-           if os.path.lexists(os.path.join(path, name))]
-  if taken or os.path.isfile(path):
-    raise InputError(f'got --out={path}, where {taken[0] if taken else "a file"} exists; '
-                     'expected a new folder')
-  Workdir(path).check_writable('--out')
+  exported.check_free(
+      path, ('merge.json', exported.JSON, *(f'merged{suffix}' for suffix in files.SUFFIXES)))
   return os.path.abspath(path)
 
 

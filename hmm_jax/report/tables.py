@@ -12,11 +12,11 @@ def brief(summaries: dict[str, dict], screen: Screen):
   """Prints what went wrong, the costs, and last the test accuracies of every run, small."""
   warn(summaries, screen)
   costs(next(iter(summaries.values())), screen)
-  screen.table(f'test accuracy{over_seeds(summaries.values())}',
+  screen.table(f'test accuracy{about_seeds(summaries.values())}',
                ['run', 'model', 'last round', 'selected on validation'], accuracies(summaries))
 
 
-def over_seeds(summaries: Iterable[dict]) -> str:
+def about_seeds(summaries: Iterable[dict]) -> str:
   """Says what is shown of several seeds, and what their spread leaves out; '' for one seed."""
   counts = sorted({len(summary['seeds']) for summary in summaries} - {1})
   if not counts:
@@ -56,7 +56,7 @@ def show(summaries: dict[str, dict], screen: Screen):
        own_accuracies(summaries))):
     if rows:
       screen.table(title, ['run', *header, *seeds], rows)
-  if said := over_seeds(summaries.values()):
+  if said := about_seeds(summaries.values()):
     screen.say(said.removeprefix(': '))
   warn(summaries, screen)
   costs(summary, screen)

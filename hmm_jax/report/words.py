@@ -68,7 +68,7 @@ def sentence(name: str) -> str:
   return ', '.join(filter(None, [kind(found.kind), of, SPLITS.get(found.split)]))
 
 
-def over_seeds(seeds: int) -> str:
+def seeds_drawn(seeds: int) -> str:
   """Says how lines show several seeds."""
   if seeds == 1:
     return 'one seed'

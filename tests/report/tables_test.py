@@ -81,7 +81,7 @@ class ShowTest(parameterized.TestCase):
         ['merge', 'global', '0.5000 ± 0.1000', ''],
         ['merge', 'clients, mean on their own examples', '0.8000 ± 0.1000', '0.6000 ± 0.1000'],
         ['bare', 'locals, mean', '0.3000 ± 0.1000', '']])
-    self.assertEqual(tables.over_seeds([{'seeds': [0]}]), '')
+    self.assertEqual(tables.about_seeds([{'seeds': [0]}]), '')
 
   def test_tables(self):
     costs = {'rounds': 4, 'seeds': [5, 6], 'train_seconds': 1.0, 'compile_seconds': 1.0,

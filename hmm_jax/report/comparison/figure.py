@@ -1,7 +1,6 @@
 """The figure of a comparison: curves, accuracy against bytes, and the clients of each run."""
 
 from collections.abc import Callable, Sequence
-import itertools
 import textwrap
 
 from matplotlib.axes import Axes
@@ -10,17 +9,16 @@ import numpy as np
 
 from hmm_jax.report.comparison.numbers import Entry, OneSeed, about_spread
 from hmm_jax.report.comparison.table import unit
-from hmm_jax.report.style import COLORS, save, whole_numbers
+from hmm_jax.report.style import arrange, look, save, styled, whole_numbers
 
 BAND = 3  # Seeds that a band needs: the std of two is hardly known, so each is a line (our choice).
-# Runs of one color have lines of different styles.
-LOOKS = tuple((color, style) for style in ('-', '--', ':', '-.') for color in COLORS)
 BY = {'round': 'round', 'bytes': 'bytes', 'seconds': 'seconds'}  # Column of rows by axis.
 _MODELS = {'global': 'of the global model', 'merged': 'of the merged model',
            'locals': 'of the local models, mean',
            'clients': "of the clients' models on their own examples, mean"}
 
 
+@styled
 def draw(entries: Sequence[Entry], metric: str, by: str, paths: Sequence[str]):
   """Draws a comparison.
 
@@ -41,11 +39,12 @@ def draw(entries: Sequence[Entry], metric: str, by: str, paths: Sequence[str]):
   for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
     panel(axes)
   figure.suptitle(in_words(metric))
-  handles = [Axes.plot(figure.axes[0], [], [], color=color, linestyle=style, label=entry.name)[0]
-             for entry, (color, style) in _looks(entries)]
+  handles = [Axes.plot(figure.axes[0], [], [], **look(place), label=entry.name)[0]
+             for place, entry in enumerate(entries)]
   figure.legend(
       handles=handles, loc='outside lower center', ncols=columns, fontsize='small', frameon=False,
       title=textwrap.fill(caption(entries, metric), 60 * len(panels)), title_fontsize='small')
+  arrange(figure)
   for path in paths:
     save(figure, path)
 
@@ -75,33 +74,30 @@ def caption(entries: Sequence[Entry], metric: str) -> str:
   return ' '.join(parts)
 
 
-def _looks(entries):
-  return zip(entries, itertools.cycle(LOOKS))
-
-
 def _curves(axes: Axes, entries, metric, by):
   """Draws a metric over rounds, bytes or seconds."""
   most = max(seed.rows[-1][BY[by]] for entry in entries for seed in entry.seeds.values())
   size, name = unit(most) if by == 'bytes' else (1, '')
-  for entry, (color, style) in _looks(entries):
+  for number, entry in enumerate(entries):
+    line = look(number)
     x, values = _over_rounds(entry, metric, BY[by])
     if len(entry.seeds) >= BAND:
       mean, std = values.mean(axis=0), values.std(axis=0, ddof=1)
       low, high = np.array([mean - std, mean + std])
       if metric.endswith('accuracy'):
         low, high = np.clip([low, high], 0, 1)
-      axes.plot(x.mean(axis=0) / size, mean, color=color, linestyle=style, marker=_dot(x))
-      axes.fill_between(x.mean(axis=0) / size, low, high, color=color, alpha=0.2, linewidth=0)
+      axes.plot(x.mean(axis=0) / size, mean, **line, marker=_dot(x))
+      axes.fill_between(x.mean(axis=0) / size, low, high, color=line['color'], alpha=0.2,
+                        linewidth=0)
     else:
-      axes.plot(x.T / size, values.T, color=color, linestyle=style, linewidth=0.9, marker=_dot(x))
+      axes.plot(x.T / size, values.T, **line, linewidth=0.9, marker=_dot(x))
     for place, value in _after_merge(entry, metric, BY[by]):
-      axes.plot(place / size, value, 'D', color=color, markerfacecolor='none')
+      axes.plot(place / size, value, 'D', color=line['color'], markerfacecolor='none')
   axes.set(xlabel={'round': 'round', 'bytes': f'{name} sent by clients and server, of one seed',
                    'seconds': 'seconds of training, of one seed'}[by], ylabel=metric.split('/')[-1])
   if by == 'round':
     axes.xaxis.set_major_locator(whole_numbers())
   axes.set_xlim(left=0)
-  axes.grid(alpha=0.3)
 
 
 def _dot(x):
@@ -134,11 +130,11 @@ def _after_merge(entry: Entry, metric: str, column: str = 'round') -> list[tuple
 
 def _clients(axes: Axes, entries):
   """Draws how the accuracies of each run's clients are distributed."""
-  held = [(entry, look) for entry, look in _looks(entries)
+  held = [(entry, look(number)) for number, entry in enumerate(entries)
           if any(seed.clients for seed in entry.seeds.values())]
-  for place, (entry, (color, style)) in enumerate(held):
+  for place, (entry, line) in enumerate(held):
     values = [value for seed in entry.seeds.values() for value in seed.clients]
-    line = {'color': color, 'linestyle': style}
+    color = line['color']
     axes.boxplot(values, positions=[-place], orientation='horizontal', widths=0.6, whis=(5, 95),
                  showmeans=True, boxprops=line, whiskerprops=line, capprops={'color': color},
                  medianprops=line, flierprops={'marker': '.', 'markeredgecolor': color},
@@ -146,4 +142,4 @@ def _clients(axes: Axes, entries):
   axes.set_yticks([-place for place in range(len(held))], [entry.name for entry, _ in held])
   axes.set(xlabel="clients' test accuracy on their own examples\n"
                   'box: quartiles; whiskers: 5 to 95 %; point: mean', xlim=(-0.02, 1.02))
-  axes.grid(alpha=0.3, axis='x')
+  axes.grid(visible=False, axis='y')

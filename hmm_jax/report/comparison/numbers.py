@@ -133,7 +133,7 @@ def paired(values: Mapping, others: Mapping) -> Difference | None:
   return Difference(mean, low, high, len(each), int((each > 0).sum()))
 
 
-def over_seeds(values: Iterable[float]) -> Spread | None:
+def spread_of(values: Iterable[float]) -> Spread | None:
   """Returns the mean and the sample standard deviation; None of nothing."""
   values = np.array([*values], np.float64)
   if not len(values):
@@ -148,9 +148,9 @@ def _line(entry: Entry, first: Entry, metric: str) -> Line:
       None if entry is first else paired(own, other)
       for own, other in zip((last, selected), reference))
   ends = [seed.rows[-1] for seed in entry.seeds.values()]
-  return Line(entry, int(min(row['round'] for row in ends)), over_seeds(last.values()),
-              over_seeds(selected.values()),
-              over_seeds(_values(entry, entry.criterion, _selected).values()),
+  return Line(entry, int(min(row['round'] for row in ends)), spread_of(last.values()),
+              spread_of(selected.values()),
+              spread_of(_values(entry, entry.criterion, _selected).values()),
               difference, at_selected, *(
                   float(np.mean([row[name] for row in ends])) for name in ('bytes', 'seconds')))
 

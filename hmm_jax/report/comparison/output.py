@@ -6,14 +6,14 @@ import os
 from hmm_jax import storage
 from hmm_jax.report.comparison import figure, table
 from hmm_jax.report.comparison.numbers import (
-  Entry,
-  Line,
-  about_spread,
-  chosen,
-  compare,
-  notes,
-  ranked,
-  unfinished,
+    Entry,
+    Line,
+    about_spread,
+    chosen,
+    compare,
+    notes,
+    ranked,
+    unfinished,
 )
 from hmm_jax.report.screen import Screen
 
@@ -29,7 +29,8 @@ def save(entries: Sequence[Entry], metric: str, by: str, folder: str) -> list[Li
     os.makedirs(folder, exist_ok=True)
   header, cells, said = table.header(lines), table.cells(lines), _said(lines, metric)
   texts = {'table.csv': table.as_csv(lines, metric),
-           'table.md': table.markdown(header, cells) + ''.join(f'\n{note}\n' for note in said),
+           'table.md': '\n'.join([
+               table.markdown(header, cells), *(f'\n{note}' for note in said), '']),
            'table.tex': table.latex(header, cells, said)}
   for name, text in texts.items():
     with (storage.replacing(os.path.join(folder, name)) as new,

@@ -1,6 +1,6 @@
 """The table of a comparison: on a screen, as CSV, Markdown and LaTeX."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import csv
 import io
 import re
@@ -56,10 +56,10 @@ def as_csv(lines: Sequence[Line], metric: str) -> str:
   return out.getvalue()
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence]) -> str:
-  """Formats a table as Markdown."""
+def markdown(header: Sequence[str], rows: Iterable[Iterable]) -> str:
+  """Formats a table as Markdown, without an end of line."""
   line = lambda cells: '| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in cells) + ' |'
-  return '\n'.join([line(header), '|' + '---|' * len(header), *map(line, rows)]) + '\n'
+  return '\n'.join([line(header), '|' + '---|' * len(header), *map(line, rows)])
 
 
 def latex(header: Sequence[str], rows: Sequence[Sequence], notes: Sequence[str]) -> str:

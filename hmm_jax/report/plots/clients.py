@@ -23,7 +23,7 @@ def clients(runs: Mapping[str, Sequence[dict]], title: str = '') -> Figure:
   curves = {name: accuracies(rows) for name, rows in runs.items()}
   seeds = max((len(one) for one in curves.values()), default=1)
   figure = new(4.9, HEIGHT + (0.35 if title else 0), title,
-               f'clients of each seed by their accuracy; {words.over_seeds(seeds)}')
+               f'clients of each seed by their accuracy; {words.seeds_drawn(seeds)}')
   axes = figure.subplots()
   ends = []
   for place, (name, values) in enumerate(curves.items()):

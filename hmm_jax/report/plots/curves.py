@@ -118,7 +118,7 @@ def caption(lines: Sequence[Line]) -> str:
   """Says what the bands and the marks are."""
   seeds = max(len(one.values) for one in lines)
   merged = any(len(one.after) for one in lines)
-  return words.over_seeds(seeds) + ('; ★ after the final merge' if merged else '')
+  return words.seeds_drawn(seeds) + ('; ★ after the final merge' if merged else '')
 
 
 def _draw(axes: Axes, lines: Sequence[Line], kind: str):
