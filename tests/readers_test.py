@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from hmm_jax.experiment import config as configs
+from hmm_jax.experiment import pages, recorded
+from hmm_jax.experiment.export import export
 from hmm_jax.experiment.launch import train
 from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
@@ -48,9 +50,26 @@ def tables(folder: str):
   assert {row['client'] for row in run.folder.read_table('clients')} == {0, 1, 2}
 
 
+def take_home(folder: str):
+  with tempfile.TemporaryDirectory() as out:
+    about, = export(folder, os.path.join(out, 'model'), seed=1).values()
+  assert about['round'] >= 1
+
+
+def compare(folder: str):
+  entry, = recorded.entries([folder], print)
+  assert len(entry.seeds) == 2
+
+
+def tell(folder: str):
+  told, = pages.tell([Workdir(folder)])
+  assert told.metrics
+
+
 # What reads a run; each is called with its folder.
 READERS: dict[str, Callable[[str], None]] = {
-    'predict': predict, 'merge': merge_seeds, 'tables': tables}
+    'predict': predict, 'merge': merge_seeds, 'tables': tables, 'export': take_home,
+    'compare': compare, 'report': tell}
 
 
 def content(folder: str) -> dict[str, tuple[int, bytes]]:

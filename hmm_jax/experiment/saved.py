@@ -21,7 +21,6 @@ from hmm_jax.experiment.views import Views, with_data, without_data
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.types import Array, Dataset, Experiment, Federation, InputError, Mixture, Model, PyTree
 
-_LOOKS = 5  # for a checkpoint, before there is none
 FOR_ALL = ('global', 'merged')  # Views with a single model for all clients.
 
 
@@ -103,9 +102,7 @@ class Run:
     Raises:
       InputError: there is no checkpoint, or a damaged one.
     """
-    # Several looks, as a run that goes on may remove all that the first has listed.
-    looks = (self._archive.newest() for _ in range(_LOOKS))
-    newest = next((found for found in looks if found), None)
+    newest = self._archive.newest()
     if newest is None:
       raise InputError(f'got {self.folder.path} without a checkpoint; expected the folder of a '
                        'run with a checkpoint')
