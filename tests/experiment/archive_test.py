@@ -4,12 +4,14 @@ import os
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 import jax
 import numpy as np
 
 from hmm_jax.experiment.archive import Archive
+from hmm_jax.experiment.checkpoint import Checkpoints
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.types import InputError, SaveError
 
@@ -62,6 +64,17 @@ class ArchiveTest(parameterized.TestCase):
     jax.tree.map(np.testing.assert_array_equal, restored, states(6))
     self.assertCountEqual(os.listdir(self.path('checkpoints')), ['4', '6'])
     self.assertCountEqual(os.listdir(self.path('manifests')), ['4.json', '6.json'])
+
+  def test_a_run_that_saves_while_it_is_listed_has_its_newest_point(self):
+    self.leave(2, 4)
+    listed, later = Checkpoints.rounds, iter([(6, 8)])
+
+    def rounds(checkpoints):
+      self.leave(*next(later, ()))  # All that had manifests when the reader looked is removed.
+      return listed(checkpoints)
+
+    with mock.patch.object(Checkpoints, 'rounds', rounds):
+      self.assertEqual(self.archive().newest().round, 8)
 
   def test_what_was_unfinished_comes_back(self):
     self.leave(2)

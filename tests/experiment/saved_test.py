@@ -2,13 +2,11 @@
 
 import os
 import tempfile
-from unittest import mock
 
 from absl.testing import absltest, parameterized
 import numpy as np
 from reference.configs import experiment, tiny
 
-from hmm_jax.experiment.archive import Archive
 from hmm_jax.experiment.run import run
 from hmm_jax.experiment.saved import Run
 from hmm_jax.experiment.workdir import Workdir
@@ -96,12 +94,6 @@ class RunTest(parameterized.TestCase):
       with self.assertRaisesRegex(InputError, f'got {folder}; expected the folder of a run'):
         Run.load(folder)
     self.assertFalse(os.path.exists(f'{self.folder}/nowhere'))
-
-  def test_a_run_that_goes_on_is_looked_at_again(self):
-    looks = iter([None])  # It has removed the checkpoints that were listed.
-    newest = Archive.newest
-    with mock.patch.object(Archive, 'newest', lambda archive: next(looks, newest(archive))):
-      self.assertEqual(self.load('local').rounds, 2)
 
   def test_without_a_checkpoint_there_is_no_model(self):
     folder = Workdir(f'{self.folder}/bare')
