@@ -117,12 +117,12 @@ class Typing(absltest.TestCase):
 class EntryTest(Typing):
 
   def test_all_commands_say_the_same(self):
-    for module in main, merge, check:
+    for module, step in ((main, 'read_changes'), (merge, 'main'), (check, 'main')):
       for error, code, line in ((InputError('got x=1; expected 2'), 2, 'got x=1; expected 2'),
                                 (InputError('of two\nlines'), 2, 'of two lines'),
                                 (KeyboardInterrupt(), 130, 'interrupted')):
         with (self.subTest(module.__name__, error=error), flagsaver.flagsaver(),
-              mock.patch.object(module, 'main', side_effect=error)):
+              mock.patch.object(module, step, side_effect=error)):
           self.assertEqual(self.typed(module.entry), (code, f'hmm_jax: {line}\n'))
 
 
