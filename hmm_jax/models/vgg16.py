@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from hmm_jax.models import layers
 from hmm_jax.models.classifier import check_choice, check_images, classifier
-from hmm_jax.models.convolution import max_pool
+from hmm_jax.models.pooling import max_pool
 from hmm_jax.models.symmetry import chain
 from hmm_jax.registry import Inputs, Network, Setting
 from hmm_jax.types import Array, Model, PyTree

@@ -14,8 +14,8 @@ from hmm_jax import tree
 from hmm_jax.models import layers
 from hmm_jax.models.classifier import classifier, preprocessed
 from hmm_jax.models.cnn import cnn
-from hmm_jax.models.convolution import max_pool
 from hmm_jax.models.mlp import mlp
+from hmm_jax.models.pooling import max_pool
 from hmm_jax.models.resnet import resnet
 from hmm_jax.types import InputError
 

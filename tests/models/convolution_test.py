@@ -11,19 +11,25 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from hmm_jax.models.convolution import convolution, max_pool
+from hmm_jax.models.convolution import convolution
 
 # batch, image, channels, window, features, strides, padding
 _SHAPES = {
-    'same': (3, (6, 5), 5, (3, 3), 4, (1, 1), 'SAME'),
-    'valid': (3, (6, 7), 5, (5, 5), 4, (1, 1), 'VALID'),
-    'even_window': (2, (5, 6), 3, (2, 4), 4, (1, 1), 'SAME'),
-    'same_lower': (2, (5, 6), 3, (4, 4), 4, (1, 1), 'SAME_LOWER'),
-    'explicit': (2, (5, 6), 3, (3, 3), 4, (1, 1), ((0, 3), (2, 1))),
-    'wide_padding': (2, (4, 4), 3, (2, 2), 4, (1, 1), ((3, 4), (2, 2))),
-    'negative_padding': (2, (6, 6), 3, (3, 3), 4, (1, 1), ((-1, 0), (1, -2))),
+    'same': (3, (6, 5), 9, (3, 3), 4, (1, 1), 'SAME'),
+    'valid': (3, (6, 7), 9, (5, 5), 4, (1, 1), 'VALID'),
+    'even_window': (2, (5, 6), 9, (2, 4), 4, (1, 1), 'SAME'),
+    'same_lower': (2, (5, 6), 9, (4, 4), 4, (1, 1), 'SAME_LOWER'),
+    'explicit': (2, (5, 6), 9, (3, 3), 4, (1, 1), ((0, 3), (2, 1))),
+    'wide_padding': (2, (4, 4), 9, (2, 2), 4, (1, 1), ((3, 4), (2, 2))),
+    'negative_padding': (2, (6, 6), 9, (3, 3), 4, (1, 1), ((-1, 0), (1, -2))),
     'color': (3, (7, 7), 3, (3, 3), 20, (1, 1), 'SAME'),
     'gray': (3, (7, 7), 1, (5, 5), 20, (1, 1), 'VALID'),
+    'few_channels': (3, (8, 9), 3, (5, 5), 6, (1, 1), 'VALID'),  # by blocks of 4, one cut
+    'few_features': (3, (9, 10), 6, (3, 3), 16, (1, 1), 'SAME'),  # by blocks of 2
+    'narrower_than_a_block': (2, (5, 5), 1, (5, 4), 8, (1, 1), 'VALID'),
+    'no_output': (2, (4, 5), 3, (5, 5), 6, (1, 1), ((0, 0), (0, 0))),
+    'few_pixels': (3, (3, 4), 13, (3, 3), 4, (1, 1), 'SAME'),
+    'smaller_than_the_window': (3, (2, 2), 3, (3, 3), 20, (1, 1), 'SAME'),
     'one_pixel': (2, (1, 1), 4, (3, 3), 6, (1, 1), 'SAME'),
     'one_row': (1, (1, 9), 4, (1, 3), 6, (1, 1), 'SAME'),
     'sliced_unevenly': (7, (64, 64), 10, (3, 3), 10, (1, 1), 'SAME'),  # by 3 rows
@@ -88,13 +94,14 @@ class ConvolutionTest(parameterized.TestCase):
     arguments = _inputs(name)
     _assert_close(_convolved(_ours, *arguments), _convolved(_lax, *arguments))
 
-  @parameterized.parameters('same', 'color', 'sliced_unevenly', 'pointwise_strided', 'strided')
+  @parameterized.parameters(
+      'same', 'color', 'few_channels', 'few_pixels', 'sliced_unevenly', 'strided')
   def test_bfloat16(self, name):
     arguments = _inputs(name, jnp.bfloat16)
     _assert_close(
         _convolved(_ours, *arguments), _convolved(_lax, *arguments), tolerance=2**-6)
 
-  @parameterized.parameters('same', 'sliced_unevenly', 'pointwise_strided', 'strided')
+  @parameterized.parameters('same', 'few_channels', 'sliced_unevenly', 'strided')
   def test_stacked_clients_in_a_scan(self, name):
     x, kernel, strides, padding = _inputs(name)
     xs, kernels = (jnp.stack([a, 2 * a, a[::-1]]) for a in (x, kernel))
@@ -154,26 +161,6 @@ class ConvolutionTest(parameterized.TestCase):
 
     self.assertEqual(labels(convolution), {'b01f_01io->b01f'})
     self.assertGreater(len(labels(_lax)), 1)
-
-
-class MaxPoolTest(parameterized.TestCase):
-
-  @parameterized.product(
-      image=((4, 6), (5, 7), (2, 3), (1, 4), (9, 9)), window=(2, 3), dtype=('float32', 'bfloat16'))
-  def test_equals_flax_with_ties(self, image, window, dtype):
-    # Few distinct values: most windows hold their maximum more than once.
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, *image, 3)), dtype)
-    ours = functools.partial(max_pool, window=window)
-    theirs = functools.partial(
-        nn.max_pool, window_shape=(window, window), strides=(window, window))
-    _assert_close(_value_and_pullback(ours, x), _value_and_pullback(theirs, x))
-
-  def test_stacked_clients_in_a_scan(self):
-    x = _normal((3, 2, 5, 4, 3))
-    theirs = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
-    _assert_close(
-        _second_step(lambda: jax.vmap(lambda x: _value_and_pullback(max_pool, x))(x)),
-        jax.vmap(lambda x: _value_and_pullback(theirs, x))(x))
 
 
 if __name__ == '__main__':
