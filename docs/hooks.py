@@ -34,7 +34,7 @@ def on_page_markdown(markdown: str, *, page, **_) -> str:
   filled = MARK.sub(lambda mark: MAKERS[mark[1]](*filter(None, [mark[2]])), markdown)
   if page.file.src_uri == 'reference.md':  # Generated, without links.
     filled = papers(filled)
-  return re.sub(r'(\d) ± (\d)', '\\1\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}\\2', filled)
+  return re.sub(r'(?<=\d) (?=[±%])|(?<=±) (?=\d)', '\N{NO-BREAK SPACE}', filled)
 
 
 def methods() -> str:
