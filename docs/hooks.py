@@ -29,10 +29,12 @@ ROOMS = {'experiment': 'Runs, and what a config makes', 'types': 'Contracts',
 CALLED = {'merge': 'merge.models:merge'}
 
 
-def on_page_markdown(markdown: str, **_) -> str:
-  """Replaces the marks of a page by Markdown, and keeps figures on one line."""
+def on_page_markdown(markdown: str, *, page, **_) -> str:
+  """Replaces the marks of a page by Markdown, links papers, and keeps figures on one line."""
   filled = MARK.sub(lambda mark: MAKERS[mark[1]](*filter(None, [mark[2]])), markdown)
-  return re.sub(r'(\d) ± (\d)', '\\1\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}\\2', filled)
+  if page.file.src_uri == 'reference.md':  # Generated, without links.
+    filled = papers(filled)
+  return re.sub(r'(?<=\d) (?=[±%])|(?<=±) (?=\d)', '\N{NO-BREAK SPACE}', filled)
 
 
 def methods() -> str:

@@ -272,7 +272,7 @@ def records(package: str, files: Collection[str], kind: type[Record]) -> dict[st
 
 
 def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record]) -> Record:
-  """Returns the record of a name, or the one that it refers to.
+  """Returns the record of a known name, or of a reference such as `file.py:RECORD`.
 
   Args:
     key: of the config, for errors.

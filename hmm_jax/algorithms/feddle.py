@@ -3,7 +3,7 @@
   client k, sent version v:   a_k = LocalSGD(omega_v; D_k) - omega_v
   server, in every round:
     ADD        the arrivals to the atlas A, in place of their clients' older updates
-    NORMALISE  abar_k = s a_k / |a_k|, s the median norm in A
+    NORMALIZE  abar_k = s a_k / |a_k|, s the median norm in A
     SEARCH     c = argmin L_s(omega + sum_k c_k abar_k) on the server's data, from FedAvg's point:
                c_k = p_k |a_k| / s for arrivals, p_k = n_k / sum n, and 0 for older updates
     FALL BACK  to FedAvg's point, unless c is better on held-out server examples
@@ -14,7 +14,7 @@ Coefficients have any sign and apply to parameters only. BatchNorm statistics ar
 over the arrivals with weights p, or recalibrated on the server's examples.
 
 Reconstructed from the paper's abstract and figures; no released code. Our choices: the formula
-of NORMALISE, the initial point and algorithm of the search, the rule of the fallback, which
+of NORMALIZE, the initial point and algorithm of the search, the rule of the fallback, which
 updates are evicted and dropped, and that an update which arrives d rounds late is added to the
 newest model unchanged.
 

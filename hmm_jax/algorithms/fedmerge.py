@@ -167,12 +167,12 @@ def same_init(model: Model, key: Key, count: int) -> PyTree:
 
 
 def head(groups: PyTree) -> PyTree:
-  """Returns a mask of the classifier head: the inner product of the released code."""
+  """Returns a mask of the classifier head, which the released code's inner product covers."""
   return jax.tree.map(lambda module: module == 'head', groups)
 
 
 def everything(groups: PyTree) -> PyTree:
-  """Returns a mask of all parameters: the inner product of the exact gradient."""
+  """Returns a mask of all parameters, which the exact gradient's inner product covers."""
   return jax.tree.map(lambda module: True, groups)
 
 

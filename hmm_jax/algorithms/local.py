@@ -1,4 +1,4 @@
-"""Local: every client trains alone, without communication; the lower bound.
+"""Local: every client trains alone, without communication; what it has without a federation.
 
   y_i <- local steps of client i from y_i        in the rounds that it takes part in
 """
@@ -59,4 +59,4 @@ def build_local(parts: Parts, settings) -> Algorithm:
 
 METHOD = Method(
     'local', build_local, kind='bound',
-    summary='each client trains alone: the lower bound')
+    summary='each client trains alone, as without a federation')

@@ -192,7 +192,7 @@ def cohort_is_reported(trial: Trial):
 
 
 def messages_have_a_size(trial: Trial):
-  """Traffic is in whole bytes, above 0 just where messages are sent."""
+  """Traffic is in whole bytes, and above 0 if and only if messages are sent."""
   traffic = trial.algorithm.traffic
   assert isinstance(traffic, Traffic), f'traffic is a {type(traffic).__name__}, not a Traffic'
   for way in ('up', 'down'):

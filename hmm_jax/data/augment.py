@@ -11,7 +11,7 @@ _MOST_PADDING = 256
 
 
 def on_images(augment: Callable[[Key, Array], Array]) -> Callable[[Key, PyTree], PyTree]:
-  """Returns fn(key, x) that augments the images [B, H, W, C] of a pytree only."""
+  """Returns fn(key, x) that augments leaves [B, H, W, C], the images, and leaves others alone."""
   return lambda key, x: jax.tree.map(
       lambda leaf: augment(key, leaf) if leaf.ndim == 4 else leaf, x)
 
@@ -26,7 +26,7 @@ def crop_flip(padding: int) -> Callable[[Key, Array], Array]:
   arXiv:1512.03385, section 4.2.
 
   Raises:
-    InputError: more padding than pictures are large.
+    InputError: more padding than images are large.
   """
   if not 0 <= padding <= _MOST_PADDING:
     raise InputError(f'got crop_padding={padding}; expected from 0 to {_MOST_PADDING} pixels')

@@ -245,7 +245,7 @@ def _hold_out_test(dataset, seed, share):
       dataset.y_train, (0, share), np.random.default_rng([seed, _GLOBAL]))
   if not len(held_out):
     raise InputError(f'got dataset={dataset.name!r}; expected test examples, or classes large '
-                     f'enough to hold out a share of {share}, it has {len(rows)} examples in all')
+                     f'enough to hold out a share of {share}; it has {len(rows)} examples in all')
   return rows, held_out
 
 

@@ -66,7 +66,7 @@ def augmented(config: ConfigDict, about: Mapping[str, Any]) -> Model:
 
 
 def mapper(config: ConfigDict) -> Mapper:
-  """Returns the mapper of one device.
+  """Returns the mapper that applies local training to the clients of one device.
 
   `auto` and `sharded` map clients sequentially on a CPU, where a vmapped convolution is slow,
   and by vmap on an accelerator (our choice: not measured there yet) or if `chunk` is set.
@@ -200,7 +200,7 @@ def selecting_view(algorithm: Algorithm, federated: Federation) -> str:
 
 
 def check_own_examples(config: ConfigDict, federated: Federation):
-  """Checks that each client has examples to evaluate its own model, for methods that make one.
+  """Checks that each client has own examples to evaluate on, if the method gives it a model.
 
   Raises:
     InputError: a client has none.

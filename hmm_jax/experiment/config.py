@@ -42,7 +42,7 @@ from hmm_jax.types import InputError
 
 # What is trained, for how long, where: the keys without a section.
 RUN = {
-    'name': Setting('', "of the run in tables, and of its folder; '': the method's"),
+    'name': Setting('', "name of the run in tables, and of its folder; '': the method's"),
     'algorithm': Setting('fedavg', f'the method: {", ".join(METHODS)}'),
     'dataset': Setting('digits', 'a data source: ' + ', '.join(
         source.form for source in SOURCES.values()) + ', or a prepared TFDS set by its name'),
@@ -53,9 +53,9 @@ RUN = {
     'init': Setting('', "the initial model of all seeds: an exported folder, a file (safetensors, "
                     "npz) or a run, RUN@SEED; '': drawn at random"),
     'init_spread': Setting(
-        0.1, 'how far further initial models, of methods with several, lie from that in init: as a '
-        'share of the difference of two random ones; equal ones would stay equal', at_least=0),
-    'normalize': Setting('standard', 'inputs: standardized, or as they are',
+        0.1, 'distance of the other global models from that in init, for methods that start from '
+        'several: as a share of the distance of two random ones', at_least=0),
+    'normalize': Setting('standard', 'inputs of the network: standardized, or as they are',
                          choices=('standard', 'none')),
     'augment': Setting('none', 'training images: random crops, mirrored or not',
                        choices=('none', 'crop_flip')),
@@ -70,26 +70,27 @@ RUN = {
     'eval_every': Setting(10, 'rounds between evaluations and checkpoints', at_least=1),
     'eval_batch': Setting(512, 'examples evaluated at a time', at_least=1, at_most=10**6),
     'seed': Setting(0, 'the first of the training seeds', at_least=0),
-    'seeds': Setting(3, 'how many', at_least=1, at_most=1000),
-    'seed_map': Setting('in_turn', 'seeds one after another, or vectorized',
+    'seeds': Setting(3, 'number of training seeds, from `seed` on', at_least=1, at_most=1000),
+    'seed_map': Setting('in_turn', 'how seeds are trained: one after another, or vectorized',
                         choices=('in_turn', 'together')),
     'selection': Setting('accuracy', 'the validation metric by which the best round is selected',
                          choices=('accuracy', 'loss')),
-    'keep_best': Setting(False, 'also keep the states of that round'),
-    'keep': Setting(2, 'number of checkpoints', at_least=1),
+    'keep_best': Setting(False, 'also keep the states of the selected round'),
+    'keep': Setting(2, 'number of checkpoints that are kept', at_least=1),
     'resume': Setting('newest', 'from which checkpoint a run goes on: the newest, or, if that is '
                       'damaged, a previous one', choices=('newest', 'previous')),
-    'track': Setting('', f'trackers of the metrics: any of {",".join(TRACKERS)}; for one that is '
-                     'named later, a run sends all that it has'),
+    'track': Setting('', f'trackers of the metrics: any of {",".join(TRACKERS)}; one that is added '
+                     'later gets the earlier rows, too'),
     'references': Setting('', 'also run, for comparison: any of iid,linear,local,fedavg'),
-    'variants': Setting((), "also run, each with settings of its own: 'NAME key=value key=value'"),
+    'variants': Setting((), 'also run, for comparison, each with other settings: '
+                        "'NAME key=value key=value'"),
     'mapper': Setting(
         'auto', 'how clients are mapped; results do not depend on it, but for rounding',
         choices=('auto', 'map', 'vmap', 'sharded')),
     'chunk': Setting(0, 'clients vectorized at a time by vmap; 0: all', at_least=0),
 }
-STOP = {'patience': Setting(0, 'evaluations without a better round on validation; 0: never stop',
-                            at_least=0)}
+STOP = {'patience': Setting(0, 'evaluations without a better validation metric after which a run '
+                            'ends; 0: it never ends early', at_least=0)}
 KIND = {'kind': Setting('dirichlet', f'the partitioner: {", ".join(PARTITIONERS)}')}
 # Sections that several records share.
 SHARED = {

@@ -184,7 +184,7 @@ def _rows(name: str, parts: Sequence[Workdir], seeds: Sequence[int]) -> list[dic
 
 
 def _with_seconds(rows: list[dict], parts: Sequence[Workdir]) -> list[dict]:
-  """Returns rows whose seconds are those of all seeds."""
+  """Replaces the seconds of rows by the sum over the parts, as if all seeds had run together."""
   seconds = [{row['round']: row['seconds'] for row in part.read_metrics()} for part in parts]
   return [row | {'seconds': round(sum(part[row['round']] for part in seconds), 4)}
           for row in rows]

@@ -24,14 +24,15 @@ def page() -> str:
   settings = configs.settings(configs.get_config())
   return '\n'.join([
       '# Reference', '',
-      'Made from the records by `python -m hmm_jax.experiment.reference`; do not edit.', '',
+      'All methods, operators, networks, data sources, partitioners and settings. '
+      'Generated from the code by `python -m hmm_jax.experiment.reference`.', '',
       '## Methods', '', '`--config.algorithm=NAME`', '',
       table(('name', 'kind', 'what it does', 'needs', 'paper'), (
           (f'`{m.name}`', m.kind, m.summary, ', '.join(m.needs), m.paper)
           for m in METHODS.values())), '',
       *(f'- *{kind}*: {meaning}' for kind, meaning in KINDS.items()),
       *(f'- needs *{need}*: {meaning}' for need, meaning in NEEDS.items()), '',
-      '## Merge operators', '', '`python -m hmm_jax.merge --method=NAME`', '', operators(), '',
+      '## Merge operators', '', '`hmm_jax merge --method=NAME`', '', operators(), '',
       '## Networks', '', '`--config.model=NAME`', '',
       table(('name', 'what it is', 'takes', 'paper'), (
           (f'`{n.name}`', n.summary, ', '.join(n.takes), n.paper) for n in NETWORKS.values())), '',
@@ -41,7 +42,8 @@ def page() -> str:
       '## Partitioners', '', '`--config.partition.kind=NAME`', '',
       table(('name', 'what it does', 'paper'), (
           (f'`{p.name}`', p.summary, p.paper) for p in PARTITIONERS.values())), '',
-      '## Settings', '', '`--config.KEY=VALUE`', '',
+      '## Settings', '', '`--config.KEY=VALUE`. A name in brackets says for which choice a setting '
+      'counts, such as (dirichlet) for `partition.kind=dirichlet`.', '',
       settings_table(settings), '',
       '## Settings of merge operators', '', '`--set KEY=VALUE`', '',
       settings_table({f'{o.name}: {key}': setting for o in OPERATORS.values()
@@ -50,7 +52,7 @@ def page() -> str:
 
 def operators() -> str:
   """Returns the table of the merge operators."""
-  return table(('method', 'needs', 'what it gives', 'paper'), (
+  return table(('operator', 'needs', 'what it gives', 'paper'), (
       (f'`{o.name}`', ', '.join(o.needs), o.summary, o.paper) for o in OPERATORS.values()))
 
 

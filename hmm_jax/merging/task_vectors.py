@@ -137,5 +137,5 @@ def _add(stacked):
   return sum(stacked[1:], stacked[0])
 
 
-WEIGHTS = Setting(None, 'one finite number for each model; 1 each by default')
+WEIGHTS = Setting(None, 'weight of each model, a finite number; 1 each by default')
 SCALE = Setting(1.0, 'scaling factor of the merged task vector')

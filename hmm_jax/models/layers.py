@@ -39,7 +39,7 @@ def _draw(sample, key, shape, dtype):
 
 
 def flatten(x: Array) -> Array:
-  """Joins all axes but the first, also of no examples: [B, ...] -> [B, F]."""
+  """Joins all axes but the first, even if B is 0: [B, ...] -> [B, F]."""
   return x.reshape(len(x), math.prod(x.shape[1:]))
 
 

@@ -65,7 +65,7 @@ def new(width: float, height: float, title: str = '', caption: str = '') -> Figu
 
 
 def look(place: int) -> dict:
-  """Returns the color and the dashes of the so many-th line of a figure."""
+  """Returns the color and the dashes of a line, by its place in a figure, from 0."""
   return {'color': COLORS[place % len(COLORS)],
           'linestyle': DASHES[place // len(COLORS) % len(DASHES)]}
 

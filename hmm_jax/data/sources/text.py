@@ -56,7 +56,7 @@ def load(path: str, *, owner: tuple[str, ...], window: int, min_rows: int,
           for text, length in zip(texts, lengths, strict=True) if length >= min_rows]
   if not rows:
     raise _error(path, f'expected an owner of text.min_rows={min_rows} examples or more '
-                       f'at text.window={window}, the largest of {len(texts)} has '
+                       f'at text.window={window}; the largest of {len(texts)} has '
                        f'{max(lengths, default=0)}')
   x, y = np.split(np.concatenate(rows), [window], axis=1)
   client = np.repeat(np.arange(len(rows)), [len(own) for own in rows])

@@ -15,7 +15,7 @@ _PATIENCE = 20.0
 
 
 def check():
-  """Raises InputError unless somebody is logged in, or nothing is to be sent."""
+  """Raises InputError if rows are to be sent and nobody is logged in."""
   if wandb.setup().settings.mode == 'online' and not wandb.login(prompt=False, verify=False):
     raise InputError('got track=wandb, but nobody is logged in; expected `wandb login`, '
                      'WANDB_API_KEY=..., or WANDB_MODE=offline')

@@ -128,7 +128,7 @@ class TextTest(parameterized.TestCase):
       (b'play,speaker,text', 'line 1 is none'),
       (b'[' * 100_000, 'line 1 is none'),
       (b'\xff\xfe', 'expected a readable file of JSON lines: .*utf-8'),
-      (b'', 'text.min_rows=1 .* text.window=3, the largest of 0 has 0'),
+      (b'', 'text.min_rows=1 .* text.window=3; the largest of 0 has 0'),
   )
   def test_bad_files(self, content, pattern):
     path = self.write(content)
