@@ -10,7 +10,7 @@ import numpy as np
 
 from hmm_jax import storage
 from hmm_jax.report import words
-from hmm_jax.report.plots import clients, curves
+from hmm_jax.report.plots import clients, curves, lines
 from hmm_jax.report.style import Figure, look
 from hmm_jax.report.svg import frame, inline, themed
 from hmm_jax.report.tables import spread
@@ -69,10 +69,10 @@ def render(runs: Sequence[Told]) -> str:
 
 def _section(run: Told, name: str) -> dict:
   """Returns what the template needs of one run."""
-  shown = curves.kinds(run.metrics)
+  shown = lines.kinds(run.metrics)
   first = [kind for kind in ('accuracy', 'loss') if kind in shown]
   pictures = {kind: [
-      hovering(curves.of_run(run.metrics, metrics), kind, _heading(kind, split),
+      hovering(lines.of_run(run.metrics, metrics), kind, _heading(kind, split),
                f'{name}{kind}{split}') for split, metrics in splits.items()]
       for kind, splits in shown.items()}
   return run._asdict() | {
@@ -99,7 +99,7 @@ def _common(runs: Sequence[Told]) -> dict:
   pictures = []
   if found:
     pictures.append(
-        hovering(curves.of_runs(metrics, found), 'accuracy', words.sentence(found), 'common'))
+        hovering(lines.of_runs(metrics, found), 'accuracy', words.sentence(found), 'common'))
   if own:
     pictures.append(still(clients.clients(own), "clients' own accuracies", 'commonclients'))
   return {'curves': pictures, 'metric': words.sentence(found) if found else '',
@@ -108,16 +108,16 @@ def _common(runs: Sequence[Told]) -> dict:
               else '' for of in ('last', 'selected_on_validation'))] for run in runs]}
 
 
-def hovering(lines: Sequence[curves.Line], kind: str, heading: str, name: str) -> Picture:
+def hovering(drawn: Sequence[lines.Line], kind: str, heading: str, name: str) -> Picture:
   """Returns curves whose values are shown at the round nearest to the pointer."""
-  figure = curves.panels({'': lines}, kind)
+  figure = curves.panels({'': drawn}, kind)
   svg = inline(figure, name)
   numbers = lambda values: [float(f'{v:.5g}') if np.isfinite(v) else None for v in values]
   data = {'frame': list(map(float, frame(figure))), 'lines': [
       {'label': one.label, 'color': themed(look(place)['color']),
        'rounds': one.rounds.tolist(), 'mean': numbers(one.values.mean(axis=0)),
-       'std': numbers(curves.deviation(one.values)) if len(one.values) > 1 else None,
-       'merged': numbers([one.merged])[0]} for place, one in enumerate(lines)]}
+       'std': numbers(lines.deviation(one.values)) if len(one.values) > 1 else None,
+       'merged': numbers([one.merged])[0]} for place, one in enumerate(drawn)]}
   return Picture(heading, markupsafe.Markup(svg), data)
 
 
