@@ -72,7 +72,12 @@ def title(config: Mapping[str, Any]) -> str:
   method = config['algorithm'].rpartition(':')[2]
   name = config['name'] or method
   own = '' if name == method else f' ({method})'
-  return f'{name}{own} · {dataset(config["dataset"])} · {partition(config)}'
+  return f'{name}{own} · {dealt(config)}'
+
+
+def dealt(config: Mapping[str, Any]) -> str:
+  """Returns the data of a run and their partition."""
+  return f'{dataset(config["dataset"])} · {partition(config)}'
 
 
 def dataset(name: str) -> str:
@@ -92,8 +97,10 @@ def partition(config: Mapping[str, Any]) -> str:
           and (place == 0 or config[f'partition.{key}'] != setting.default)]
   settings = ', '.join(f'{key.replace("_", " ")} {value}' for key, value in told)
   clients = config['clients']
-  dealt = kind.rpartition(':')[2] + (f' ({settings})' if settings else '')
-  return f'{dealt}, {clients} clients' if clients else dealt
+  corrupt = config['corrupt.clients'] if config['corrupt.kind'] != 'none' else 0
+  return ', '.join(filter(None, [
+      kind.rpartition(':')[2] + (f' ({settings})' if settings else ''),
+      f'{clients} clients' if clients else '', f'{corrupt:.0%} corrupted' if corrupt else '']))
 
 
 def command(changed: list[Changed], folder: str) -> str:

@@ -151,6 +151,15 @@ class PagesTest(parameterized.TestCase):
     self.assertIn('clients', captions)
     self.assertIn('partition', self.made.inside('figcaption'))
 
+  @parameterized.parameters(([0.0, 0.0], False), ([0.0, 2.0], True))
+  def test_delays_are_drawn_if_there_are_any(self, delays, drawn):
+    self.workdir.table('anchors').write([
+        {'round': number, 'seed': 0, 'client': 0, 'coefficient': 0.5, 'delay': delay}
+        for number, delay in enumerate(delays, 1)])
+    made = plots.of_clients(self.workdir)
+    self.assertIn('coefficients', made)
+    self.assertEqual('staleness' in made, drawn)
+
   def test_an_unfinished_run_is_shown_as_far_as_it_is(self):
     os.remove(self.workdir.file('summary.json'))
     self.change(rounds=9)
@@ -230,6 +239,9 @@ class DescriptionTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ({}, 'fedavg · digits · dirichlet (alpha 0.1), 20 clients'),
+      ({'corrupt.kind': 'random', 'corrupt.clients': 0.5},
+       'fedavg · digits · dirichlet (alpha 0.1), 20 clients, 50% corrupted'),
+      ({'corrupt.clients': 0.5}, 'fedavg · digits · dirichlet (alpha 0.1), 20 clients'),
       ({'partition.min_size': 3},
        'fedavg · digits · dirichlet (alpha 0.1, min size 3), 20 clients'),
       ({'name': 'mine', 'algorithm': 'moon', 'partition.kind': 'shards', 'clients': 5},
