@@ -79,7 +79,8 @@ def _section(run: Told, name: str) -> dict:
       'id': name,
       'curves': [picture for kind in first for picture in pictures.pop(kind)],
       'diagnostics': [picture for of_kind in pictures.values() for picture in of_kind],
-      'stills': [still(figure, words.spoken(which), f'{name}{which.replace("/", "")}')
+      'stills': [still(figure, words.FIGURES.get(which, words.spoken(which)),
+                       f'{name}{which.replace("/", "")}')
                  for which, figure in run.figures.items()],
       'table': table(run.summary), 'costs': costs(run.summary),
       'versions': run.summary.get('versions', {}), 'warnings': run.summary.get('warnings', ())}
@@ -101,7 +102,7 @@ def _common(runs: Sequence[Told]) -> dict:
     pictures.append(
         hovering(lines.of_runs(metrics, found), 'accuracy', words.sentence(found), 'common'))
   if own:
-    pictures.append(still(clients.clients(own), "clients' own accuracies", 'commonclients'))
+    pictures.append(still(clients.clients(own), words.FIGURES['clients'], 'commonclients'))
   return {'curves': pictures, 'metric': words.sentence(found) if found else '',
           'rows': [[run.name, run.state, *(
               spread(values[found]) if found and found in (values := run.summary.get(of) or {})
@@ -135,7 +136,14 @@ def table(summary: Mapping[str, Any]) -> dict:
   return {'header': ['metric', *columns], 'rows': [
       [words.sentence(name), *(_spread(v[name], words.unit(name)) if name in v else ''
                                for v in columns.values())]
-      for name in summary['last'] if name not in words.BOOKKEEPING]}
+      for name in sorted(summary['last'], key=_place) if name not in words.BOOKKEEPING]}
+
+
+def _place(name: str) -> tuple[int, ...]:
+  """Returns where a metric stands in the table: as in the curves, accuracies on test first."""
+  orders = (lines.ALWAYS, [*words.SPLITS], [*words.VIEWS.values()])
+  return tuple(order.index(value) if value in order else len(order)
+               for value, order in zip(words.metric(name), orders))
 
 
 def _spread(value: Mapping[str, Any], unit: float) -> str:

@@ -31,6 +31,13 @@ NAMED = {
     'server/average_loss': ('server_loss', '', 'plain average'),
     'server/found_loss': ('server_loss', '', 'found by the search'),
 }
+# Figures of a run that are no learning curves, by the names of their files.
+FIGURES = {
+    'partition': 'training examples of each client, by class',
+    'clients': "clients' own accuracies", 'weight': 'weights of the shared models for each client',
+    'coefficients': "coefficients of the clients' updates", 'staleness': 'delays of the updates',
+    'search': 'the search for coefficients',
+}
 UNITS = {'bytes': 1e6}  # of a kind's words, where they are not those of metrics.csv
 
 
