@@ -118,13 +118,14 @@ class CurvesTest(parameterized.TestCase):
                      ['plain average  1.00', 'found by the search  0.500'])
     self.assertEqual(labels(figures['found_loss'].axes[0]), ['inversion  2.00'])
 
-  def test_panels_side_by_side_have_one_scale(self):
-    rows = rows_of(2, global__test__loss=lambda r, s: 0.1 * r,
-                   global__validation__loss=lambda r, s: 99.0 * r, train__loss=lambda r, s: 9.0 * r)
+  @parameterized.parameters((2.0, 'linear'), (99.0, 'log'))
+  def test_panels_side_by_side_have_one_scale(self, factor, scale):
+    rows = rows_of(2, global__test__loss=lambda r, s: 0.1 * r, train__loss=lambda r, s: 9.0 * r,
+                   global__validation__loss=lambda r, s: factor * r)
     test, validation, training, rest = curves.learning_curves(rows)['loss'].axes
     self.assertEqual(test.get_ylim(), validation.get_ylim())
     self.assertEqual([axes.get_yscale() for axes in (test, validation, training)],
-                     ['log', 'log', 'linear'])
+                     [scale, scale, 'linear'])
     self.assertBetween(training.get_ylim()[1], 18, 20)
     self.assertEqual(training.get_title(loc='left'), 'training examples')
     self.assertFalse(rest.axison)
