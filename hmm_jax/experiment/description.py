@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from hmm_jax.data.partition import PARTITIONERS
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.registry import KINDS, find, literal
+from hmm_jax.registry import KINDS, Setting, find, literal
+from hmm_jax.report import words
 from hmm_jax.types import InputError
 
 
@@ -55,11 +56,17 @@ def describe(workdir: Workdir) -> Description:
       raise
     config = configs.flat(configs.get_config()) | config  # Whose record is no longer there.
     settings = configs.settings(configs.get_config())
-  changed = [Changed(key, value, known.default if known else None, known.meaning if known else '')
+  changed = [Changed(key, value, known.default if known else None, _meaning(key, known))
              for key, value in config.items() if key not in configs.OF_ONE_CALL
              for known in [settings.get(key)] if not _is_default(value, known)]
   return Description(
       named(config), title(config), _facts(config), changed, command(changed, workdir.path))
+
+
+def _meaning(key: str, known: Setting | None) -> str:
+  """Says what a setting is; not which records it can name, whose list is long."""
+  meaning = known.meaning if known else ''
+  return meaning.partition(':')[0] if key in configs.REFERENCES else meaning
 
 
 def named(config: Mapping[str, Any]) -> str:
@@ -72,7 +79,12 @@ def title(config: Mapping[str, Any]) -> str:
   method = config['algorithm'].rpartition(':')[2]
   name = config['name'] or method
   own = '' if name == method else f' ({method})'
-  return f'{name}{own} · {dataset(config["dataset"])} · {partition(config)}'
+  return f'{name}{own} · {dealt(config)}'
+
+
+def dealt(config: Mapping[str, Any]) -> str:
+  """Returns the data of a run and their partition."""
+  return f'{dataset(config["dataset"])} · {partition(config)}'
 
 
 def dataset(name: str) -> str:
@@ -92,8 +104,15 @@ def partition(config: Mapping[str, Any]) -> str:
           and (place == 0 or config[f'partition.{key}'] != setting.default)]
   settings = ', '.join(f'{key.replace("_", " ")} {value}' for key, value in told)
   clients = config['clients']
-  dealt = kind.rpartition(':')[2] + (f' ({settings})' if settings else '')
-  return f'{dealt}, {clients} clients' if clients else dealt
+  corrupt = corrupted(config)
+  return ', '.join(filter(None, [
+      kind.rpartition(':')[2] + (f' ({settings})' if settings else ''),
+      f'{clients} clients' if clients else '', f'{corrupt:.0%} corrupted' if corrupt else '']))
+
+
+def corrupted(config: Mapping[str, Any]) -> float:
+  """Returns the share of clients whose data are corrupted."""
+  return config['corrupt.clients'] if config['corrupt.kind'] != 'none' else 0
 
 
 def command(changed: list[Changed], folder: str) -> str:
@@ -126,6 +145,7 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
       'algorithm', 'model', 'dataset', 'partition.kind'))
   seeds = range(config['seed'], config['seed'] + config['seeds'])
   everybody = method is not None and 'all clients' in method.needs
+  corrupt = corrupted(config)
   some = 'all' if everybody else config['participation'] or 'all'
   facts = [
       ('method', _told(config['algorithm'], method)),
@@ -133,13 +153,17 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
       ('paper', method.paper if method else ''),
       ('data', _told(dataset(config['dataset']), source)),
       ('partition', _told(partition(config), dealt)),
+      ('corruption', f'{corrupt:.0%} of the clients: {config["corrupt.kind"]}, at a rate of '
+                     f'{config["corrupt.rate"]}' if corrupt else ''),
+      ('server', f'{words.counted(own, "example")} of its own' if (own := config['server.size']) > 0
+                 else ''),
       ('network', _told(config['model'], network)),
       ('rounds', f'{config["rounds"]}, with {some} clients each'),
       ('training seeds', ', '.join(map(str, seeds)) + (
           '; all on one partition, so that a spread leaves that of partitions out'
           if len(seeds) > 1 else '')),
   ]
-  return [(what, words) for what, words in facts if words]
+  return [(what, said) for what, said in facts if said]
 
 
 def _record(key: str, name: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hmm_jax.experiment import description
 from hmm_jax.experiment.workdir import Workdir
-from hmm_jax.report.plots import clients, curves, partition, search, updates, weights
+from hmm_jax.report.plots import clients, curves, lines, partition, search, updates, weights
 from hmm_jax.report.style import Figure, save_pair
 from hmm_jax.types import InputError, SaveError
 
@@ -40,7 +40,8 @@ def of_clients(workdir: Workdir, title: str = '') -> dict[str, Figure]:
   if anchors := workdir.read_table('anchors'):
     corrupted = {row['client'] for row in rows if row.get('corrupted')}
     made['coefficients'] = updates.coefficients(anchors, corrupted, title)
-    made['staleness'] = updates.staleness(anchors, title)
+    if len({row['delay'] for row in anchors if 'delay' in row}) > 1:  # Else there is one bar.
+      made['staleness'] = updates.staleness(anchors, title)
   if searches := workdir.read_table('search'):
     made['search'] = search.searches(searches, title)
   return made
@@ -57,7 +58,7 @@ def accuracies(workdir: Workdir) -> dict[str, list[dict]]:
 
 def are_drawn(workdir: Workdir) -> bool:
   """Returns whether the plots that every run has are there."""
-  names = ('partition', *curves.kinds(workdir.read_metrics()))
+  names = ('partition', *lines.kinds(workdir.read_metrics()))
   return all(os.path.exists(workdir.file('plots', f'{name}.{ending}'))
              for name in names for ending in ('png', 'pdf'))
 

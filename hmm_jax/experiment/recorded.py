@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from hmm_jax.algorithms import METHODS
 from hmm_jax.experiment import config as configs
-from hmm_jax.experiment import more_seeds
+from hmm_jax.experiment import description, more_seeds
 from hmm_jax.experiment.launch import as_json
 from hmm_jax.experiment.run import finished, selected
 from hmm_jax.experiment.workdir import Workdir
@@ -62,7 +62,8 @@ def pooled(runs: Sequence[Recorded]) -> list[Entry]:
       group.append(run)
   names = _distinct([_common(group) for group in groups])
   return [Entry(name, _together([run.seeds for run in group]), group[0].criterion,
-                group[0].settings['rounds']) for name, group in zip(names, groups)]
+                group[0].settings['rounds'], description.dealt(group[0].settings))
+          for name, group in zip(names, groups)]
 
 
 def _runs(folder: str, references: bool) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hmm_jax import storage
 from hmm_jax.report import words
-from hmm_jax.report.plots import clients, curves
+from hmm_jax.report.plots import clients, curves, lines
 from hmm_jax.report.style import Figure, look
 from hmm_jax.report.svg import frame, inline, themed
 from hmm_jax.report.tables import spread
@@ -69,17 +69,18 @@ def render(runs: Sequence[Told]) -> str:
 
 def _section(run: Told, name: str) -> dict:
   """Returns what the template needs of one run."""
-  shown = curves.kinds(run.metrics)
+  shown = lines.kinds(run.metrics)
   first = [kind for kind in ('accuracy', 'loss') if kind in shown]
   pictures = {kind: [
-      hovering(curves.of_run(run.metrics, metrics), kind, _heading(kind, split),
+      hovering(lines.of_run(run.metrics, metrics), kind, _heading(kind, split),
                f'{name}{kind}{split}') for split, metrics in splits.items()]
       for kind, splits in shown.items()}
   return run._asdict() | {
       'id': name,
       'curves': [picture for kind in first for picture in pictures.pop(kind)],
       'diagnostics': [picture for of_kind in pictures.values() for picture in of_kind],
-      'stills': [still(figure, words.spoken(which), f'{name}{which.replace("/", "")}')
+      'stills': [still(figure, words.FIGURES.get(which, words.spoken(which)),
+                       f'{name}{which.replace("/", "")}')
                  for which, figure in run.figures.items()],
       'table': table(run.summary), 'costs': costs(run.summary),
       'versions': run.summary.get('versions', {}), 'warnings': run.summary.get('warnings', ())}
@@ -99,25 +100,25 @@ def _common(runs: Sequence[Told]) -> dict:
   pictures = []
   if found:
     pictures.append(
-        hovering(curves.of_runs(metrics, found), 'accuracy', words.sentence(found), 'common'))
+        hovering(lines.of_runs(metrics, found), 'accuracy', words.sentence(found), 'common'))
   if own:
-    pictures.append(still(clients.clients(own), "clients' own accuracies", 'commonclients'))
+    pictures.append(still(clients.clients(own), words.FIGURES['clients'], 'commonclients'))
   return {'curves': pictures, 'metric': words.sentence(found) if found else '',
           'rows': [[run.name, run.state, *(
               spread(values[found]) if found and found in (values := run.summary.get(of) or {})
               else '' for of in ('last', 'selected_on_validation'))] for run in runs]}
 
 
-def hovering(lines: Sequence[curves.Line], kind: str, heading: str, name: str) -> Picture:
+def hovering(drawn: Sequence[lines.Line], kind: str, heading: str, name: str) -> Picture:
   """Returns curves whose values are shown at the round nearest to the pointer."""
-  figure = curves.panels({'': lines}, kind)
+  figure = curves.panels({'': drawn}, kind)
   svg = inline(figure, name)
   numbers = lambda values: [float(f'{v:.5g}') if np.isfinite(v) else None for v in values]
   data = {'frame': list(map(float, frame(figure))), 'lines': [
       {'label': one.label, 'color': themed(look(place)['color']),
        'rounds': one.rounds.tolist(), 'mean': numbers(one.values.mean(axis=0)),
-       'std': numbers(curves.deviation(one.values)) if len(one.values) > 1 else None,
-       'merged': numbers([one.merged])[0]} for place, one in enumerate(lines)]}
+       'std': numbers(lines.deviation(one.values)) if len(one.values) > 1 else None,
+       'merged': numbers([one.merged])[0]} for place, one in enumerate(drawn)]}
   return Picture(heading, markupsafe.Markup(svg), data)
 
 
@@ -135,7 +136,14 @@ def table(summary: Mapping[str, Any]) -> dict:
   return {'header': ['metric', *columns], 'rows': [
       [words.sentence(name), *(_spread(v[name], words.unit(name)) if name in v else ''
                                for v in columns.values())]
-      for name in summary['last'] if name not in words.BOOKKEEPING]}
+      for name in sorted(summary['last'], key=_place) if name not in words.BOOKKEEPING]}
+
+
+def _place(name: str) -> tuple[int, ...]:
+  """Returns where a metric stands in the table: as in the curves, accuracies on test first."""
+  orders = (lines.ALWAYS, [*words.SPLITS], [*words.VIEWS.values()])
+  return tuple(order.index(value) if value in order else len(order)
+               for value, order in zip(words.metric(name), orders))
 
 
 def _spread(value: Mapping[str, Any], unit: float) -> str:

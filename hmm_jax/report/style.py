@@ -10,6 +10,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -20,11 +22,12 @@ from hmm_jax import storage
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 DASHES = ('-', '--', ':', '-.')  # of the lines beyond the colors
 FAINT = '#707070'  # what explains a figure
+TITLE, CAPTION = 11, 8  # sizes of letters; labels at lines' ends are like captions
 LABEL = 32  # characters of a name beside a line's end
 EMPTY = '#80808030'  # cells of a heat map without a value; on any background
 
 STYLE: dict[Any, Any] = {
-    'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left', 'figure.titlesize': 11,
+    'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left',
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.3,
     'image.cmap': 'viridis', 'lines.linewidth': 1.6,
     'text.parse_math': False,  # A run may have a name with dollars.
@@ -33,6 +36,7 @@ STYLE: dict[Any, Any] = {
 }
 
 _LINE = 0.17  # inches from a label to the next
+_LINES = 1.5  # from a line of a title or a caption to the next, in sizes of its letters
 Arguments = ParamSpec('Arguments')
 Result = TypeVar('Result')
 
@@ -50,18 +54,38 @@ def new(width: float, height: float, title: str = '', caption: str = '') -> Figu
   """Returns an empty figure under its title and above what explains it.
 
   Args:
-    width, height: in inches.
+    width: in inches.
+    height: of what is between title and caption, which come on top of it.
     title: what was run; it is wrapped, and cut after three lines.
     caption: what is drawn: bands, marks, how many seeds.
   """
-  figure = Figure(figsize=(width, height), layout='constrained')
-  wrapped = lambda text, size: textwrap.fill(
-      text, max(20, int(width * 118 / size)), max_lines=3, placeholder=' …')
+  title, caption = _wrapped(title, TITLE, width), _wrapped(caption, CAPTION, width)
+  points = _LINES * (TITLE * len(title.splitlines()) + CAPTION * len(caption.splitlines()))
+  figure = Figure(figsize=(width, height + points / 72), layout='constrained')
   if title:
-    figure.suptitle(wrapped(title, 11), x=0.01, ha='left')
+    figure.suptitle(title, x=0.01, ha='left', fontsize=TITLE)
   if caption:
-    figure.supxlabel(wrapped(caption, 8), x=0.01, ha='left', fontsize=8, color=FAINT)
+    figure.supxlabel(caption, x=0.01, ha='left', fontsize=CAPTION, color=FAINT)
   return figure
+
+
+def _wrapped(text: str, size: float, width: float) -> str:
+  """Breaks a text into at most three lines that fit into a width in inches."""
+  if not text:
+    return ''
+  letters = int(len(text) * width / inches(text, size)) + 1  # Of the average width.
+  while True:
+    filled = textwrap.fill(text, letters, max_lines=3, placeholder=' …')
+    if letters < 9 or max(inches(line, size) for line in filled.splitlines()) < 0.97 * width:
+      return filled
+    letters -= 1
+
+
+def inches(text: str, size: float) -> float:
+  """Returns how wide a line of text is, in letters of so many points."""
+  points, *_ = text_to_path.get_text_width_height_descent(
+      text, FontProperties(size=size), ismath=False)
+  return points / 72
 
 
 def look(place: int) -> dict:
@@ -106,26 +130,31 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height
   wanted = [float(np.clip(to_axes.transform((x, y))[1], 0, 1)) for x, y, *_ in ends]
   for (x, y, text, color), place in zip(ends, apart(wanted, _LINE / height)):
     axes.annotate(
-        text, (x, y), (1.04, place), textcoords='axes fraction', va='center', fontsize=8,
+        text, (x, y), (1.04, place), textcoords='axes fraction', va='center', fontsize=CAPTION,
         annotation_clip=False, arrowprops={
-            'arrowstyle': '-', 'color': color, 'linewidth': 0.8, 'shrinkA': 0, 'shrinkB': 2,
-            'relpos': (0, 0.5)})
+            'arrowstyle': '-', 'color': color, 'linewidth': 0.8, 'linestyle': ':', 'shrinkA': 0,
+            'shrinkB': 2, 'relpos': (0, 0.5)})
 
 
 def apart(wanted: Sequence[float], gap: float) -> list[float]:
-  """Moves places as little as possible, until any two differ by a gap; order is kept."""
+  """Moves places as little as possible, until any two differ by a gap; order is kept.
+
+  They stay between 0 and 1, unless there are too many.
+  """
   order = np.argsort(wanted, kind='stable')
   steps = gap * np.arange(len(wanted))
   places = np.empty(len(wanted))
   if len(wanted):
-    places[order] = isotonic_regression(np.array(wanted)[order] - steps).x + steps
+    moved = isotonic_regression(np.array(wanted)[order] - steps).x
+    places[order] = np.clip(moved, 0, max(0, 1 - steps[-1])) + steps
   return places.tolist()
 
 
 @styled
 def arrange(figure: Figure):
   """Lays a figure out once for all, which takes longer than to save it."""
-  figure.draw_without_rendering()
+  if engine := figure.get_layout_engine():
+    engine.execute(figure)
   figure.set_layout_engine(None)
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from hmm_jax.report.style import COLORS, FAINT, Figure, arrange, styled
 
-PAGE_COLORS = {'#000000': 'currentColor', FAINT: 'var(--faint)', COLORS[0]: 'var(--blue)'}
+PAGE_COLORS = {'#000000': 'currentColor', '#ffffff': 'var(--card)', FAINT: 'var(--faint)',
+               COLORS[0]: 'var(--blue)'}
 
 
 class Frame(NamedTuple):
@@ -24,6 +25,8 @@ class Frame(NamedTuple):
 def inline(figure: Figure, name: str) -> str:
   """Returns a figure as an <svg> element, transparent and in the page's colors of text.
 
+  Its style says how many inches wide it is, so that letters of all figures can have one size.
+
   Args:
     figure: the figure.
     name: begins the ids in it, so that several fit into one page; letters and digits.
@@ -40,7 +43,8 @@ def inline(figure: Figure, name: str) -> str:
   svg = re.sub(r' (xmlns(:xlink)?|version|width|height)="[^"]*"', '', svg, count=5)
   svg = re.sub(r'font-family: [^;"]*', 'font-family: inherit', svg)
   svg = re.sub(r'((?: id|xlink:href)="#?|url\(#)(?!data:)', rf'\1{name}-', svg)
-  return themed(svg).strip()
+  inches = f'<svg style="--inches: {figure.get_figwidth():.2f}"'
+  return themed(svg.replace('<svg', inches, 1)).strip()
 
 
 def themed(text: str) -> str:

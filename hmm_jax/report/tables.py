@@ -121,5 +121,5 @@ def seed_by_seed(value: dict) -> list[str]:
 def spread(value: dict) -> str:
   """Formats mean ± std over seeds; of one seed, which has no std, its value."""
   if len(value['seeds']) == 1:
-    return f'{value["mean"]:.4f}'
-  return f'{value["mean"]:.4f} ± {value["std"]:.4f}'
+    return f'{value["mean"]:z.4f}'
+  return f'{value["mean"]:z.4f} ± {value["std"]:.4f}'

@@ -5,25 +5,39 @@ from typing import NamedTuple
 # Columns of metrics.csv that are not measurements.
 BOOKKEEPING = ('round', 'seed', 'seconds', 'bytes_up', 'bytes_down')
 
-SPLITS = {'test': 'test examples', 'validation': 'validation examples'}
+SPLITS = {'test': 'test examples', 'validation': 'validation examples',
+          'train': 'training examples'}
 VIEWS = {
     'global': 'global model', 'merged': 'merged model', 'clients': 'mean over clients',
     'clients_weighted': 'clients, weighted by size', 'clients_worst': 'worst tenth of clients',
     'locals': 'mean of local models', 'locals_min': 'worst local model',
-    'locals_max': 'best local model', 'mergeability': 'local less merged loss',
-    'train': 'training', 'agent_sent': 'mean sent', 'agent_sent_max': 'most sent',
+    'locals_max': 'best local model', 'mergeability': '',
+    'agent_sent': 'mean sent', 'agent_sent_max': 'most sent',
     'agent_received': 'mean received', 'agent_received_max': 'most received',
     'realised': 'realized',
 }
 KINDS = {
     'loss': 'cross-entropy loss', 'bytes': 'megabytes of an agent',
-    'average_loss': 'loss of the plain average', 'found_loss': 'loss of what is found',
-    'fallback': 'share of searches without effect', 'gap': 'mean local less merged loss',
+    'server_loss': "loss on the server's examples", 'found_loss': 'loss of what is found',
+    'fallback': 'searches without effect, share', 'gap': 'mean local less merged loss',
     'consensus': 'distance from the mean model',
     'contraction': 'contraction of the distance',
     'share_of_allreduce': 'bytes / those of AllReduce',
 }
 
+# Metrics that are called otherwise than their names are made: kind, split, and what of.
+NAMED = {
+    'train/loss': ('loss', 'train', 'mean over clients'),
+    'server/average_loss': ('server_loss', '', 'plain average'),
+    'server/found_loss': ('server_loss', '', 'found by the search'),
+}
+# Figures of a run that are no learning curves, by the names of their files.
+FIGURES = {
+    'partition': 'training examples of each client, by class',
+    'clients': "clients' own accuracies", 'weight': 'weights of the shared models for each client',
+    'coefficients': "coefficients of the clients' updates", 'staleness': 'delays of the updates',
+    'search': 'the search for coefficients',
+}
 UNITS = {'bytes': 1e6}  # of a kind's words, where they are not those of metrics.csv
 
 
@@ -31,7 +45,7 @@ class Metric(NamedTuple):
   """A column of metrics.csv, VIEW/SPLIT/KIND, VIEW/KIND or KIND, as words.
 
   kind, split: of the name; '' for none.
-  of: what it was measured on, in words.
+  of: what has it, in words; '' if the kind says it.
   """
 
   kind: str
@@ -41,10 +55,12 @@ class Metric(NamedTuple):
 
 def metric(name: str) -> Metric:
   """Reads the name of a metric."""
+  if name in NAMED:
+    return Metric(*NAMED[name])
   *path, kind = name.split('/')
   split = path.pop() if len(path) > 1 and path[-1] in SPLITS else ''
   view = '/'.join(path)
-  return Metric(kind, split, VIEWS.get(view) or spoken(view or kind))
+  return Metric(kind, split, VIEWS.get(view, spoken(view)))
 
 
 def kind(name: str) -> str:
@@ -64,8 +80,7 @@ def spoken(name: str) -> str:
 def sentence(name: str) -> str:
   """Returns a metric's full name in words: 'accuracy, global model, test examples'."""
   found = metric(name)
-  of = found.of if found.of != spoken(found.kind) else ''
-  return ', '.join(filter(None, [kind(found.kind), of, SPLITS.get(found.split)]))
+  return ', '.join(filter(None, [kind(found.kind), found.of, SPLITS.get(found.split)]))
 
 
 def seeds_drawn(seeds: int) -> str:

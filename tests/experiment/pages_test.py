@@ -32,6 +32,7 @@ class Page(HTMLParser):
   def __init__(self, source):
     super().__init__()
     self.open, self.tags, self.attributes, self.texts = [], [], [], []
+    self.pre = ''  # What is inside one, with its parts.
     self.feed(source)
     assert not self.open, self.open
 
@@ -50,6 +51,7 @@ class Page(HTMLParser):
 
   def handle_data(self, data):
     self.texts.append((self.open[-1] if self.open else '', data))
+    self.pre += data if 'pre' in self.open else ''
 
   def inside(self, tag):
     return [text for within, text in self.texts if within == tag]
@@ -111,6 +113,34 @@ class PagesTest(parameterized.TestCase):
     place = cells.index('accuracy, global model, test examples')
     self.assertEqual(cells[place + 1], f'{last["mean"]:.4f} ± {last["std"]:.4f}')
 
+  def test_the_table_begins_with_the_accuracies_on_test_examples(self):
+    names = [text for text in self.made.inside('td') if text.startswith(('accuracy', 'cross'))]
+    self.assertEqual(names[0], 'accuracy, global model, test examples')
+    self.assertLess(names.index('accuracy, mean over clients, validation examples'),
+                    names.index('cross-entropy loss, global model, test examples'))
+    self.assertIn('cross-entropy loss, mean over clients, training examples', names)
+
+  def test_letters_of_all_figures_have_one_size(self):
+    inches = [float(value.partition(': ')[2]) for name, value in self.made.attributes
+              if name == 'style' and value.startswith('--inches')]
+    points = [float(value.split()[2]) for name, value in self.made.attributes if name == 'viewbox']
+    self.assertLen(inches, len(self.made.inside('figcaption')))
+    for wide, one in zip(inches, points, strict=True):
+      self.assertAlmostEqual(72 * wide, one, delta=1)
+
+  def test_it_says_what_the_server_has_and_who_is_corrupted(self):
+    self.assertNotIn('corruption', self.made.inside('dt'))
+    self.change(**{'server.size': 50, 'corrupt.kind': 'random', 'corrupt.clients': 0.25})
+    said = self.page().inside('dd')
+    self.assertIn('50 examples of its own', said)
+    self.assertIn('25% of the clients: random, at a rate of 0.5', said)
+
+  def test_a_setting_that_names_a_method_lists_not_all_methods(self):
+    self.change(algorithm='scaffold')
+    cells = self.page().inside('td')
+    self.assertEqual(cells[cells.index('algorithm'):][:4],
+                     ['algorithm', 'scaffold', 'fedavg', 'the method'])
+
   def test_what_hovering_shows_is_what_was_measured(self):
     charts = [json.loads(text) for text in self.made.inside('script') if text.startswith('{')]
     chart = charts[0]
@@ -131,8 +161,7 @@ class PagesTest(parameterized.TestCase):
   def test_the_command_repeats_the_settings(self):
     self.change(name='a "b" c', variants=['x local.lr=0.5', "y dmm.inputs=none"], seed=7,
                 data_dir='/a b', algorithm='scaffold')
-    command, = self.page().inside('pre')
-    program, run, *words = shlex.split(command)
+    program, run, *words = shlex.split(self.page().pre)
     self.assertEqual((program, run), ('hmm_jax', 'run'))
     config, rest = read_command(['hmm_jax run', *words])
     saved = configs.complete(self.workdir.read_json('config.json'))
@@ -147,9 +176,19 @@ class PagesTest(parameterized.TestCase):
   def test_a_run_of_before_has_no_partition_but_all_else(self):
     os.remove(self.workdir.file('partition.csv'))
     captions = self.page().inside('figcaption')
-    self.assertNotIn('partition', captions)
-    self.assertIn('clients', captions)
-    self.assertIn('partition', self.made.inside('figcaption'))
+    partition = 'training examples of each client, by class'
+    self.assertNotIn(partition, captions)
+    self.assertIn("clients' own accuracies", captions)
+    self.assertIn(partition, self.made.inside('figcaption'))
+
+  @parameterized.parameters(([0.0, 0.0], False), ([0.0, 2.0], True))
+  def test_delays_are_drawn_if_there_are_any(self, delays, drawn):
+    self.workdir.table('anchors').write([
+        {'round': number, 'seed': 0, 'client': 0, 'coefficient': 0.5, 'delay': delay}
+        for number, delay in enumerate(delays, 1)])
+    made = plots.of_clients(self.workdir)
+    self.assertIn('coefficients', made)
+    self.assertEqual('staleness' in made, drawn)
 
   def test_an_unfinished_run_is_shown_as_far_as_it_is(self):
     os.remove(self.workdir.file('summary.json'))
@@ -230,6 +269,9 @@ class DescriptionTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ({}, 'fedavg · digits · dirichlet (alpha 0.1), 20 clients'),
+      ({'corrupt.kind': 'random', 'corrupt.clients': 0.5},
+       'fedavg · digits · dirichlet (alpha 0.1), 20 clients, 50% corrupted'),
+      ({'corrupt.clients': 0.5}, 'fedavg · digits · dirichlet (alpha 0.1), 20 clients'),
       ({'partition.min_size': 3},
        'fedavg · digits · dirichlet (alpha 0.1, min size 3), 20 clients'),
       ({'name': 'mine', 'algorithm': 'moon', 'partition.kind': 'shards', 'clients': 5},

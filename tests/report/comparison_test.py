@@ -133,31 +133,52 @@ class OutputTest(parameterized.TestCase):
 class CaptionTest(parameterized.TestCase):
 
   def test_says_what_lines_bands_and_marks_are(self):
-    many, few = entry('many', [0.5] * 3), entry('few', [0.5] * 2)
-    said = figure.caption([many, few], METRIC)
-    self.assertRegex(said, r'bands: mean ± std over seeds \(many 3\)\. .*single seeds \(few 2\)')
+    many, few, one = (entry(f'of{count}', [0.5] * count) for count in (3, 2, 1))
+    said = figure.caption([one, many, few], METRIC)
+    self.assertStartsWith(said, 'mean ± std over 3 seeds (of3); mean (bold) and both of 2 seeds '
+                          '(thin) (of2); one seed (of1). ± is')
     self.assertIn('share one partition', said)
     self.assertNotIn('merge', said)
-    self.assertNotIn('Thin', figure.caption([many], METRIC))
-    self.assertNotIn('band', figure.caption([few], METRIC))
+    self.assertStartsWith(figure.caption([one], METRIC), 'one seed. Boxes: quartiles')
     self.assertIn('after the final merge', figure.caption([entry('x', [0.5], merged=0.1)], METRIC))
+
+  def test_the_title_says_the_data_that_all_share(self):
+    runs = [entry(name, [0.5], about=about) for name, about in zip('abc', ['iris', 'iris', 'wine'])]
+    self.assertEqual(figure.title(runs[:2], METRIC), 'test accuracy of the global model · iris')
+    self.assertEqual(figure.title(runs, METRIC), 'test accuracy of the global model')
 
   def test_metrics_are_named_in_words(self):
     self.assertEqual(figure.in_words(METRIC), 'test accuracy of the global model')
     self.assertEqual(figure.in_words('train/loss'), 'train/loss')
 
-  def test_few_seeds_are_lines_and_many_a_band(self):
-    for count, lines, bands in ((2, 2, 0), (3, 1, 1)):
-      axes = figure.Figure().subplots()
-      figure._curves(axes, [entry('a', [0.5] * count)], METRIC, 'round')
-      self.assertEqual((len(axes.lines), len(axes.collections)), (lines, bands))
+  @parameterized.parameters((1, 1, 0), (2, 3, 0), (3, 1, 1))
+  def test_few_seeds_are_lines_and_many_a_band(self, count, lines, bands):
+    axes, *_ = figure.drawn([entry('a', [0.5] * count)], METRIC, 'round').axes
+    self.assertEqual((len(axes.lines), len(axes.collections)), (lines, bands))
 
   def test_a_final_merge_is_a_mark_and_no_spike(self):
-    axes = figure.Figure().subplots()
-    figure._curves(axes, [entry('a', [0.5] * 3, merged=0.1)], METRIC, 'bytes')
-    curve, mark = axes.lines
-    np.testing.assert_allclose(curve.get_xydata(), [[2, 0.25], [4, 0.5]])
-    np.testing.assert_allclose(mark.get_xydata(), [[4, 0.1]])
+    run = entry('a', [0.5] * 3, merged=0.1)
+    for seed in run.seeds.values():
+      seed.rows[-1]['bytes'] += 1e6  # Which the merge has sent.
+    rounds, sent, _ = figure.drawn([run], METRIC, 'round').axes
+    for axes, curve, mark in ((rounds, [[1, 0.25], [2, 0.5]], [2, 0.1]),
+                              (sent, [[2, 0.25], [4, 0.5]], [5, 0.1])):
+      np.testing.assert_allclose(axes.lines[0].get_xydata(), curve)
+      np.testing.assert_allclose(axes.lines[1].get_xydata(), [mark])
+    axes, *_ = figure.drawn([entry('a', [0.5], merged=0.5)], METRIC, 'round').axes
+    self.assertLen(axes.lines, 1)  # A merge that changes nothing has no mark.
+
+  def test_every_line_has_its_name_at_its_end(self):
+    runs = [entry('one', [0.5, 0.6, 0.7]), entry('other', [0.75]), entry('long ' * 20, [0.1])]
+    made = figure.drawn(runs, METRIC, 'round')
+    rounds, sent, boxes = made.axes
+    for axes in (rounds, sent):
+      self.assertEqual([text.get_text()[:12] for text in axes.texts],
+                       ['one  0.600', 'other  0.750', 'long long lo'])
+    self.assertEmpty(made.legends)
+    self.assertEqual(rounds.get_ylim(), sent.get_ylim())
+    self.assertEqual(sent.get_xlabel(), 'MB sent by clients and server, of one seed')
+    self.assertLen(boxes.get_yticklabels(), 3)
 
 
 if __name__ == '__main__':

@@ -31,7 +31,8 @@ class StyleTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ([], []), ([0.5], [0.5]), ([0.2, 0.8], [0.2, 0.8]), ([0.5, 0.5], [0.45, 0.55]),
-      ([0.9, 0.1, 0.1], [0.9, 0.05, 0.15]), ([0.52, 0.5, 0.48], [0.6, 0.5, 0.4]))
+      ([0.9, 0.1, 0.1], [0.9, 0.05, 0.15]), ([0.52, 0.5, 0.48], [0.6, 0.5, 0.4]),
+      ([0.95, 1, 1], [0.8, 0.9, 1]), ([0, 0.02], [0, 0.1]), ([0.5] * 13, np.arange(13) / 10))
   def test_places_move_apart_as_little_as_possible(self, wanted, found):
     np.testing.assert_allclose(style.apart(wanted, 0.1), found, atol=1e-9)
 
@@ -61,6 +62,26 @@ class StyleTest(parameterized.TestCase):
     for text in (made._suptitle, made._supxlabel):
       self.assertIn('\n', text.get_text())
       self.assertLess(text.get_window_extent().x1, made.bbox.x1)
+
+  def test_a_title_and_a_caption_take_nothing_from_the_axes(self):
+    heights = []
+    for text in ('', 'a method on a set', 'a method of a long name on a set of a long name'):
+      made = figure(text, text)
+      made.axes[0].set_ylabel('about as long as the axes are')
+      made.draw_without_rendering()
+      heights.append(made.axes[0].get_position().height * made.get_figheight())
+      label = made.axes[0].yaxis.label.get_window_extent()
+      for other in filter(None, (made._suptitle, made._supxlabel)):
+        self.assertFalse(label.overlaps(other.get_window_extent()))
+    self.assertLess(max(heights) - min(heights), 0.1)
+
+  def test_a_title_is_broken_only_where_it_must_be(self):
+    for text, lines in (('fedmerge · digits · dirichlet (alpha 0.1), 20 clients', 1),
+                        ('i' * 90, 1), ('W' * 9 + ' W' * 30, 2)):
+      made = style.new(4.9, 3, text)
+      made.draw_without_rendering()
+      self.assertLess(made._suptitle.get_window_extent().x1, made.bbox.x1)
+      self.assertLen(made.get_suptitle().splitlines(), lines)
 
   def test_the_style_is_of_these_figures_only(self):
     before = dict(matplotlib.rcParams)

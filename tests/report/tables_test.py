@@ -28,6 +28,7 @@ class ShowTest(parameterized.TestCase):
 
   def test_one_seed_has_no_spread(self):
     self.assertEqual(tables.spread({'mean': 0.5, 'std': 0.0, 'seeds': [0.5]}), '0.5000')
+    self.assertEqual(tables.spread({'mean': -1e-8, 'std': 0.0, 'seeds': [-1e-8]}), '0.0000')
     self.assertEqual(tables.spread({'mean': 0.5, 'std': 0.1, 'seeds': [0.4, 0.6]}),
                      '0.5000 ± 0.1000')
 

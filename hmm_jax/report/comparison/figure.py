@@ -1,52 +1,68 @@
 """The figure of a comparison: curves, accuracy against bytes, and the clients of each run."""
 
-from collections.abc import Callable, Sequence
-import textwrap
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
+from hmm_jax.report import words
 from hmm_jax.report.comparison.numbers import Entry, OneSeed, about_spread
 from hmm_jax.report.comparison.table import unit
-from hmm_jax.report.style import arrange, look, save, styled, whole_numbers
+from hmm_jax.report.plots import curves
+from hmm_jax.report.plots.lines import Line, changed
+from hmm_jax.report.style import arrange, look, new, save, short, styled, whole_numbers
 
-BAND = 3  # Seeds that a band needs: the std of two is hardly known, so each is a line (our choice).
-BY = {'round': 'round', 'bytes': 'bytes', 'seconds': 'seconds'}  # Column of rows by axis.
+BY = ('round', 'bytes', 'seconds')
+BOXES = 4.2  # Inches of the panel of clients, with the names of the runs.
+HIGH = 3.4  # inches
 _MODELS = {'global': 'of the global model', 'merged': 'of the merged model',
            'locals': 'of the local models, mean',
            'clients': "of the clients' models on their own examples, mean"}
 
 
-@styled
 def draw(entries: Sequence[Entry], metric: str, by: str, paths: Sequence[str]):
-  """Draws a comparison.
+  """Draws a comparison, and saves it in the formats that the endings of the paths say."""
+  figure = drawn(entries, metric, by)
+  arrange(figure)
+  for path in paths:
+    save(figure, path)
+
+
+@styled
+def drawn(entries: Sequence[Entry], metric: str, by: str) -> Figure:
+  """Returns the figure of a comparison.
 
   Args:
     entries: the runs.
     metric: of the curves.
-    by: what the first curves are over, a key of BY.
-    paths: of the same figure; their endings say in which format.
+    by: what the first curves are over, one of BY.
   """
-  panels: list[Callable] = [lambda axes: _curves(axes, entries, metric, by)]
-  if by != 'bytes' and any(seed.rows[-1]['bytes'] for e in entries for seed in e.seeds.values()):
-    panels.append(lambda axes: _curves(axes, entries, metric, 'bytes'))
-  if any(seed.clients for entry in entries for seed in entry.seeds.values()):
-    panels.append(lambda axes: _clients(axes, entries))
-  columns = min(4, len(entries))
-  lines = -(-len(entries) // columns)
-  figure = Figure(figsize=(4.8 * len(panels), 4.2 + 0.2 * lines), layout='constrained')
-  for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-    panel(axes)
-  figure.suptitle(in_words(metric))
-  handles = [Axes.plot(figure.axes[0], [], [], **look(place), label=entry.name)[0]
-             for place, entry in enumerate(entries)]
-  figure.legend(
-      handles=handles, loc='outside lower center', ncols=columns, fontsize='small', frameon=False,
-      title=textwrap.fill(caption(entries, metric), 60 * len(panels)), title_fontsize='small')
-  arrange(figure)
-  for path in paths:
-    save(figure, path)
+  seeds = [seed for entry in entries for seed in entry.seeds.values()]
+  sent = by != 'bytes' and any(seed.rows[-1]['bytes'] for seed in seeds)
+  kind = words.metric(metric).kind
+  panels = [(_places(entries, column), [_line(entry, metric, column, entries) for entry in entries])
+            for column in ([by, 'bytes'] if sent else [by])]
+  boxes = [BOXES] if any(seed.clients for seed in seeds) else []
+  widths = [curves.width(lines, kind) for _, lines in panels] + boxes
+  figure = new(sum(widths), HIGH, title(entries, metric), caption(entries, metric))
+  axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+  for one in axes[1:len(panels)]:
+    one.sharey(axes[0])
+  curves.draw([(one, lines) for one, (_, lines) in zip(axes, panels)], kind, HIGH)
+  for one, (label, _) in zip(axes, panels):
+    one.set_xlabel(label)
+    if label == 'round':
+      one.xaxis.set_major_locator(whole_numbers())
+  if boxes:
+    _clients(axes[-1], entries)
+  return figure
+
+
+def title(entries: Sequence[Entry], metric: str) -> str:
+  """Says what is compared, and on which data if that is one for all runs."""
+  about = {entry.about for entry in entries}
+  return ' · '.join(filter(None, [in_words(metric), *(about if len(about) == 1 else ())]))
 
 
 def in_words(metric: str) -> str:
@@ -60,72 +76,58 @@ def in_words(metric: str) -> str:
 
 def caption(entries: Sequence[Entry], metric: str) -> str:
   """Says what lines, bands and marks are."""
-  few = [entry for entry in entries if len(entry.seeds) < BAND]
-  seeds = lambda some: ', '.join(f'{entry.name} {len(entry.seeds)}' for entry in some)
-  parts = []
-  if many := [entry for entry in entries if entry not in few]:
-    parts.append(f'Lines and bands: mean ± std over seeds ({seeds(many)}).')
-  if few:
-    parts.append(f'Thin lines: single seeds ({seeds(few)}).')
-  if any(len(entry.seeds) > 1 for entry in entries):
-    parts.append(about_spread(entries))
+  by_count = {}
+  for entry in entries:
+    by_count.setdefault(len(entry.seeds), []).append(entry.name)
+  parts = [words.seeds_drawn(count) + (f' ({", ".join(names)})' if len(by_count) > 1 else '')
+           for count, names in sorted(by_count.items(), reverse=True)]
   if any(_after_merge(entry, metric) for entry in entries):
-    parts.append('Diamonds: after the final merge.')
-  return ' '.join(parts)
+    parts.append(curves.MERGED)
+  said = ['; '.join(parts) + '.']
+  if max(by_count) > 1:
+    said.append(about_spread(entries))
+  if any(seed.clients for entry in entries for seed in entry.seeds.values()):
+    said.append('Boxes: quartiles of the clients; whiskers: 5 to 95 %; points in them: means.')
+  return ' '.join(said)
 
 
-def _curves(axes: Axes, entries, metric, by):
-  """Draws a metric over rounds, bytes or seconds."""
-  most = max(seed.rows[-1][BY[by]] for entry in entries for seed in entry.seeds.values())
-  size, name = unit(most) if by == 'bytes' else (1, '')
-  for number, entry in enumerate(entries):
-    line = look(number)
-    x, values = _over_rounds(entry, metric, BY[by])
-    if len(entry.seeds) >= BAND:
-      mean, std = values.mean(axis=0), values.std(axis=0, ddof=1)
-      low, high = np.array([mean - std, mean + std])
-      if metric.endswith('accuracy'):
-        low, high = np.clip([low, high], 0, 1)
-      axes.plot(x.mean(axis=0) / size, mean, **line, marker=_dot(x))
-      axes.fill_between(x.mean(axis=0) / size, low, high, color=line['color'], alpha=0.2,
-                        linewidth=0)
-    else:
-      axes.plot(x.T / size, values.T, **line, linewidth=0.9, marker=_dot(x))
-    for place, value in _after_merge(entry, metric, BY[by]):
-      axes.plot(place / size, value, 'D', color=line['color'], markerfacecolor='none')
-  axes.set(xlabel={'round': 'round', 'bytes': f'{name} sent by clients and server, of one seed',
-                   'seconds': 'seconds of training, of one seed'}[by], ylabel=metric.split('/')[-1])
-  if by == 'round':
-    axes.xaxis.set_major_locator(whole_numbers())
-  axes.set_xlim(left=0)
-
-
-def _dot(x):
-  """Returns the marker of a line: a single evaluation would not be seen."""
-  return 'o' if x.shape[1] == 1 else ''
-
-
-def _over_rounds(entry: Entry, metric: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-  """Returns places and values [S, rounds], at the rounds that all seeds have evaluated."""
+def _line(entry: Entry, metric: str, column: str, entries: Sequence[Entry]) -> Line:
+  """Returns a run as a line over a column of its rows, at the rounds that all seeds have."""
   each = [{row['round']: row for row in _before_merge(seed) if metric in row}
           for seed in entry.seeds.values()]
   rounds = sorted(set.intersection(*map(set, each)))
-  pick = lambda name: np.array([[rows[number][name] for number in rounds] for rows in each],
-                               np.float64)
-  return pick(column), pick(metric)
+  pick = lambda name: np.array([[rows[number][name] for number in rounds] for rows in each], float)
+  size, places = _size(entries, column), pick(column).mean(axis=0)
+  values, after, further = pick(metric) / words.unit(metric), np.zeros(0), 0.0
+  if merged := _after_merge(entry, metric):
+    after = changed(values[:, -1], np.array([row[metric] for row in merged]) / words.unit(metric))
+    further = np.mean([row[column] for row in merged]) - places[-1]
+  return Line(short(entry.name), places / size, values, after, float(further / size))
+
+
+def _size(entries: Sequence[Entry], column: str) -> float:
+  """Returns what a column is divided by to be in the unit of its axis."""
+  return _unit(entries)[0] if column == 'bytes' else 1
+
+
+def _unit(entries: Sequence[Entry]) -> tuple[float, str]:
+  return unit(max(seed.rows[-1]['bytes'] for entry in entries for seed in entry.seeds.values()))
+
+
+def _places(entries: Sequence[Entry], column: str) -> str:
+  """Says what lines are over."""
+  return {'round': 'round', 'seconds': 'seconds of training, of one seed',
+          'bytes': f'{_unit(entries)[1]} sent by clients and server, of one seed'}[column]
 
 
 def _before_merge(seed: OneSeed):
   return seed.rows[:-1] if seed.finished else seed.rows
 
 
-def _after_merge(entry: Entry, metric: str, column: str = 'round') -> list[tuple[float, float]]:
-  """Returns where the mean after a final merge is drawn: a place and a value, or nothing."""
+def _after_merge(entry: Entry, metric: str) -> list:
+  """Returns each seed's row after a final merge; none unless all have one with the metric."""
   rows = [seed.rows[-1] for seed in entry.seeds.values() if seed.finished]
-  if not rows or not all(metric in row for row in rows):
-    return []
-  place, value = (float(np.mean([row[name] for row in rows])) for name in (column, metric))
-  return [(place, value)]
+  return rows if len(rows) == len(entry.seeds) and all(metric in row for row in rows) else []
 
 
 def _clients(axes: Axes, entries):
@@ -139,7 +141,6 @@ def _clients(axes: Axes, entries):
                  showmeans=True, boxprops=line, whiskerprops=line, capprops={'color': color},
                  medianprops=line, flierprops={'marker': '.', 'markeredgecolor': color},
                  meanprops={'marker': 'o', 'markerfacecolor': color, 'markeredgecolor': color})
-  axes.set_yticks([-place for place in range(len(held))], [entry.name for entry, _ in held])
-  axes.set(xlabel="clients' test accuracy on their own examples\n"
-                  'box: quartiles; whiskers: 5 to 95 %; point: mean', xlim=(-0.02, 1.02))
+  axes.set_yticks([-place for place in range(len(held))], [short(entry.name) for entry, _ in held])
+  axes.set(xlabel="clients' own test accuracies", xlim=(-0.02, 1.02))
   axes.grid(visible=False, axis='y')

@@ -38,12 +38,14 @@ class Entry(NamedTuple):
   seeds:     {(seed of the partition, seed of the training): what it measured}.
   criterion: the validation metric that selects a round.
   rounds:    that were asked for.
+  about:     its data and their partition, in words.
   """
 
   name: str
   seeds: Mapping[tuple[int, int], OneSeed]
   criterion: str = ''
   rounds: int = 0
+  about: str = ''
 
   @property
   def partitions(self) -> int:

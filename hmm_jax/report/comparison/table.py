@@ -31,7 +31,7 @@ def spread(value: Spread | None) -> str:
   """Formats mean ± std; of one seed, its value."""
   if value is None:
     return ''
-  return f'{value.mean:.4f}' + ('' if value.std is None else f' ± {value.std:.4f}')
+  return f'{value.mean:z.4f}' + ('' if value.std is None else f' ± {value.std:.4f}')
 
 
 def interval(value: Difference | None) -> str:

@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from hmm_jax.report import words
-from hmm_jax.report.plots.curves import deviation
+from hmm_jax.report.plots.lines import deviation
 from hmm_jax.report.style import label_ends, look, new, short, styled, whole_numbers
 
-HEIGHT = 2.9  # inches
+HEIGHT = 2.7  # inches
 
 
 @styled
@@ -22,8 +22,9 @@ def clients(runs: Mapping[str, Sequence[dict]], title: str = '') -> Figure:
   """
   curves = {name: accuracies(rows) for name, rows in runs.items()}
   seeds = max((len(one) for one in curves.values()), default=1)
-  figure = new(4.9, HEIGHT + (0.35 if title else 0), title,
-               f'clients of each seed by their accuracy; {words.seeds_drawn(seeds)}')
+  merged = ', after the final merge' if any(map(_are_merged, runs.values())) else ''
+  figure = new(4.9, HEIGHT, title, 'clients of each seed by their accuracy on their own test '
+               f'examples{merged}; {words.seeds_drawn(seeds)}')
   axes = figure.subplots()
   ends = []
   for place, (name, values) in enumerate(curves.items()):
@@ -32,10 +33,10 @@ def clients(runs: Mapping[str, Sequence[dict]], title: str = '') -> Figure:
     ends.append((len(mean), mean[-1], label, look(place)['color']))
   low, high = axes.get_ylim()
   axes.set_ylim(max(low, -0.02), min(high, 1.02))  # No accuracy leaves [0, 1].
-  axes.set(xlabel='clients, the worst first', ylabel='accuracy on their own test examples')
+  axes.set(xlabel='clients, the worst first', ylabel='accuracy')
   axes.xaxis.set_major_locator(whole_numbers())
   axes.margins(x=0.02)
-  label_ends(axes, ends, 0.8 * HEIGHT)
+  label_ends(axes, ends, 0.85 * HEIGHT)
   return figure
 
 
@@ -55,6 +56,13 @@ def accuracies(rows: Sequence[dict]) -> np.ndarray:
 def last_evaluation(rows: Iterable[dict]) -> list[dict]:
   """Returns the last row of each seed and client."""
   return [*{(row['seed'], row['client']): row for row in rows}.values()]
+
+
+def _are_merged(rows: Sequence[dict]) -> bool:
+  """Returns whether the last evaluation is the second of its round."""
+  same = [row for row in rows if all(row[key] == rows[-1][key]
+                                     for key in ('seed', 'client', 'round'))]
+  return len(same) > 1
 
 
 def _draw(axes, values, look):

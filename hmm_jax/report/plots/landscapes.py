@@ -10,14 +10,14 @@ from hmm_jax.report.landscape import Interpolation, Surface
 from hmm_jax.report.style import label_ends, new, styled
 
 NAMED = 12  # More lines than that are no longer told apart by a label each.
-HEIGHT = 3.2  # inches
+HEIGHT = 3.0  # inches
 
 
 @styled
 def interpolation(lines: Mapping[str, Interpolation], title: str = '') -> Figure:
   """Draws loss and accuracy along lines between two models, colored by the barrier of the loss."""
   barriers = np.array([line.barrier for line in lines.values()])
-  figure = new(9, HEIGHT + (0.35 if title else 0.1), title,
+  figure = new(9, HEIGHT, title,
                f'barrier of the loss: mean {barriers.mean():.3f}, largest {barriers.max():.3f}; '
                'the darker a line, the lower its barrier')
   left, right = figure.subplots(1, 2)

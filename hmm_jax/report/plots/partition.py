@@ -16,7 +16,7 @@ def partition(counts: np.ndarray, title: str = '') -> Figure:
   Cells without an example are gray.
   """
   counts = np.ma.masked_equal(np.asarray(counts), 0)
-  wide, high = np.clip([0.16 * counts.shape[0] + 1.6, 0.2 * counts.shape[1] + 1.2], 2.4, [9, 8])
+  wide, high = np.clip([0.16 * counts.shape[0] + 1.6, 0.2 * counts.shape[1] + 1.2], 2, [9, 8])
   figure = new(max(wide, 4.8), high, title, 'gray: no example')
   axes = figure.subplots()
   axes.grid(visible=False)

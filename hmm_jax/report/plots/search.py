@@ -10,7 +10,7 @@ from hmm_jax.report import words
 from hmm_jax.report.plots.curves import scale
 from hmm_jax.report.style import label_ends, new, styled
 
-HEIGHT = 2.9  # inches
+HEIGHT = 2.6  # inches
 
 
 @styled
@@ -22,7 +22,7 @@ def searches(rows: Sequence[dict], title: str = '') -> Figure:
     title: what was run.
   """
   seeds, rounds = len({row['seed'] for row in rows}), max(row['round'] for row in rows)
-  figure = new(4.9, HEIGHT + (0.35 if title else 0), title,
+  figure = new(4.9, HEIGHT, title,
                'solid: held-out examples; dotted: minibatches that the search learns from; means '
                f'over the rounds and {words.counted(seeds, "seed")}')
   axes = figure.subplots()
@@ -42,7 +42,7 @@ def searches(rows: Sequence[dict], title: str = '') -> Figure:
   scale(axes, np.array(drawn), (0, np.inf))
   axes.set(xlabel='step of the search', ylabel="loss on the server's examples")
   axes.margins(x=0.02)
-  label_ends(axes, ends, 0.8 * HEIGHT)
+  label_ends(axes, ends, 0.85 * HEIGHT)
   return figure
 
 

@@ -25,7 +25,7 @@ def coefficients(anchors: Sequence[dict], corrupted: Collection[int] = (),
   table = np.full((len(ids), max(row['round'] for row in own)), np.nan)
   for row in own:
     table[place[row['client']], row['round'] - 1] = row['coefficient']
-  figure = new(7, float(np.clip(0.15 * len(ids), 3, 10)) + 0.5, title,
+  figure = new(7, float(np.clip(0.15 * len(ids), 3, 10)), title,
                f'gray: no update in the atlas; seed {own[0]["seed"]}')
   axes = figure.subplots()
   axes.grid(visible=False)
@@ -49,7 +49,7 @@ def staleness(anchors: Sequence[dict], title: str = '') -> Figure:
   """Draws a histogram of the delays of updates, in rounds, over all seeds."""
   delays = [int(row['delay']) for row in anchors if 'delay' in row]
   seeds = len({row['seed'] for row in anchors})
-  figure = new(4.8, 2.8, title, f'all updates of {words.counted(seeds, "seed")}')
+  figure = new(4.8, 2.4, title, f'all updates of {words.counted(seeds, "seed")}')
   axes = figure.subplots()
   axes.bar(*np.unique(delays, return_counts=True), color=COLORS[0], width=0.7)
   axes.set(xlabel='rounds since the model was sent', ylabel='updates')

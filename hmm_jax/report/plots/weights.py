@@ -48,7 +48,7 @@ def _heat_maps(pictures, titles, label, title, caption):
   """Draws tables [K, M] side by side, with a common color scale."""
   clients, models = pictures[0].shape
   width, height = np.clip([0.25 * models, 0.2 * clients], [1.6, 3], [4, 8])
-  figure = new(1.4 + width * len(pictures), height + 0.4, title, caption)
+  figure = new(max(1.4 + width * len(pictures), 3.6), height, title, caption)
   axes = figure.subplots(1, len(pictures), sharey=True, squeeze=False)[0]
   shared = {'vmin': np.min(pictures), 'vmax': np.max(pictures)}
   for axis, picture, heading in zip(axes, pictures, titles):

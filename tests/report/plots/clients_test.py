@@ -59,6 +59,12 @@ class ClientsTest(parameterized.TestCase):
     self.assertGreater(axes.get_position().width * figure.get_figwidth(), 1.2)
     self.assertEndsWith(axes.texts[0].get_text(), '…  mean 0.150')
 
+  def test_it_is_said_that_a_final_merge_came_before(self):
+    before = [*evaluated([0.1, 0.2]), *evaluated([0.3, 0.4], number=2)]
+    for rows, said in ((before, False), ([*before, *evaluated([0.5, 0.6], number=2)], True)):
+      caption = clients.clients({'gossip': rows}).get_supxlabel()
+      self.assertEqual('after the final merge' in caption.replace('\n', ' '), said)
+
   def test_a_seed_that_is_written_in_part_is_left_out(self):
     rows = [*evaluated([0.1, 0.2]), *evaluated([0.3], seed=1)]
     np.testing.assert_allclose(clients.accuracies(rows), [[0.1, 0.2]])

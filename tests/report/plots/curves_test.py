@@ -3,7 +3,7 @@
 from absl.testing import absltest, parameterized
 import numpy as np
 
-from hmm_jax.report.plots import curves
+from hmm_jax.report.plots import curves, lines
 
 
 def rows_of(count, seeds=3, **values):
@@ -40,17 +40,24 @@ class CurvesTest(parameterized.TestCase):
   def test_a_column_that_some_rows_lack_is_left_out(self):
     rows = [{'round': 1, 'seed': 0, 'train/loss': 2.0},
             {'round': 2, 'seed': 0, 'train/loss': 1.0, 'consensus': 3.0}]
-    self.assertEqual(list(curves.kinds(rows)), ['loss'])
-    self.assertEqual(list(curves.kinds(rows[::-1])), ['loss'])
-    self.assertEmpty(curves.kinds([]))
+    self.assertEqual(list(lines.kinds(rows)), ['loss'])
+    self.assertEqual(list(lines.kinds(rows[::-1])), ['loss'])
+    self.assertEmpty(lines.kinds([]))
 
   def test_a_constant_is_no_curve_unless_it_is_an_accuracy_or_a_loss(self):
     rows = rows_of(3, agent_sent__bytes=lambda r, s: 7, agent_received__bytes=lambda r, s: r,
                    server__forwards=lambda r, s: 7, clients_worst__test__accuracy=lambda r, s: 0.0)
-    self.assertEqual(curves.kinds(rows), {
+    self.assertEqual(lines.kinds(rows), {
         'accuracy': {'test': ['clients_worst/test/accuracy']},
         'bytes': {'': ['agent_received/bytes']}})
-    self.assertIn('forwards', curves.kinds(rows[:3]))  # Of one evaluation all are constant.
+    self.assertNotIn('bytes', lines.kinds(rows[:3]))  # One evaluation is no curve.
+
+  def test_what_only_the_final_merge_measures_is_no_curve(self):
+    rows = rows_of(2, dmm__core=lambda r, s: 0.0, realised__contraction=lambda r, s: 0.1 * r + s)
+    merged = [*rows, *({**row, 'dmm/core': 2.0} for row in rows[-3:])]
+    self.assertEqual(list(lines.kinds(merged)), ['contraction'])
+    seeds = rows_of(2, dmm__core=lambda r, s: 1.0 * s)  # Seeds that differ are no change.
+    self.assertEmpty(lines.kinds(seeds))
 
   @parameterized.parameters(2, 5)
   def test_a_line_is_the_mean_in_a_band_of_the_std(self, count):
@@ -92,14 +99,54 @@ class CurvesTest(parameterized.TestCase):
     self.assertEqual(labels(axes), ['merged model  0.200 → ★ 0.950'])
     self.assertIn('★ after the final merge', figures['accuracy'].get_supxlabel())
     # What the merge has not changed has no mark.
-    self.assertEqual(labels(figures['loss'].axes[0]), ['training  2'])
+    self.assertEqual(labels(figures['loss'].axes[0]), ['mean over clients  2.00'])
     self.assertNotIn('★', figures['loss'].get_supxlabel())
+
+  def test_what_rounding_leaves_is_no_number(self):
+    rows = rows_of(2, consensus=lambda r, s: 5.0 + r, merged__test__loss=lambda r, s: 2.0 / r)
+    rows += [{**row, 'consensus': 4e-15, 'merged/test/loss': row['merged/test/loss'] + 1e-6}
+             for row in rows[-3:]]
+    figures = curves.learning_curves(rows)
+    self.assertEqual(labels(figures['consensus'].axes[0]), ['7.00 → ★ ≈ 0'])
+    self.assertEqual(labels(figures['loss'].axes[0]), ['merged model  1.00'])
+
+  def test_losses_that_are_told_from_each_other_are_in_one_figure(self):
+    rows = rows_of(2, server__average_loss=lambda r, s: 2.0 / r,
+                   server__found_loss=lambda r, s: 1.0 / r, inversion__found_loss=lambda r, s: r)
+    figures = curves.learning_curves(rows)
+    self.assertEqual(labels(figures['server_loss'].axes[0]),
+                     ['plain average  1.00', 'found by the search  0.500'])
+    self.assertEqual(labels(figures['found_loss'].axes[0]), ['inversion  2.00'])
+
+  @parameterized.parameters((2.0, 'linear'), (99.0, 'log'))
+  def test_panels_side_by_side_have_one_scale(self, factor, scale):
+    rows = rows_of(2, global__test__loss=lambda r, s: 0.1 * r, train__loss=lambda r, s: 9.0 * r,
+                   global__validation__loss=lambda r, s: factor * r)
+    test, validation, training, rest = curves.learning_curves(rows)['loss'].axes
+    self.assertEqual(test.get_ylim(), validation.get_ylim())
+    self.assertEqual([axes.get_yscale() for axes in (test, validation, training)],
+                     [scale, scale, 'linear'])
+    self.assertBetween(training.get_ylim()[1], 18, 20)
+    self.assertEqual(training.get_title(loc='left'), 'training examples')
+    self.assertFalse(rest.axison)
+
+  @parameterized.parameters((2, 'o'), (40, 'None'))
+  def test_few_evaluations_are_seen_as_such(self, count, marker):
+    axes, = curves.learning_curves(rows_of(count, train__loss=lambda r, s: 1 / r))['loss'].axes
+    self.assertEqual(axes.get_lines()[0].get_marker() or 'None', marker)
+
+  @parameterized.parameters('consensus', 'agent_sent_max__bytes')
+  def test_long_labels_leave_room_for_the_curve(self, name):
+    figure, = curves.learning_curves(rows_of(2, **{name: lambda r, s: 1e6 * r})).values()
+    figure.draw_without_rendering()
+    axes, = figure.axes
+    self.assertBetween(axes.get_position().width * figure.get_figwidth(), 2.4, 3)
 
   def test_equal_metrics_are_one_line(self):
     rows = rows_of(2, agent_sent__bytes=lambda r, s: 1e6 * r,
                    agent_received__bytes=lambda r, s: 1e6 * r)
     axes, = curves.learning_curves(rows)['bytes'].axes
-    self.assertEqual(labels(axes), ['mean sent = mean received  2'])
+    self.assertEqual(labels(axes), ['mean sent = mean received  2.00'])
     np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), [1, 2])  # Megabytes.
 
   def test_bands_stay_within_what_can_be(self):
@@ -136,11 +183,11 @@ class CurvesTest(parameterized.TestCase):
 
   def test_a_seed_that_is_written_in_part_shortens_the_lines(self):
     rows = rows_of(3, 2, train__loss=lambda r, s: 1.0 * r)[:-1]
-    self.assertEqual(curves.line(rows, 'train/loss', 'a').rounds.tolist(), [10, 20])
+    self.assertEqual(lines.line(rows, 'train/loss', 'a').rounds.tolist(), [10, 20])
 
   def test_many_lines_differ_in_color_or_dashes(self):
     rows = {str(i): rows_of(2, train__loss=lambda r, s, i=i: r + i) for i in range(20)}
-    figure = curves.panels({'': curves.of_runs(rows, 'train/loss')}, 'loss')
+    figure = curves.panels({'': lines.of_runs(rows, 'train/loss')}, 'loss')
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
     self.assertLen(looks, 20)
 
