@@ -7,6 +7,8 @@ A   the same with 500 images a client
 B   1000 clients x 50 images, 50 a round, batch 10, 1 epoch
 G   32 clients x 320 images, all in every round, 100 steps of batch 32
 
+nets: every network against PyTorch; see networks.py.
+
 Any of NCLIENTS, COHORT, NPER, BATCH, EPOCHS, STEPS in the environment replaces the
 workload's number. Models: cnn (conv 3x3-32, 3x3-64, dense 128; 545,098 parameters)
 and mlp (3072-200-10). SGD at 0.05, clients weighted equally; --algorithm=gossip is pull
@@ -47,10 +49,12 @@ The gradients of 100 of 500 minibatches are a fifth by themselves. Each step rea
 109 MB, twice: 3.1 ms at best on this machine, another 9 %; two devices read it twice each.
 """
 
+from collections.abc import Iterator
 import os
 import time
 
 from absl import app, flags
+import networks
 import numpy as np
 
 from hmm_jax import tree
@@ -67,7 +71,7 @@ WORKLOADS = {
     'G': {'NCLIENTS': 32, 'COHORT': 0, 'NPER': 320, 'BATCH': 32, 'EPOCHS': 0, 'STEPS': 100},
 }
 
-WORKLOAD = flags.DEFINE_enum('workload', 'A5', list(WORKLOADS), 'Which workload.')
+WORKLOAD = flags.DEFINE_enum('workload', 'A5', [*WORKLOADS, 'nets'], 'Which workload.')
 ALGORITHM = flags.DEFINE_enum(
     'algorithm', 'fedavg', ['fedavg', 'fedmr', 'gossip', 'feddle', 'unguided'],
     'Which algorithm; unguided is Feddle without its search.')
@@ -75,6 +79,11 @@ MODEL = flags.DEFINE_enum('model', 'cnn', ['cnn', 'mlp'], 'Which network.')
 ROUNDS = flags.DEFINE_integer('rounds', 6, 'Rounds, the first included.', lower_bound=2)
 MAPPER = flags.DEFINE_string('mapper', 'auto', 'How clients are mapped.')
 CHUNK = flags.DEFINE_integer('chunk', 0, 'Clients vectorized at a time by vmap.')
+TORCH = flags.DEFINE_string('torch', 'python', 'For nets: the interpreter that has PyTorch.')
+NETS = flags.DEFINE_list('nets', [*networks.NETS], 'For nets: which networks.')
+BATCHES = flags.DEFINE_list('batches', [*networks.BATCHES], 'For nets: which batch sizes.')
+OPTIMIZERS = flags.DEFINE_list(
+    'optimizers', [*networks.OPTIMIZERS], 'For nets: which of sgd, momentum and adamw.')
 SEED = flags.DEFINE_integer('seed', 0, 'Of the model and the cohorts; the data is fixed.')
 
 
@@ -92,48 +101,84 @@ def images(clients: int, rows: int) -> Dataset:
   return Dataset('speed', x, y, x[:rows], y[:rows], classes=10, client=owner)
 
 
-def settings(workload: dict):
+def configured(changes: dict):
+  """Returns the config of a run that measures, changed."""
   config = defaults.get_config()
-  unguided = ALGORITHM.value == 'unguided'
   config.update_from_flattened_dict({
-      'algorithm': 'feddle' if unguided else ALGORITHM.value,
-      'feddle.search': 'none' if unguided else 'adam', 'feddle.strikes': 0,
-      'model': MODEL.value, 'cnn.size': 'small',
-      'mlp.hidden': (200,), 'normalize': 'none',
-      'clients': 0, 'participation': workload['COHORT'], 'fedavg.weights': 'uniform',
-      'rounds': ROUNDS.value, 'eval_every': 1, 'seed': SEED.value, 'seeds': 1,
-      'mapper': MAPPER.value, 'chunk': CHUNK.value,
-      'partition.kind': 'natural', 'partition.validation': 0.0, 'partition.test': 0.0,
-      'local.batch': workload['BATCH'], 'local.epochs': workload['EPOCHS'],
-      'local.steps': workload['STEPS'], 'local.lr': 0.05, 'gossip.final_merge': 'none',
-  })
+      'normalize': 'none', 'clients': 0, 'fedavg.weights': 'uniform', 'rounds': ROUNDS.value,
+      'eval_every': 1, 'seed': SEED.value, 'seeds': 1, 'mapper': MAPPER.value,
+      'chunk': CHUNK.value, 'partition.kind': 'natural', 'partition.validation': 0.0,
+      'partition.test': 0.0} | changes)
+  defaults.check(config)
   return config
 
 
-def measure(argv):
-  del argv
-  workload = {name: int(os.environ.get(name, value))
-              for name, value in WORKLOADS[WORKLOAD.value].items()}
-  config = settings(workload)
-  defaults.check(config)
-  devices.prepare(mapper=config.mapper, cohort=config.participation)
-  data = images(workload['NCLIENTS'], workload['NPER'])
+def settings(workload: dict) -> dict:
+  unguided = ALGORITHM.value == 'unguided'
+  return {
+      'algorithm': 'feddle' if unguided else ALGORITHM.value,
+      'feddle.search': 'none' if unguided else 'adam', 'feddle.strikes': 0,
+      'model': MODEL.value, 'cnn.size': 'small', 'mlp.hidden': (200,),
+      'participation': workload['COHORT'], 'gossip.final_merge': 'none',
+      'local.batch': workload['BATCH'], 'local.epochs': workload['EPOCHS'],
+      'local.steps': workload['STEPS'], 'local.lr': 0.05,
+  }
+
+
+def trained(config, data: Dataset) -> tuple:
+  """Builds a run.
+
+  Returns:
+    Its federation, (Experiment, Trainer, states), in which `states` are those of the latest
+    round, and an iterator over the seconds of each round, the first with its compilation.
+  """
   federated = federation.federation(config, data)
+  # What follows needs the shapes of the data only.
   data = data._replace(x_train=data.x_train[:1], x_test=data.x_test[:1])
   experiment = build.experiment(config, data, federated)
+  run = Run(experiment)
+  return federated, run, run.seconds()
 
-  start = time.perf_counter()
-  trainer, seconds = Trainer(experiment), []
-  for latest, done, _, spent in trainer.rounds(trainer.initial(), 0):
-    seconds.append(spent if done > 1 else time.perf_counter() - start)
-    states = latest
-  scores = experiment.evaluate(trainer.views(states, 0)).metrics
-  loss = scores.get('global/test/loss', scores.get('merged/test/loss'))
-  rest = seconds[1:]
-  print(f'{WORKLOAD.value} {MODEL.value}: first={seconds[0]:.3f} mean={np.mean(rest):.3f} '
+
+class Run:
+  """A run that is measured; `states` are those after the latest round."""
+
+  def __init__(self, experiment):
+    self.experiment, self.trainer = experiment, Trainer(experiment)
+    self.states = None
+
+  def seconds(self) -> Iterator[float]:
+    """Trains a round at a time and yields its seconds."""
+    start = time.perf_counter()
+    for states, done, _, spent in self.trainer.rounds(self.trainer.initial(), 0):
+      self.states = states
+      yield spent if done > 1 else time.perf_counter() - start
+
+  def loss(self) -> float:
+    scores = self.experiment.evaluate(self.trainer.views(self.states, 0)).metrics
+    return scores.get('global/test/loss', scores.get('merged/test/loss'))
+
+
+def measure():
+  workload = {name: int(os.environ.get(name, value))
+              for name, value in WORKLOADS[WORKLOAD.value].items()}
+  config = configured(settings(workload))
+  devices.prepare(mapper=config.mapper, cohort=config.participation)
+  federated, run, rounds = trained(config, images(workload['NCLIENTS'], workload['NPER']))
+  first, *rest = rounds
+  print(f'{WORKLOAD.value} {MODEL.value}: first={first:.3f} mean={np.mean(rest):.3f} '
         f'min={np.min(rest):.3f} (s a round) peak={peak_memory() / 2**20:.0f}MiB '
-        f'data={tree.nbytes(federated.examples) / 2**20:.0f}MiB loss={loss:.4f}', flush=True)
+        f'data={tree.nbytes(federated.examples) / 2**20:.0f}MiB loss={run.loss():.4f}', flush=True)
+
+
+def main(argv):
+  del argv
+  if WORKLOAD.value != 'nets':
+    return measure()
+  devices.prepare(mapper=MAPPER.value, cohort=2)
+  networks.table(configured, trained, TORCH.value, nets=NETS.value, batches=BATCHES.value,
+                 optimizers=OPTIMIZERS.value)
 
 
 if __name__ == '__main__':
-  app.run(measure)
+  app.run(main)

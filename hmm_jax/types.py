@@ -269,6 +269,10 @@ class Algorithm(NamedTuple):
            be extended either. None: any number.
   facts:   diagnostics shown before the first round, as (name, value) pairs.
   tables:  the names of the tables in 'records'.
+  stacks:  the names of the state's fields that hold a model or more of every client,
+           [K, ...], where a round replaces those of its participants only. The rest of
+           the state is searched for non-finite values after each round; of these, what
+           a client returns is searched, so that a round costs what its cohort costs.
 
   A state has a field `round`, the number of completed rounds. A minimal method, which samples
   one client per round and keeps its trained model:
@@ -297,6 +301,7 @@ class Algorithm(NamedTuple):
   length: int | None = None
   facts: tuple = ()
   tables: tuple[str, ...] = ()
+  stacks: tuple[str, ...] = ()
 
 
 class Batch(NamedTuple):

@@ -72,7 +72,7 @@ def apfl(model: Model, local: Local, *, mapper: Mapper, alpha: float = 0.5,
     return {'global': state.variables, 'clients': mixtures}
 
   return Algorithm(init, round, views=views, traffic=Traffic(up=size, down=size),
-                   gauges=lambda state: {'alpha': state.alpha})
+                   gauges=lambda state: {'alpha': state.alpha}, stacks=('personal',))
 
 
 def mixture(alpha: Array, v: PyTree, w: PyTree) -> PyTree:

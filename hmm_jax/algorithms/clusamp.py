@@ -98,7 +98,7 @@ def clusamp(model: Model, local: Local, *, mapper: Mapper, participation: int = 
         tree.put(state.updates, positions, updates)), sampling.round_metrics(cohort)
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
-                   traffic=Traffic(up=size, down=size))
+                   traffic=Traffic(up=size, down=size), stacks=('updates',))
 
 
 def distributions(size: Array, count: int) -> Array:

@@ -70,7 +70,8 @@ def ditto(model: Model, local: Local, *, personal: Local, mapper: Mapper,
     del federation
     return {'global': state.variables, 'clients': state.personal}
 
-  return Algorithm(init, round, views=views, traffic=Traffic(up=size, down=size))
+  return Algorithm(init, round, views=views, traffic=Traffic(up=size, down=size),
+                   stacks=('personal',))
 
 
 def received(start: PyTree, extra: PyTree) -> PyTree:

@@ -121,9 +121,10 @@ def fedmerge(model: Model, local: Local, *, mapper: Mapper, models: int,
   def round(state, federation, key):
     cohort_key, local_key = jax.random.split(key)
     members, _ = settled(federation.clients, newcomers)
-    chosen, clients = sampling.sample(
+    chosen, _ = sampling.sample(
         tree.take(federation.clients, members), participation, cohort_key)
     positions = members[chosen]
+    clients = tree.take(federation.clients, positions)  # Nobody else's rows are gathered.
     updates, gradient, cohort = visit(state, federation, positions, clients, local_key)
 
     shares = sampling.by_size(clients)[:, None]
@@ -157,6 +158,9 @@ def fedmerge(model: Model, local: Local, *, mapper: Mapper, models: int,
 
 def settled(clients: Clients, newcomers: int) -> tuple[Array, Array]:
   """Returns the positions of the clients in the run, and of the newcomers."""
+  if not newcomers:  # Sorting many clients takes longer than a round of few.
+    everybody = jnp.arange(len(clients.id))
+    return everybody, everybody[:0]
   order = jnp.argsort(clients.id)
   return order[:len(order) - newcomers], order[len(order) - newcomers:]
 

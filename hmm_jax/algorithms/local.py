@@ -49,7 +49,7 @@ def local(model: Model, local: Local, *, mapper: Mapper,
     del federation
     return {'clients': state.stacked, 'locals': state.stacked}
 
-  return Algorithm(init, round, views=views, traffic=Traffic(up=0, down=0))
+  return Algorithm(init, round, views=views, traffic=Traffic(up=0, down=0), stacks=('stacked',))
 
 
 def build_local(parts: Parts, settings) -> Algorithm:

@@ -69,7 +69,7 @@ def moon(model: Model, local: Local, *, mapper: Mapper,
             sampling.round_metrics(cohort))
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
-                   traffic=Traffic(up=size, down=size))
+                   traffic=Traffic(up=size, down=size), stacks=('previous',))
 
 
 def contrastive(loss: Loss, model: Model, *, mu: float = 1.0, tau: float = 0.5) -> Loss:

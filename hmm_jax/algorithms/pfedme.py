@@ -70,7 +70,8 @@ def pfedme(model: Model, local: Local, *, mapper: Mapper, beta: float = 1.0,
     del federation
     return {'global': state.variables, 'clients': state.personal}
 
-  return Algorithm(init, round, views=views, traffic=Traffic(up=size, down=size))
+  return Algorithm(init, round, views=views, traffic=Traffic(up=size, down=size),
+                   stacks=('personal',))
 
 
 def moreau_training(loss: Loss, optimizer: optax.GradientTransformation, *, lr: float,

@@ -81,7 +81,7 @@ def scaffold(model: Model, local: Local, *, lr: float, mapper: Mapper,
         tree.put(state.controls, positions, controls)), sampling.round_metrics(cohort)
 
   return Algorithm(init, round, views=lambda state, _: {'global': state.variables},
-                   traffic=Traffic(up=message, down=message))
+                   traffic=Traffic(up=message, down=message), stacks=('controls',))
 
 
 def build_scaffold(parts: Parts, settings) -> Algorithm:

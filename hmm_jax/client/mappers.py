@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from hmm_jax import tree
-from hmm_jax.types import Array, InputError, Key, Local, Mapper, PyTree
+from hmm_jax.types import Array, Cohort, InputError, Key, Local, Mapper, PyTree
 
 
 def map_clients(local: Local, mapper: Mapper, *, start_axis: int | None = None) -> Callable:
@@ -30,6 +30,8 @@ def map_clients(local: Local, mapper: Mapper, *, start_axis: int | None = None) 
     (start, examples, clients, extra, key) -> (stacked, extra, Cohort), where
     `extra` has a leading axis K.
   """
+
+  local = _searched(local)
 
   def run(start, examples, clients, extra, key):
     if start_axis is None:
@@ -54,6 +56,8 @@ def mix_clients(local: Local, mapper: Mapper) -> Callable:
     extra, Cohort).
   """
 
+  local = _searched(local)
+
   def run(rows, start, examples, clients, extra, key):
     def work(shared, one):
       start, examples, key = shared
@@ -67,6 +71,18 @@ def mix_clients(local: Local, mapper: Mapper) -> Callable:
     return mixed, extra, report
 
   return run
+
+
+def _searched(local: Local) -> Local:
+  """Also reports whether what a client keeps is finite, as `local` does of its model."""
+
+  def work(start, examples, client, extra, key):
+    variables, extra, report = local(start, examples, client, extra, key)
+    if isinstance(report, Cohort):  # Who calls a mapper may report something else.
+      report = report._replace(finite=report.finite & tree.all_finite(extra))
+    return variables, extra, report
+
+  return work
 
 
 def batch_mean(values: Callable, mapper: Mapper) -> Callable:

@@ -41,15 +41,15 @@ def in_turn(f: Callable, in_axes: tuple) -> Callable:
 def advance(algorithm: Algorithm, length: int) -> Callable:
   """Returns (state, root, federation, count) -> (state, alive, metrics [length]).
 
-  Runs `count` <= `length` rounds. If a round gives a non-finite state, the state before
-  that round is returned and `alive` is False.
+  Runs `count` <= `length` rounds. After a round that gives non-finite values none is run and
+  `alive` is False. To go back to the state before it would take a copy of the state in each round.
   """
 
   def chunk(state, root, federation, count):
     def go(state):
       new, metrics = algorithm.round(state, federation, jax.random.fold_in(root, state.round))
-      good = tree.all_finite(new) & metrics['cohort'].finite.all()
-      return tree.where(good, new, state), good, metrics
+      searched = new._replace(**dict.fromkeys(algorithm.stacks)) if algorithm.stacks else new
+      return new, tree.all_finite(searched) & metrics['cohort'].finite.all(), metrics
 
     def skip(state):
       shapes = jax.eval_shape(go, state)
@@ -220,11 +220,11 @@ def _first(metrics, count: int):
   return jax.tree.map(lambda x: x[:, :count], metrics)
 
 
-def _divergence(cohort, alive: np.ndarray, frozen: np.ndarray, done: int, seeds: tuple) -> str:
+def _divergence(cohort, alive: np.ndarray, rounds: np.ndarray, done: int, seeds: tuple) -> str:
   """Returns an error message that names the first round that diverged, and its clients."""
-  s = min(np.flatnonzero(~alive), key=lambda i: frozen[i])
-  at = frozen[s] - done
+  s = min(np.flatnonzero(~alive), key=lambda i: rounds[i])
+  at = rounds[s] - 1 - done
   bad = sorted(cohort.id[s, at][~cohort.finite[s, at]].tolist())
   what = f'clients {bad} turned non-finite' if bad else 'the server update turned non-finite'
-  return (f'diverged in round {frozen[s] + 1}, seed {seeds[s]}: {what}; a smaller local.lr or '
+  return (f'diverged in round {rounds[s]}, seed {seeds[s]}: {what}; a smaller local.lr or '
           'local.clip may help')

@@ -13,7 +13,7 @@ from reference import toys
 from hmm_jax import tree
 from hmm_jax.client import losses, mappers
 from hmm_jax.client.local import local_training
-from hmm_jax.types import InputError
+from hmm_jax.types import Cohort, InputError
 
 LIFTS = toys.lifts()
 NETWORKS = {'linear': (toys.linear, (4,)), 'cnn': (toys.cnn, (4, 4, 1))}
@@ -208,6 +208,24 @@ class MeanOverRowsTest(parameterized.TestCase):
       toys.assert_close(toys.jit(mean)(jnp.float32(2), (), jnp.arange(float(rows))),
                         np.float32(rows - 1))
       self.assertEqual(set(seen), {wanted})
+
+
+class SearchedTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(('kept', True), ('mixed', False))
+  def test_a_client_whose_own_state_is_not_finite_is_reported(self, kept):
+    def local(start, examples, client, extra, key):
+      report = Cohort(client.id, 0.0, jnp.bool_(True), client.size, 1)
+      return start, {'count': extra['count'] + 1, 'inverse': 1 / extra['count']}, report
+
+    federation = toys.federation((2, 2, 2))
+    extra = {'count': jnp.array([2., 0., 1.]), 'inverse': jnp.zeros(3)}
+    given = jnp.ones(2), federation.examples, federation.clients, extra, toys.key(0)
+    if kept:
+      *_, report = mappers.map_clients(local, mappers.one_by_one())(*given)
+    else:
+      *_, report = mappers.mix_clients(local, mappers.one_by_one())(jnp.ones((1, 3)) / 3, *given)
+    self.assertEqual(report.finite.tolist(), [True, False, True])
 
 
 if __name__ == '__main__':

@@ -329,7 +329,7 @@ class RunTest(parameterized.TestCase):
     self.assertTrue(all('seed 3' in line and 'test/loss' in line
                         for line in summary['warnings'][1:]))
 
-  def test_a_bad_round_freezes_the_state_before_it(self):
+  def test_a_bad_round_is_named_and_its_clients(self):
     trainer = Trainer(experiment(counting(blow_up=4), eval_every=5))
     with self.assertRaisesRegex(Diverged, r'round 4, seed 0: clients \[7\] turned non-finite'):
       list(trainer.rounds(trainer.initial(), 0))

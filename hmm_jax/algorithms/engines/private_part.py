@@ -63,7 +63,8 @@ def private_part(model: Model, local: Local, *, private: Callable, mapper: Mappe
     shared = tree.repeat(state.shared, len(federation.clients.id))
     return {'clients': tree.join(state.private, shared)}
 
-  return Algorithm(init, round, views=views, traffic=Traffic(up=message, down=message))
+  return Algorithm(init, round, views=views, traffic=Traffic(up=message, down=message),
+                   stacks=('private',))
 
 
 def head(model: Model) -> PyTree:
