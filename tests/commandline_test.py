@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import fuzzing
 
 from hmm_jax.check import __main__ as check
 from hmm_jax.experiment import config as configs
@@ -144,15 +145,15 @@ class RunTest(Typing):
         self.assertEndsWith(said, 'nothing was trained\n')
 
   def test_of_every_setting(self):
-    rng = random.Random(0)
+    rng = random.Random(fuzzing.SEED)
     for key, setting in SETTINGS.items():
       choices = candidates(setting)
       for value in [rng.choice(choices)]:
         self.check(TINY | around(key) | {key: value})
 
   def test_of_several_settings(self):
-    rng = random.Random(1)
-    for _ in range(200):
+    rng = random.Random(fuzzing.SEED + 1)
+    for _ in range(200 * fuzzing.TIMES):
       keys = rng.sample(list(SETTINGS), 3)
       changes = {key: rng.choice(candidates(SETTINGS[key])) for key in keys}
       self.check(TINY | changes)
@@ -166,7 +167,7 @@ class RunTest(Typing):
       self.check(TINY, *words)
 
 
-MERGES = 60
+MERGES = 60 * fuzzing.TIMES
 MODELS = {
     'a.npz': {'w': np.ones((8, 4)), 'b': np.ones(4)},
     'b.npz': {'w': np.eye(8, 4), 'b': np.arange(4.)},
@@ -213,7 +214,7 @@ class MergeTest(Typing):
     return words
 
   def test_of_several_flags(self):
-    rng, codes = random.Random(2), []
+    rng, codes = random.Random(fuzzing.SEED + 2), []
     for _ in range(MERGES):
       words, out = self.drawn(rng), f'out{next(self.numbers)}'
       with self.subTest(words=[word[:60] for word in words]), flagsaver.flagsaver():

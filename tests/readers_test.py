@@ -12,6 +12,7 @@ import time
 from absl.testing import absltest
 import numpy as np
 import pytest
+from reference import fuzzing
 
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment import pages, recorded
@@ -24,7 +25,7 @@ from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
-READS = 30  # in all
+READS = 30 * fuzzing.TIMES  # in all
 SHAPE = (4, 4, 1)
 SETTINGS = {
     'dataset': 'synthetic', 'synthetic.rows': 60, 'synthetic.shape': SHAPE, 'clients': 3,

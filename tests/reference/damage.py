@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from reference import fuzzing
 
 from hmm_jax.types import InputError
 
 
-def changed(good: bytes, draws: int, seed: int = 0) -> Iterator[bytes]:
+def changed(good: bytes, draws: int, seed: int = fuzzing.SEED) -> Iterator[bytes]:
   """Yields damaged copies, every other one cut short."""
   rng = np.random.default_rng(seed)
-  for draw in range(draws):
+  for draw in range(draws * fuzzing.TIMES):
     bad = bytearray(good)
     if draw % 2:
       bad = bad[:rng.integers(len(bad))]
@@ -19,11 +20,11 @@ def changed(good: bytes, draws: int, seed: int = 0) -> Iterator[bytes]:
     yield bytes(bad)
 
 
-def mutated(good: bytes, draws: int, seed: int = 0) -> Iterator[bytes]:
+def mutated(good: bytes, draws: int, seed: int = fuzzing.SEED) -> Iterator[bytes]:
   """Yields copies with up to eight changes each, of bytes, blocks or numbers."""
   rng = np.random.default_rng(seed)
   place = lambda bad: int(rng.integers(len(bad)))
-  for _ in range(draws):
+  for _ in range(draws * fuzzing.TIMES):
     bad = bytearray(good)
     for change in rng.integers(5, size=rng.integers(1, 9)):
       first, last = sorted((place(bad), place(bad)))
