@@ -5,18 +5,21 @@ computation only. Inside `scan` or `fori_loop` the gradients that JAX derives ke
 dimension numbers no kernel takes and run some 85 times slower. Here they are
 written as ordinary convolutions and products, which need no rewriting.
 
-Its kernels are slow for some shapes, too, which become matrix products instead. One core of
+Its kernels are slow for some shapes, too, which become products of matrices instead. One core of
 a CPU, milliseconds for the value and both gradients (of first layers the kernel's only):
 
-  batch 50                       convolution   product
-  2x2 pixels, 512 to 512                1547        35
-  4x4, 512 to 512                        162       128
-  8x8, 256 to 256                        211       133
-  8x8, 64 to 64                         10.1      11.0
-  16x16, 128 to 128                      162       194
-  32x32, 3 to 6, window 5               13.3       5.0, by blocks of 4 pixels
-  32x32, 3 to 16, window 3               8.3       7.5, by blocks of 2
-  32x32, 3 to 32, window 3               8.4      11.4, by blocks of 2
+  batch 50                             convolution   one product   Winograd
+  2x2 pixels, 512 to 512 channels             1547            35         48
+  4x4, 512 to 512                              148           111         86
+  8x8, 256 to 256                              154           134         67
+  8x8, 64 to 64                               11.1          10.0        6.0
+  16x16, 128 to 128                            151           164         83
+  32x32, 64 to 64                              157           233        129
+  16x16, 16 to 16                              3.4           5.9        4.2
+  batch 10, 4x4, 512 to 512                     40            26         47
+  32x32, 3 to 6, window 5                     13.3           5.0, by blocks of 4 pixels
+  32x32, 3 to 16, window 3                     8.3           7.5, by blocks of 2
+  32x32, 3 to 32, window 3                     8.4          11.4, by blocks of 2
 """
 
 from collections.abc import Sequence
@@ -27,6 +30,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from hmm_jax.models import winograd
 from hmm_jax.types import Array
 
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
@@ -50,7 +54,7 @@ def convolution(
 ) -> Array:
   """Convolves as lax.conv_general_dilated; to be passed to flax.linen.Conv.
 
-  On a CPU the gradients are written by hand and have no forward mode (jax.jvp).
+  On a CPU the gradients of most shapes are written by hand and have no forward mode (jax.jvp).
   Other backends, dilations and groups are left to lax.
 
   Args:
@@ -71,13 +75,16 @@ def convolution(
   window = kernel.shape[:2]
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(x.shape[1:3], window, strides, padding)
+  if winograd.pays(x, kernel, strides, padding):
+    return winograd.convolve(x, kernel, padding)
   *image, channels = x.shape[1:]
+  features = kernel.shape[3]
   few_pixels = math.prod(image) < channels or any(
       side < width for side, width in zip(image, window, strict=True))
   if max(strides) > 1 or window == (1, 1) or few_pixels:
-    return _patches(x, window, strides, padding) @ kernel.reshape(-1, kernel.shape[3])
-  if channels <= 8 and kernel.shape[3] <= 16:
-    return _by_blocks(x, kernel, padding, 4 if kernel.shape[3] <= 8 else 2)
+    return _patches(x, window, strides, padding) @ kernel.reshape(-1, features)
+  if channels <= 8 and features <= 16:
+    return _by_blocks(x, kernel, padding, 4 if features <= 8 else 2)
   return _convolve(x, kernel, tuple(map(tuple, padding)))
 
 

@@ -30,6 +30,9 @@ _SHAPES = {
     'no_output': (2, (4, 5), 3, (5, 5), 6, (1, 1), ((0, 0), (0, 0))),
     'few_pixels': (3, (3, 4), 13, (3, 3), 4, (1, 1), 'SAME'),
     'smaller_than_the_window': (3, (2, 2), 3, (3, 3), 20, (1, 1), 'SAME'),
+    'tiles': (8, (8, 8), 32, (3, 3), 33, (1, 1), 'SAME'),
+    'tiles_of_odd_sides': (10, (9, 10), 33, (3, 3), 32, (1, 1), 'VALID'),
+    'tiles_padded': (6, (10, 9), 32, (3, 3), 32, (1, 1), ((0, 3), (2, -1))),
     'one_pixel': (2, (1, 1), 4, (3, 3), 6, (1, 1), 'SAME'),
     'one_row': (1, (1, 9), 4, (1, 3), 6, (1, 1), 'SAME'),
     'sliced_unevenly': (7, (64, 64), 10, (3, 3), 10, (1, 1), 'SAME'),  # by 3 rows
@@ -95,13 +98,13 @@ class ConvolutionTest(parameterized.TestCase):
     _assert_close(_convolved(_ours, *arguments), _convolved(_lax, *arguments))
 
   @parameterized.parameters(
-      'same', 'color', 'few_channels', 'few_pixels', 'sliced_unevenly', 'strided')
+      'same', 'color', 'few_channels', 'few_pixels', 'tiles', 'sliced_unevenly', 'strided')
   def test_bfloat16(self, name):
     arguments = _inputs(name, jnp.bfloat16)
     _assert_close(
         _convolved(_ours, *arguments), _convolved(_lax, *arguments), tolerance=2**-6)
 
-  @parameterized.parameters('same', 'few_channels', 'sliced_unevenly', 'strided')
+  @parameterized.parameters('same', 'few_channels', 'tiles', 'sliced_unevenly', 'strided')
   def test_stacked_clients_in_a_scan(self, name):
     x, kernel, strides, padding = _inputs(name)
     xs, kernels = (jnp.stack([a, 2 * a, a[::-1]]) for a in (x, kernel))
