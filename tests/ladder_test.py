@@ -14,7 +14,8 @@ import pytest
 from hmm_jax.experiment.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = ('--config.algorithm=dmm', '--config.model=fusion', '--config.fusion.channels=(4,)',
+TINY = ('--config.plots=false',
+        '--config.algorithm=dmm', '--config.model=fusion', '--config.fusion.channels=(4,)',
         '--config.fusion.hidden=8', '--config.clients=3', '--config.participation=0',
         '--config.partition.kind=iid', '--config.rounds=1', '--config.eval_every=1',
         '--config.seeds=2', '--config.dmm.batch=8', '--config.dmm.batches=2',

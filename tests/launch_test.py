@@ -16,7 +16,8 @@ import pytest
 
 LAUNCH = pathlib.Path(__file__).parent.parent / 'launch'
 SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in ('.sh', '.sbatch'))
-QUICK = ('--config.local.epochs=1', '--config.mlp.hidden=(16,)', '--config.eval_every=2',
+QUICK = ('--config.plots=false',
+         '--config.local.epochs=1', '--config.mlp.hidden=(16,)', '--config.eval_every=2',
          '--config.seeds=1')
 FOLDER = tempfile.TemporaryDirectory()
 

@@ -30,7 +30,7 @@ SHAPE = (4, 4, 1)
 SETTINGS = {
     'dataset': 'synthetic', 'synthetic.rows': 60, 'synthetic.shape': SHAPE, 'clients': 3,
     'participation': 0, 'partition.kind': 'iid', 'mlp.hidden': (), 'local.epochs': 1, 'seeds': 2,
-    'rounds': 10**6, 'eval_every': 1, 'keep': 1, 'mapper': 'map'}
+    'rounds': 10**6, 'plots': False, 'eval_every': 1, 'keep': 1, 'mapper': 'map'}
 
 
 def predict(folder: str):

@@ -275,7 +275,8 @@ def _cut(rows, fractions):
   validation = min(round(fractions[0] * len(rows)), len(rows) - 1)
   test = min(round(fractions[1] * len(rows)), len(rows) - 1 - validation)
   train = len(rows) - validation - test
-  return np.split(rows, [train, train + validation])
+  held_out = train + validation
+  return rows[:train], rows[train:held_out], rows[held_out:]  # np.split takes 20 times as long.
 
 
 def _clients(rows):

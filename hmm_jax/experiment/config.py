@@ -79,6 +79,8 @@ RUN = {
     'keep': Setting(2, 'number of checkpoints that are kept', at_least=1),
     'resume': Setting('newest', 'from which checkpoint a run goes on: the newest, or, if that is '
                       'damaged, a previous one', choices=('newest', 'previous')),
+    'plots': Setting(True, 'draw plots and report.html, which takes seconds; `hmm_jax report` '
+                     'draws them later'),
     'track': Setting('', f'trackers of the metrics: any of {",".join(TRACKERS)}; one that is added '
                      'later gets the earlier rows, too'),
     'references': Setting('', 'also run, for comparison: any of iid,linear,local,fedavg'),
@@ -116,7 +118,7 @@ REFERENCES = {
     'partition.kind': (PARTITIONERS, Partitioner),
 }
 # Keys that say what is shown beside a run or kept of it, and change no number.
-COSMETIC = {'name', 'references', 'variants', 'keep', 'track'}
+COSMETIC = {'name', 'references', 'variants', 'keep', 'plots', 'track'}
 # Keys that are of one call, and not of the run.
 OF_ONE_CALL = {'resume'}
 # Keys whose value is a path.

@@ -39,7 +39,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
   if made is None:
     summary = read_summary(workdir) or {}
     screen.say(f'{workdir.path} is finished: {summary["rounds"]} rounds')
-    if leads and not pages.are_there(workdir):
+    if leads and config.plots and not pages.are_there(workdir):
       try:
         if plots.read_partition(workdir) is None:
           plots.write_partition(workdir, *_partition(config))
@@ -66,10 +66,15 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
       plots.write_partition(workdir, ids, counts)
     summary = run(experiment, settings, workdir, screen, data=digests,
                   previous=config.resume == 'previous',
-                  show=plots.Painter(lambda: pages.of_run(workdir)))
+                  show=plots.Painter(lambda: _draw(config, workdir)))
     if leads:
-      pages.of_run(workdir)
+      _draw(config, workdir)
   return summary
+
+
+def _draw(config: ConfigDict, workdir: Workdir):
+  if config.plots:
+    pages.of_run(workdir)
 
 
 def _train_more(config: ConfigDict, parts: Parts, workdir: Workdir, screen: Screen) -> dict:
@@ -81,7 +86,7 @@ def _train_more(config: ConfigDict, parts: Parts, workdir: Workdir, screen: Scre
     if Parts.of(config, workdir):  # Another process may have been quicker.
       more_seeds.join(experiment, _kept(config), workdir, parts.beside,
                       _digests(config, federated, experiment))
-    pages.of_run(workdir)
+    _draw(config, workdir)
   tracking.catch_up(config, workdir, screen)
   screen.say(f'{workdir.path} has {config.seeds} seeds now')
   return read_summary(workdir) or {}

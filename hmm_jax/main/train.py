@@ -57,7 +57,7 @@ def main(config: ConfigDict, argv: Sequence[str]):
     except Diverged as error:  # The others are still worth having.
       diverged.append(f'{name} {error}')
   if summaries:
-    if others and jax.process_index() == 0:
+    if others and config.plots and jax.process_index() == 0:
       try:
         pages.of_all(workdir)
       except SaveError as error:  # A finished run may lie on a disk that can't be written.

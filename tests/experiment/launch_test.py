@@ -183,6 +183,8 @@ class TrainTest(FolderTest):
     with (mock.patch.object(launch.pages, 'of_run', side_effect=SaveError('full')),
           self.assertRaises(SaveError)):
       launch.train(config, self.workdir, Screen(silent=True))
+    launch.train(configs.configure(TINY, rounds=1, plots=False), self.workdir, Screen(silent=True))
+    self.assertNotIn('report.html', os.listdir(self.workdir.path))  # It was not asked for.
     launch.train(config, self.workdir, Screen(silent=True))
     names = ['plots/accuracy.png', 'plots/loss.pdf', 'plots/partition.png', 'report.html']
     for name in names:

@@ -21,7 +21,8 @@ from hmm_jax.report.screen import Screen
 from hmm_jax.types import InputError
 
 TINY = {'dataset': 'synthetic', 'partition.kind': 'iid', 'mlp.hidden': (4,), 'mapper': 'map',
-        'rounds': 4, 'eval_every': 2, 'local.epochs': 1, 'clients': 6, 'participation': 3}
+        'rounds': 4, 'eval_every': 2, 'local.epochs': 1, 'clients': 6, 'participation': 3,
+        'plots': False}
 GOSSIP = {'algorithm': 'gossip', 'participation': 0}  # It ends with a merge.
 FEDDLE = {'algorithm': 'feddle', 'server.size': 40}  # It has tables of its own.
 COSTS = ('seconds', 'wall_seconds', 'compile_seconds', 'train_seconds', 'peak_memory_bytes')
@@ -29,8 +30,7 @@ COSTS = ('seconds', 'wall_seconds', 'compile_seconds', 'train_seconds', 'peak_me
 
 def train(path, changes=None, **more):
   config = configs.configure(TINY | (changes or {}), **more)
-  with mock.patch.object(launch, 'plots'):
-    return launch.train(config, Workdir(path), Screen(silent=True))
+  return launch.train(config, Workdir(path), Screen(silent=True))
 
 
 def contents(path):

@@ -295,7 +295,8 @@ class SurfaceTest(parameterized.TestCase):
 
 
 ROOT = pathlib.Path(__file__).parents[2]
-TINY = ('--config.clients=4', '--config.participation=0', '--config.partition.kind=iid',
+TINY = ('--config.plots=false',
+        '--config.clients=4', '--config.participation=0', '--config.partition.kind=iid',
         '--config.rounds=1', '--config.eval_every=1', '--config.seeds=2',
         '--config.local.epochs=20', '--config.local.lr=0.5', '--config.mlp.hidden=(8,)')
 
