@@ -18,8 +18,9 @@ a CPU, milliseconds for the value and both gradients (of first layers the kernel
   16x16, 16 to 16                              3.4           5.9        4.2
   batch 10, 4x4, 512 to 512                     40            26         47
   32x32, 3 to 6, window 5                     13.3           5.0, by blocks of 4 pixels
-  32x32, 3 to 16, window 3                     8.3           7.5, by blocks of 2
-  32x32, 3 to 32, window 3                     8.4          11.4, by blocks of 2
+  32x32, 3 to 8, window 3                      7.1           3.8, by blocks of 2
+  32x32, 8 to 8, window 3                      8.6           8.7, by blocks of 2; batch 10: 3.5, 1.9
+  32x32, 3 to 16, window 3                     6.5           7.4, by blocks of 2
 """
 
 from collections.abc import Sequence
@@ -83,8 +84,8 @@ def convolution(
       side < width for side, width in zip(image, window, strict=True))
   if max(strides) > 1 or window == (1, 1) or few_pixels:
     return _patches(x, window, strides, padding) @ kernel.reshape(-1, features)
-  if channels <= 8 and features <= 16:
-    return _by_blocks(x, kernel, padding, 4 if features <= 8 else 2)
+  if max(channels, features) <= 8:
+    return _by_blocks(x, kernel, padding, 2 if window[1] <= 3 else 4)
   return _convolve(x, kernel, tuple(map(tuple, padding)))
 
 

@@ -25,7 +25,7 @@ _SHAPES = {
     'color': (3, (7, 7), 3, (3, 3), 20, (1, 1), 'SAME'),
     'gray': (3, (7, 7), 1, (5, 5), 20, (1, 1), 'VALID'),
     'few_channels': (3, (8, 9), 3, (5, 5), 6, (1, 1), 'VALID'),  # by blocks of 4, one cut
-    'few_features': (3, (9, 10), 6, (3, 3), 16, (1, 1), 'SAME'),  # by blocks of 2
+    'narrow_window': (3, (9, 10), 6, (3, 3), 8, (1, 1), 'SAME'),  # by blocks of 2
     'narrower_than_a_block': (2, (5, 5), 1, (5, 4), 8, (1, 1), 'VALID'),
     'no_output': (2, (4, 5), 3, (5, 5), 6, (1, 1), ((0, 0), (0, 0))),
     'few_pixels': (3, (3, 4), 13, (3, 3), 4, (1, 1), 'SAME'),
