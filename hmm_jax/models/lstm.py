@@ -25,16 +25,18 @@ class LSTM(nn.Module):
             ('kernel', (x.shape[-1], gates)), ('recurrent', (self.features, gates)),
             ('bias', (gates,))))
 
+    inputs = x @ kernel + bias[None, None]  # Of all times: one product instead of T.
+
     def step(state, now):
       cell, hidden = state
-      gate = jnp.split(now @ kernel + hidden @ recurrent + bias[None], 4, axis=-1)
+      gate = jnp.split(now + hidden @ recurrent, 4, axis=-1)
       input_gate, forget_gate, output_gate = (jax.nn.sigmoid(gate[n]) for n in (0, 1, 3))
       cell = forget_gate * cell + input_gate * jnp.tanh(gate[2])
       hidden = (output_gate * jnp.tanh(cell)).astype(x.dtype)
       return (cell, hidden), hidden
 
     cell = jnp.zeros((x.shape[1], self.features), jnp.float32)  # in any case, as a sum over time
-    _, hidden = lax.scan(step, (cell, cell.astype(x.dtype)), x)
+    _, hidden = lax.scan(step, (cell, cell.astype(x.dtype)), inputs)
     return hidden
 
 
