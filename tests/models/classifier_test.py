@@ -164,7 +164,8 @@ class ClassifierTest(parameterized.TestCase):
   def test_masked_rows_count_nowhere(self):
     model = _model('batch_norm')
     variables = _variables('batch_norm')
-    x, weights = _images(7), jnp.arange(1., 8)
+    # The bias in front of BatchNorm has a gradient of rounding only: with these weights, little.
+    x, weights = _images(7), jnp.arange(1., 8) / 8
     keep = np.array([0, 2, 3, 6])
     mask = jnp.zeros(7, bool).at[keep].set(True)
     gradient, logits, after = _step(model, variables, x, weights * mask, mask)
