@@ -8,7 +8,7 @@ written as ordinary convolutions and products, which need no rewriting.
 Its kernels are slow for some shapes, too, which become products of matrices instead. One core of
 a CPU, milliseconds for the value and both gradients (of first layers the kernel's only):
 
-  batch 50                             convolution   one product   Winograd
+  batch 50, one device                 convolution   one product   Winograd
   2x2 pixels, 512 to 512 channels             1547            35         48
   4x4, 512 to 512                              148           111         86
   8x8, 256 to 256                              154           134         67
