@@ -69,12 +69,13 @@ def examples(shape: tuple[int, ...], rows: int) -> Dataset:
                  client=np.repeat([0, 1], rows))
 
 
-def changes(net: Net, batch: int, optimizer: str, steps: int) -> dict:
+def changes(net: Net, batch: int, optimizer: str) -> dict:
   """Returns what a config changes for one row of the table."""
   step = {'sgd': {'local.lr': 0.01}, 'momentum': {'local.lr': 0.01, 'local.momentum': 0.9},
           'adamw': {'local.optimizer': 'adamw', 'local.lr': 1e-3, 'local.weight_decay': 0.01}}
   return {'model': net.model, net.setting[0]: net.setting[1], 'participation': 0,
-          'local.batch': batch, 'local.steps': steps, 'local.epochs': 0, 'rounds': ROUNDS + 1,
+          'local.batch': batch, 'local.steps': max(2, net.steps * 32 // batch), 'local.epochs': 0,
+          'rounds': ROUNDS + 1,
           'partition.min_size': 1, **step[optimizer]}
 
 
@@ -96,10 +97,14 @@ class Torch:
     self._process.stdin.flush()
     return json.loads(self._process.stdout.readline())
 
+  def close(self):
+    self._process.stdin.close()
+    self._process.wait()
 
-def three_losses(experiment, net: Net, optimizer: str, peer: Torch, batch: int) -> float:
-  """Returns the largest difference between the two's losses of three steps."""
-  network, parts = experiment
+
+def difference(parts: Parts, net: Net, optimizer: str, peer: Torch, batch: int) -> float:
+  """Returns the largest difference between the losses of three steps here and in PyTorch."""
+  network = parts.model
   undropped = network._replace(
       apply=lambda *args, key=None, **mode: network.apply(*args, key=None, **mode))
   update = jax.jit(descent(losses.cross_entropy(undropped), parts.optimizer()))
@@ -133,29 +138,28 @@ def table(configure: Callable, trained: Callable, python: str, *, nets: Sequence
   for name in nets:
     for batch in map(int, batches):
       for optimizer in optimizers:
-        net = NETS[name]
-        steps = max(2, net.steps * 32 // batch)
-        row = changes(net, batch, optimizer, steps)
-        ratios.append(one_row(name, row, configure, trained, peer, optimizer))
+        config = configure(changes(NETS[name], batch, optimizer))
+        ratios.append(ratio(name, optimizer, config, trained, peer))
+  peer.close()
   mean = np.exp(np.mean(np.log(ratios)))
   print(f'{len(ratios)} ratios: geometric mean {mean:.2f}, largest {max(ratios):.2f}')
 
 
-def one_row(name: str, row: dict, configure: Callable, trained: Callable, peer: Torch,
-            optimizer: str) -> float:
-  net, batch, steps = NETS[name], row['local.batch'], row['local.steps']
+def ratio(name: str, optimizer: str, config, trained: Callable, peer: Torch) -> float:
+  """Measures and prints one row; returns the seconds here, as a share of PyTorch's."""
+  net, batch, steps = NETS[name], config.local.batch, config.local.steps
   rows = max(CLASSES, 2 * batch)
-  config, data = configure(row), examples(net.shape, rows)
+  data = examples(net.shape, rows)
   federated, _, rounds = trained(config, data)
-  network = build.model(config, data, federated)
-  parts = Parts(config, network, build.mapper(config), federated)
-  difference = three_losses((network, parts), net, optimizer, peer, batch)
+  parts = Parts(config, build.model(config, data, federated), build.mapper(config), federated)
+  apart = difference(parts, net, optimizer, peer, batch)
   task = {'batch': batch, 'steps': steps, 'rows': rows}
-  next(rounds), peer.answer(net, optimizer, begin=True, **task)
-  ours, theirs = zip(*((next(rounds), peer.answer(net, optimizer, begin=False, **task))
-                       for _ in range(ROUNDS)), strict=True)
-  ratio = np.median(ours) / np.median(theirs)
-  print(f'{name:9} {batch:5} {optimizer:9} {steps:5} {np.median(theirs):8.3f} '
-        f'{np.median(ours):8.3f} {ratio:6.2f}  {difference:.1e}', flush=True)
+  next(rounds)  # Compiles.
+  peer.answer(net, optimizer, begin=True, **task)
+  ours, theirs = np.median([
+      (next(rounds), peer.answer(net, optimizer, begin=False, **task)) for _ in range(ROUNDS)],
+      axis=0)
+  print(f'{name:9} {batch:5} {optimizer:9} {steps:5} {theirs:8.3f} {ours:8.3f} '
+        f'{ours / theirs:6.2f}  {apart:.1e}', flush=True)
   jax.clear_caches()
-  return ratio
+  return ours / theirs

@@ -30,6 +30,10 @@ WRONG = {
         'TrimmedState(state.round + 1, trimmed_mean(models, share))',
         'TrimmedState(state.round + 1, models)',
         'the state keeps its structure, shapes and types'),
+    'stacks that are of no client': (
+        'traffic=Traffic(', "stacks=('variables',), traffic=Traffic(", 'stacks hold all clients'),
+    'stacks that are not there': (
+        'traffic=Traffic(', "stacks=('personal',), traffic=Traffic(", 'stacks hold all clients'),
 }
 
 

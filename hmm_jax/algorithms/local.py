@@ -1,4 +1,4 @@
-"""Local: every client trains alone, without communication; what it has without a federation.
+"""Local: every client trains alone, without communication, as if there were no federation.
 
   y_i <- local steps of client i from y_i        in the rounds that it takes part in
 """

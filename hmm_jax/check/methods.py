@@ -132,6 +132,17 @@ def state_keeps_its_shape(trial: Trial):
     assert not missing, f'the metrics of finish lack {", ".join(sorted(missing))}'
 
 
+def stacks_hold_all_clients(trial: Trial):
+  """The fields of the state that are named as stacks have a member for each client."""
+  state = jax.eval_shape(trial.algorithm.init, key(0), trial.federation)
+  count = len(trial.federation.clients.id)
+  for name in trial.algorithm.stacks:
+    assert hasattr(state, name), f'stacks names {name}, which the state lacks'
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(getattr(state, name))}
+    assert sizes <= {(count,)}, (
+        f'stacks names {name}, whose arrays have no leading axis of the {count} clients')
+
+
 def rounds_are_counted(trial: Trial):
   """`state.round` is the number of rounds done, an int32."""
   rounds = [moment.state.round for moment in trial.moments[:4]]
@@ -330,6 +341,7 @@ def is_compiled_once(trial: Trial):
 
 OWN = {
     'the state keeps its structure, shapes and types': state_keeps_its_shape,
+    'stacks hold all clients': stacks_hold_all_clients,
     'rounds are counted': rounds_are_counted,
     'views are models': views_are_models,
     'metrics are finite': metrics_are_finite,

@@ -5,10 +5,11 @@ computation only. Inside `scan` or `fori_loop` the gradients that JAX derives ke
 dimension numbers no kernel takes and run some 85 times slower. Here they are
 written as ordinary convolutions and products, which need no rewriting.
 
-Its kernels are slow for some shapes, too, which become products of matrices instead. One core of
-a CPU, milliseconds for the value and both gradients (of first layers the kernel's only):
+Its kernels are slow for some shapes, too, which become products of matrices instead. Milliseconds
+of one device's processor time for the value and both gradients (of first layers the kernel's
+only), beside other work on the machine; Winograd's algorithm is used up to 64 channels:
 
-  batch 50, one device                 convolution   one product   Winograd
+  batch 50                             convolution   one product   Winograd
   2x2 pixels, 512 to 512 channels             1547            35         48
   4x4, 512 to 512                              148           111         86
   8x8, 256 to 256                              154           134         67
