@@ -25,7 +25,7 @@ from hmm_jax.algorithms.parts import Parts
 from hmm_jax.client import losses
 from hmm_jax.client.local import descent
 from hmm_jax.experiment import build
-from hmm_jax.types import Batch, Dataset
+from hmm_jax.types import Batch, Dataset, InputError
 
 CLASSES, ROUNDS = 10, 5
 BATCHES, OPTIMIZERS = ('10', '32', '50', '128'), ('sgd', 'momentum', 'adamw')
@@ -79,12 +79,32 @@ def changes(net: Net, batch: int, optimizer: str) -> dict:
           'partition.min_size': 1, **step[optimizer]}
 
 
+def check(nets: Sequence[str], batches: Sequence[str], optimizers: Sequence[str]):
+  """Raises InputError if a row is asked for that there isn't."""
+  for flag, given, choices in (('nets', nets, NETS), ('optimizers', optimizers, OPTIMIZERS)):
+    for name in given:
+      if name not in choices:
+        raise InputError(f'got --{flag}={name}; expected any of {",".join(choices)}')
+  for batch in batches:
+    if not batch.isdecimal() or int(batch) < 1:
+      raise InputError(f'got --batches={batch}; expected numbers of examples, such as 10,50')
+
+
 class Torch:
-  """A PyTorch process that answers tasks."""
+  """A PyTorch process that answers tasks.
+
+  Raises:
+    InputError: the interpreter has no PyTorch.
+  """
 
   def __init__(self, python: str):
     script = pathlib.Path(__file__).with_name('torch_networks.py')
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    try:
+      subprocess.run([python, '-c', 'import torch'], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+      raise InputError(f'got --torch={python}; expected a Python interpreter that has PyTorch, as '
+                       'experiments/networks.py shows') from error
     self._process = subprocess.Popen([python, str(script)], stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, text=True, env=environment)
 

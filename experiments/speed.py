@@ -51,6 +51,7 @@ The gradients of 100 of 500 minibatches are a fifth by themselves. Each step rea
 
 from collections.abc import Iterator
 import os
+import sys
 import time
 
 from absl import app, flags
@@ -62,7 +63,8 @@ from hmm_jax.experiment import build, devices, federation
 from hmm_jax.experiment import config as defaults
 from hmm_jax.experiment.run import peak_memory
 from hmm_jax.experiment.trainer import Trainer
-from hmm_jax.types import Dataset
+from hmm_jax.report.screen import fail
+from hmm_jax.types import Dataset, InputError
 
 WORKLOADS = {
     'A5': {'NCLIENTS': 100, 'COHORT': 10, 'NPER': 100, 'BATCH': 50, 'EPOCHS': 5, 'STEPS': 0},
@@ -175,10 +177,14 @@ def main(argv):
   del argv
   if WORKLOAD.value != 'nets':
     return measure()
+  networks.check(NETS.value, BATCHES.value, OPTIMIZERS.value)
   devices.prepare(mapper=MAPPER.value, cohort=2)
   networks.table(configured, trained, TORCH.value, nets=NETS.value, batches=BATCHES.value,
                  optimizers=OPTIMIZERS.value)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  try:
+    app.run(main, flags_parser=flags.FLAGS)
+  except (InputError, flags.Error) as error:
+    sys.exit(fail(error, 2))
