@@ -184,9 +184,10 @@ class Inputs(NamedTuple):
   """What a network is built for."""
 
   shape: Any  # of one example; {name: shape} of several modalities
-  classes: int  # C
+  classes: int  # C: classes, labels, target values or tokens; the width of the outputs
   dtype: Any  # what it computes in
   vocabulary: int = 0  # number of tokens, of token inputs
+  positions: bool = False  # outputs at each position of a sequence, [B, T, C], for next tokens
 
 
 class Network(NamedTuple):

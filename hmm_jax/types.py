@@ -38,7 +38,7 @@ class SaveError(RuntimeError):
 
 
 class Examples(NamedTuple):
-  """Examples of a data set: `x` is a pytree of [D, ...] arrays, `y` is [D] int32."""
+  """Examples of a data set: `x` is a pytree of [D, ...] arrays, `y` is [D, ...], as in Dataset."""
 
   x: PyTree
   y: Array
@@ -96,7 +96,10 @@ class Federation(NamedTuple):
 class Dataset(NamedTuple):
   """A loaded data set: NumPy arrays on the host, before any partition.
 
-  Inputs are uint8, int32 or floats of at most 32 bits, labels are integers from 0 to C - 1.
+  Inputs are uint8, int32 or floats of at most 32 bits. What `y` holds depends on the task: class
+  numbers from 0 to C - 1 ([D] int32), labels that apply or not ([D, C] uint8), values ([D, C]
+  float32) or the next tokens ([D, T] int32). A source that does not know the task returns what it
+  read, [D] or [D, C] of strings or numbers, with classes=0: tasks make the above of it.
   `x_test` is empty where the set has no test split of its own. `client` and
   `domain` ([D] int) are the natural owner and the domain of each training example;
   `relabeled` ([D] int) are alternative labels, such as those of human annotators.
