@@ -11,7 +11,9 @@ FILES = (
     'cnn',
     'resnet',
     'vgg16',
+    'vit',
     'lstm',
+    'gpt',
     'fusion',
 )
 

@@ -11,11 +11,14 @@ from reference import permutations, planted, toys
 from hmm_jax import tree
 from hmm_jax.merging.alignment import weight_matching
 from hmm_jax.merging.alignment.permutation import identity, permute
-from hmm_jax.models import cnn, resnet
+from hmm_jax.models import cnn, resnet, vit
 from hmm_jax.models.classifier import classifier
+from hmm_jax.models.gpt import gpt
 from hmm_jax.models.lstm import lstm
 from hmm_jax.models.mlp import mlp
 from hmm_jax.models.symmetry import chain
+from hmm_jax.models.transformer import with_heads
+from hmm_jax.models.transformer import wiring as transformer_wiring
 
 
 def residual():
@@ -30,12 +33,21 @@ def convolutional():
   return classifier(cnn.Trunk(size), classes=3, input_shape=(8, 8, 3), wiring=chain)
 
 
+def transformer():
+  """Returns a vision transformer of one block, with three heads of two units."""
+  trunk = vit.Trunk(vit.Size(6, 1, 3, 4))
+  return with_heads(classifier(
+      trunk, classes=3, input_shape=(8, 8, 1), wiring=transformer_wiring), 3)
+
+
 NETWORKS = {
     'softmax': lambda: mlp((), classes=3, input_shape=(4,)),
     'mlp': lambda: mlp((6, 4), classes=3, input_shape=(4,)),
     'cnn': convolutional,
     'resnet': residual,
     'lstm': lambda: lstm(3, (4,), vocabulary=7, classes=7, input_shape=(5,)),
+    'vit': transformer,
+    'gpt': lambda: gpt(1, width=8, heads=2, vocabulary=7, classes=7, input_shape=(5,)),
 }
 
 
