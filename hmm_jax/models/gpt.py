@@ -27,9 +27,9 @@ class Trunk(nn.Module):
     x = nn.Embed(self.vocabulary, self.width, dtype=self.dtype,
                  embedding_init=layers.normal(0.02), name='tokens')(x)
     x = parts.Positions(self.positions, name='positions')(x)
-    for _ in range(self.layers):
-      x = parts.Block(self.heads, causal=True)(x)
-    return parts.layer_norm(x if self.at_each_position else x[:, -1])
+    kept = slice(None) if self.at_each_position else slice(-1, None)
+    x = parts.blocks(x, self.layers, heads=self.heads, causal=True, kept=kept)
+    return x if self.at_each_position else x[:, -1]
 
 
 def gpt(

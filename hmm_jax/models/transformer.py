@@ -34,39 +34,49 @@ def gelu(x: Array) -> Array:
 
 
 class Attention(nn.Module):
-  """Self-attention: [B, T, F] -> [B, T, F]; head h has the h-th run of F / heads units."""
+  """Self-attention of the `kept` positions: [B, T, F] -> [B, T', F].
+
+  Head h has the h-th run of F / heads units.
+  """
 
   heads: int
   causal: bool  # a position attends to itself and to those before it only
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Array, kept: slice) -> Array:
     batch, length, width = x.shape
     units = width // self.heads
     query, key, value = (
-        dense(x, width, name=name).reshape(batch, length, self.heads, units)
-        for name in ('query', 'key', 'value'))
+        dense(of, width, name=name).reshape(batch, -1, self.heads, units)
+        for name, of in (('query', x[:, kept]), ('key', x), ('value', x)))
     scores = jnp.einsum('bihd,bjhd->bhij', query, key).astype(jnp.float32) / math.sqrt(units)
     if self.causal:
-      before = jnp.tril(jnp.ones((length, length), bool))
-      scores = jnp.where(before, scores, -jnp.inf)
+      scores = jnp.where(jnp.tril(jnp.ones((length, length), bool))[kept], scores, -jnp.inf)
     weights = jax.nn.softmax(scores).astype(x.dtype)
     mixed = jnp.einsum('bhij,bjhd->bihd', weights, value)
-    return dense(mixed.reshape(x.shape), width, name='out')
+    return dense(mixed.reshape(batch, -1, width), width, name='out')
 
 
 class Block(nn.Module):
-  """Attention and a perceptron, each on the normalized stream: [B, T, F] -> [B, T, F]."""
+  """Attention and a perceptron, each on the normalized stream: [B, T, F] -> [B, T', F]."""
 
   heads: int
   causal: bool = False
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Array, kept: slice) -> Array:
     width = x.shape[-1]
-    x = x + Attention(self.heads, self.causal, name='attention')(layer_norm(x))
+    attention = Attention(self.heads, self.causal, name='attention')
+    x = x[:, kept] + attention(layer_norm(x), kept)
     hidden = gelu(dense(layer_norm(x), _EXPANSION * width, name='up'))
     return x + dense(hidden, width, name='down')
+
+
+def blocks(x: Array, count: int, *, heads: int, causal: bool = False, kept: slice) -> Array:
+  """Applies blocks, the last of them at the `kept` positions only: [B, T, F] -> [B, T', F]."""
+  for n in range(count):
+    x = Block(heads, causal)(x, kept if n == count - 1 else slice(None))
+  return layer_norm(x)
 
 
 class Positions(nn.Module):

@@ -55,9 +55,7 @@ class Trunk(nn.Module):
                     init=layers.lecun)
     x = ClassToken(name='token')(x)
     x = parts.Positions(x.shape[1], name='positions')(x)
-    for _ in range(self.size.layers):
-      x = parts.Block(self.size.heads)(x)
-    return parts.layer_norm(x[:, 0])
+    return parts.blocks(x, self.size.layers, heads=self.size.heads, kept=slice(1))[:, 0]
 
 
 def patches(x: Array, side: int) -> Array:

@@ -10,15 +10,13 @@ import numpy as np
 from reference import permutations, toys
 
 from hmm_jax.merging.alignment.permutation import permute
-from hmm_jax.models import cnn, layers, resnet, vgg16, vit
+from hmm_jax.models import cnn, layers, resnet, transformer, vgg16, vit
 from hmm_jax.models.classifier import classifier, preprocessed
 from hmm_jax.models.fusion import fusion
 from hmm_jax.models.gpt import gpt
 from hmm_jax.models.lstm import lstm
 from hmm_jax.models.mlp import mlp
 from hmm_jax.models.symmetry import chain
-from hmm_jax.models.transformer import with_heads
-from hmm_jax.models.transformer import wiring as transformer_wiring
 from hmm_jax.types import InputError
 
 IMAGES = dict(classes=3, input_shape=(8, 8, 3))
@@ -39,7 +37,7 @@ def residual(norm):
 def attentive():
   """Returns a narrow ViT of two blocks, each with two heads of three units."""
   trunk = vit.Trunk(vit.Size(6, 2, 2, 4))
-  return with_heads(classifier(trunk, wiring=transformer_wiring, **IMAGES), 2)
+  return transformer.with_heads(classifier(trunk, wiring=transformer.wiring, **IMAGES), 2)
 
 
 SMALL = {
@@ -59,8 +57,6 @@ WIDTHS = {
     'lstm': (SMALL['lstm'], [3, 4, 5]),
     # The stream, then queries with keys, values, and the perceptron of each block.
     'vit': (SMALL['vit'], [6, *2 * [6, 6, 24]]),
-    'vit-tiny': (lambda: vit.vit('tiny', classes=3, input_shape=(32, 32, 3)),
-                 [192, *12 * [192, 192, 768]]),
     'gpt': (SMALL['gpt'], [6, 6, 6, 24]),
     'fusion-image': (SMALL['fusion-image'], [4, 6, 5]),
     'fusion-text': (SMALL['fusion-text'], [4, 5]),
@@ -134,7 +130,9 @@ class SymmetryTest(parameterized.TestCase):
         jax.tree.structure(variables).flatten_up_to(symmetry.axes), strict=True):
       *module, kind = (step.key for step in path[1:])
       window = leaf.ndim - 2 if kind == 'kernel' else 0
-      is_first, is_last = '/'.join(module) == first, module == ['head']
+      # The entries of an embedding are tokens or positions, in an order that is given.
+      is_first = '/'.join(module) == first or kind == 'embedding'
+      is_last = module == ['head']
       open_axes = ([True] * window + [is_first] * (leaf.ndim - window - 1) + [is_last])
       self.assertEqual([group is None for group in groups], open_axes, (module, kind))
       for group, length in zip(groups, leaf.shape, strict=True):

@@ -9,12 +9,10 @@ from reference import perceptrons, permutations, toys
 
 from hmm_jax import tree
 from hmm_jax.merging.alignment import activation_matching
-from hmm_jax.models import resnet, vit
+from hmm_jax.models import resnet, transformer, vit
 from hmm_jax.models.classifier import classifier
 from hmm_jax.models.lstm import lstm
 from hmm_jax.models.mlp import mlp
-from hmm_jax.models.transformer import with_heads
-from hmm_jax.models.transformer import wiring as transformer_wiring
 from hmm_jax.types import Examples, InputError
 
 RNG = np.random.default_rng(0)
@@ -43,8 +41,8 @@ def residual():
 def attentive():
   """Returns a ViT of one block with two heads of three units."""
   trunk = vit.Trunk(vit.Size(6, 1, 2, 3))
-  return with_heads(classifier(
-      trunk, classes=3, input_shape=(6, 6, 3), wiring=transformer_wiring), 2)
+  return transformer.with_heads(classifier(
+      trunk, classes=3, input_shape=(6, 6, 3), wiring=transformer.wiring), 2)
 
 
 def drawn(model, seed):

@@ -11,14 +11,12 @@ from reference import permutations, planted, toys
 from hmm_jax import tree
 from hmm_jax.merging.alignment import weight_matching
 from hmm_jax.merging.alignment.permutation import identity, permute
-from hmm_jax.models import cnn, resnet, vit
+from hmm_jax.models import cnn, resnet, transformer, vit
 from hmm_jax.models.classifier import classifier
 from hmm_jax.models.gpt import gpt
 from hmm_jax.models.lstm import lstm
 from hmm_jax.models.mlp import mlp
 from hmm_jax.models.symmetry import chain
-from hmm_jax.models.transformer import with_heads
-from hmm_jax.models.transformer import wiring as transformer_wiring
 
 
 def residual():
@@ -33,11 +31,11 @@ def convolutional():
   return classifier(cnn.Trunk(size), classes=3, input_shape=(8, 8, 3), wiring=chain)
 
 
-def transformer():
+def attentive():
   """Returns a vision transformer of one block, with three heads of two units."""
   trunk = vit.Trunk(vit.Size(6, 1, 3, 4))
-  return with_heads(classifier(
-      trunk, classes=3, input_shape=(8, 8, 1), wiring=transformer_wiring), 3)
+  return transformer.with_heads(classifier(
+      trunk, classes=3, input_shape=(8, 8, 1), wiring=transformer.wiring), 3)
 
 
 NETWORKS = {
@@ -46,7 +44,7 @@ NETWORKS = {
     'cnn': convolutional,
     'resnet': residual,
     'lstm': lambda: lstm(3, (4,), vocabulary=7, classes=7, input_shape=(5,)),
-    'vit': transformer,
+    'vit': attentive,
     'gpt': lambda: gpt(1, width=8, heads=2, vocabulary=7, classes=7, input_shape=(5,)),
 }
 
