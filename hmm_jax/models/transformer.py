@@ -44,24 +44,24 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, kept: slice) -> Array:
-    batch, length, width = x.shape
+    _, length, width = x.shape
     units = width // self.heads
     query, key, value = (
-        dense(of, width, name=name).reshape(batch, -1, self.heads, units)
+        dense(of, width, name=name).reshape(*of.shape[:2], self.heads, units)
         for name, of in (('query', x[:, kept]), ('key', x), ('value', x)))
     scores = jnp.einsum('bihd,bjhd->bhij', query, key).astype(jnp.float32) / math.sqrt(units)
     if self.causal:
       scores = jnp.where(jnp.tril(jnp.ones((length, length), bool))[kept], scores, -jnp.inf)
     weights = jax.nn.softmax(scores).astype(x.dtype)
     mixed = jnp.einsum('bhij,bjhd->bihd', weights, value)
-    return dense(mixed.reshape(batch, -1, width), width, name='out')
+    return dense(mixed.reshape(*mixed.shape[:2], width), width, name='out')
 
 
 class Block(nn.Module):
   """Attention and a perceptron, each on the normalized stream: [B, T, F] -> [B, T', F]."""
 
   heads: int
-  causal: bool = False
+  causal: bool
 
   @nn.compact
   def __call__(self, x: Array, kept: slice) -> Array:
@@ -72,7 +72,7 @@ class Block(nn.Module):
     return x + dense(hidden, width, name='down')
 
 
-def blocks(x: Array, count: int, *, heads: int, causal: bool = False, kept: slice) -> Array:
+def blocks(x: Array, count: int, *, heads: int, causal: bool, kept: slice) -> Array:
   """Applies blocks, the last of them at the `kept` positions only: [B, T, F] -> [B, T', F]."""
   for n in range(count):
     x = Block(heads, causal)(x, kept if n == count - 1 else slice(None))
@@ -91,17 +91,20 @@ class Positions(nn.Module):
 
 
 def wiring(paths: Sequence[str]) -> dict[str, tuple]:
-  """Returns the wiring of blocks: all layers outside and between them read and write the stream."""
+  """Returns the wiring of blocks; layers that are in none read and write the stream."""
   stream = paths[0]
   wires = dict.fromkeys(paths, (stream, stream)) | {stream: (None, stream)}
   for path in paths:
     owner, _, layer = path.rpartition('/')
-    group = {'query': f'{owner}/query', 'key': f'{owner}/query', 'value': path, 'up': path,
-             'out': f'{owner}/value', 'down': f'{owner}/up'}.get(layer)
-    if layer in ('out', 'down'):
-      wires[path] = group, stream
-    elif group:
-      wires[path] = stream, group
+    match layer:
+      case 'query' | 'value' | 'up':
+        wires[path] = stream, path
+      case 'key':  # Scores are products of queries and keys.
+        wires[path] = stream, f'{owner}/query'
+      case 'out':
+        wires[path] = f'{owner}/value', stream
+      case 'down':
+        wires[path] = f'{owner}/up', stream
   return wires
 
 

@@ -17,6 +17,7 @@ from hmm_jax.models.cnn import cnn
 from hmm_jax.models.mlp import mlp
 from hmm_jax.models.pooling import max_pool
 from hmm_jax.models.resnet import resnet
+from hmm_jax.models.vit import Size, Trunk
 from hmm_jax.types import InputError
 
 _SHAPE = (6, 6, 3)
@@ -41,6 +42,7 @@ _MODELS = {
     'mlp': lambda **options: mlp((8,), **options),
     'batch_norm': lambda **options: classifier(Normed('batch'), **options),
     'group_norm': lambda **options: classifier(Normed('group'), **options),
+    'vit': lambda **options: classifier(Trunk(Size(8, 1, 2, 3)), **options),
 }
 
 
