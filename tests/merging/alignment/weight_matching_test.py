@@ -142,6 +142,14 @@ class MatchWeightsTest(parameterized.TestCase):
         self.assertAlmostEqual(gains[np.arange(count), found[group]].sum(),
                                permutations.best(gains, symmetry(name).runs[group]), places=4)
 
+  def test_of_any_two_transformers_heads_stay_whole(self):
+    [(queries, values)] = symmetry('vit').ties
+    for seed in range(3):
+      found = match('vit')(toys.key(seed), drawn('vit', seed), drawn('vit', 1000 + seed))[0]
+      heads = [np.asarray(found[group]).reshape(3, 2) // 2 for group in (queries, values)]
+      for of in heads:
+        np.testing.assert_array_equal(of, np.repeat(heads[0][:, :1], 2, axis=1))
+
   def test_models_that_are_alike_already_stay(self):
     a = drawn('resnet', 0)
     found, _ = match('resnet')(toys.key(0), a, jax.tree.map(lambda x: 2 * x, a))
