@@ -46,7 +46,7 @@ _HOME = {
     'preprocessed': 'models.classifier:preprocessed',
     'resnet': 'models.resnet:resnet',
     # local training and its lifting over clients
-    'cross_entropy': 'client.losses:cross_entropy',
+    'supervised': 'client.losses:supervised',
     'local_training': 'client.local:local_training',
     'map_clients': 'client.mappers:map_clients',
     'mix_clients': 'client.mappers:mix_clients',

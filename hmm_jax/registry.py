@@ -48,6 +48,7 @@ NEEDS = {
     'no prox': 'clients train without local.prox',
     'BatchNorm': 'the network has BatchNorm',
     'trunk': 'the network is more than its head',
+    'classes': 'each example has one class: task=classification',
     'any init': 'models may be trained from different initial ones',
     'shared init': 'models were trained from one initial model',
     'base': 'the parameters that the models were trained from',
@@ -242,7 +243,8 @@ class Partitioner(NamedTuple):
             without inputs.
   settings: {key: Setting}; the built-in ones share the section `partition`.
   overlaps: whether clients may hold the same example.
-  labels:   whether it goes by labels, which any example has; others need an owner or a domain.
+  labels:   whether it needs neither owners nor domains of the examples.
+  classes:  whether it goes by the examples' classes.
   summary:  one line.
   paper:    authors, venue, arXiv number.
   """
@@ -252,8 +254,34 @@ class Partitioner(NamedTuple):
   settings: Mapping[str, Setting] = NOTHING
   overlaps: bool = False
   labels: bool = True
+  classes: bool = False
   summary: str = ''
   paper: str = ''
+
+
+class TaskKind(NamedTuple):
+  """A task: what networks learn of the examples.
+
+  name:      what configs call it.
+  make:      (about, loss) -> Task; `about` as experiment/blueprint.py says, `loss` (outputs, y) ->
+             [B] in place of the task's own, or None.
+  prepare:   (dataset) -> the set with y as the task learns them; raises InputError.
+  groups:    what partitions by class go by: 'classes', 'quantiles' of the first target, or '' for
+             nothing.
+  losses:    {name: loss} that `loss` may name.
+  positions: whether there are outputs at each position of a sequence.
+  settings:  {key: Setting} of the config's section of its name.
+  summary:   one line.
+  """
+
+  name: str
+  make: Callable
+  prepare: Callable
+  groups: str = ''
+  losses: Mapping[str, Callable] = NOTHING
+  positions: bool = False
+  settings: Mapping[str, Setting] = NOTHING
+  summary: str = ''
 
 
 Record = TypeVar('Record')

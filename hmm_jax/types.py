@@ -162,17 +162,55 @@ class Embedded(NamedTuple):
   x: Array  # [B, E]
 
 
+class Task(NamedTuple):
+  """What a network's outputs mean: their loss, metrics and predictions, as pure functions.
+
+  Outputs are [B, C] float32, or [B, T, C] for next tokens; `y` are the examples' labels, targets
+  or tokens, as in Dataset.
+
+  name:     of its record.
+  loss:     (outputs, y) -> [B]: what is minimized.
+  scores:   (outputs, y) -> {name: [B] or [B, C]}: what the metrics are made from. Means of them
+            over any examples are.
+  metrics:  ({name: [...] or [..., C]}) -> {metric: [...]}, on the host, from means of the scores.
+  names:    of the metrics, the main one first: it is shown in tables, and selects a round unless
+            another is named.
+  predict:  (outputs) -> probabilities, or values in the unit of y, of the outputs' shape.
+  mix:      (outputs [M, B, ...], weights [M]) -> the outputs of an ensemble, [B, ...].
+  draw:     (outputs, key) -> y, drawn from what is predicted.
+  entropy:  (outputs) -> [B], of what is predicted; None: it has none.
+  smooth:   (outputs) -> [B], the loss of labels that are spread evenly over all classes; None: y
+            holds no classes.
+  """
+
+  name: str
+  loss: Callable
+  scores: Callable
+  metrics: Callable
+  names: tuple[str, ...]
+  predict: Callable
+  mix: Callable
+  draw: Callable
+  entropy: Callable | None
+  smooth: Callable | None
+
+  @property
+  def main(self) -> str:
+    """The main metric."""
+    return self.names[0]
+
+
 class Model(NamedTuple):
   """A network as pure functions; callers do not depend on flax.
 
   init:       (key) -> variables
   apply:      (variables, x, *, train=False, mask=None, key=None)
-              -> (logits [B, C] float32, variables). `mask` [B] bool: examples with
+              -> (outputs [B, C] float32, variables). `mask` [B] bool: examples with
               False are ignored, in BatchNorm too. `key` seeds dropout and
               augmentation; None switches both off.
   features:   (variables, x, *, train=False, mask=None, key=None) -> [B, F], the
-              input of the classifier head.
-  head:       (variables, features [B, F]) -> logits [B, C]: the rest of `apply`.
+              input of the head.
+  head:       (variables, features [B, F]) -> outputs [B, C]: the rest of `apply`.
   statistics: (variables, x, *, mask=None) -> `variables` less 'params' with the
               statistics of this batch: mean and variance at each BatchNorm.
   groups:     (variables) -> a tree of the same structure whose leaves are module
@@ -180,6 +218,7 @@ class Model(NamedTuple):
   modules:    () -> the module paths in the order of the forward pass.
   linear:     (variables, x) -> {module path: Linear} of its dense layers and convolutions.
   symmetry:   () -> Symmetry. Raises InputError if the network does not define it.
+  task:       what its outputs mean.
   normalize:  (x) -> inputs of `bare`: floats, each about N(0, 1).
   bare:       the same network on normalized inputs; None: this one takes them.
   embed:      (variables, x of `bare`) -> x, texts Embedded; `bare.apply` takes both forms.
@@ -196,6 +235,7 @@ class Model(NamedTuple):
   modules: Callable
   linear: Callable
   symmetry: Callable
+  task: Task
   normalize: Callable = lambda x: x
   bare: 'Model | None' = None
   embed: Callable = lambda variables, x: x
@@ -448,7 +488,7 @@ class Scores(NamedTuple):
 
   metrics: {<view>/<split>/<metric>: float}.
   clients: {<split>/<metric>: [K]} of the clients' models on their own splits, `rows` for the
-           number of examples; accuracy and loss are NaN for a client without examples.
+           number of examples; the others are NaN for a client without examples.
   """
 
   metrics: dict
@@ -461,7 +501,7 @@ class Experiment(NamedTuple):
   algorithm: Algorithm
   federation: Federation
   evaluate: Callable[[dict], Scores]  # of views
-  criterion: str  # validation metric that selects a round: by highest accuracy or lowest loss
+  criterion: str  # validation metric that selects a round
   seeds: tuple[int, ...]
   seed_map: Callable  # jax.vmap (together) or a loop (in turn)
   sharding: jax.sharding.Sharding  # of states and data

@@ -17,8 +17,8 @@ import hmm_jax
 PACKAGE = pathlib.Path(hmm_jax.__file__).parent
 
 # Rooms that stand lower import none of the higher ones: an order that the imports must allow.
-BELOW = ('data', 'models', 'merging', 'client', 'decentralized', 'server', 'algorithms', 'report',
-         'experiment', 'merge', 'check')
+BELOW = ('data', 'tasks', 'models', 'merging', 'client', 'decentralized', 'server', 'algorithms',
+         'report', 'experiment', 'merge', 'check')
 # Files of a folder that know nothing of each other, and what they share.
 STRANGERS = {'algorithms': ('algorithms/parts', 'algorithms/engines'), 'data/sources': ()}
 # Who may import what: files, or rooms.
@@ -34,7 +34,7 @@ DOORS = {
     'networkx': ('decentralized/undirected',),
     'ml_collections': ('experiment', 'merge', 'main'),
     'rich': ('report/screen',),
-    'sklearn': ('data',),
+    'sklearn': ('data', 'tasks/metrics'),
     'scipy': ('report/comparison/numbers', 'report/style'),
     'PIL': ('data',),
     'tensorboardX': ('report/trackers/tensorboard',),

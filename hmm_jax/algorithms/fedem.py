@@ -64,7 +64,7 @@ def fedem(model: Model, local: Local, *, models: int, mapper: Mapper,
   """
   if models < 1:
     raise InputError(f'got models={models}; expected at least 1')
-  row_losses = scoring.cross_entropies(model)
+  row_losses = scoring.losses_of_models(model)
   mean_posterior = scoring.mean_over_rows(
       lambda given, minibatch: posterior(given[0], row_losses(given[1], minibatch)), batch=batch)
   message = models * model.nbytes
@@ -102,12 +102,12 @@ def posterior(weight: Array, row_losses: Array) -> Array:
 
 def surrogate(model: Model) -> Loss:
   """Returns the M-step's loss for all M models, stacked; `extra` is the client's weights."""
-  row_losses = scoring.cross_entropies(model)
+  row_losses = scoring.losses_of_models(model)
 
   def loss(params, statistics, batch, start, weight, key):
     def one(variables):
-      logits, after = model.apply(variables, batch.x, train=True, mask=batch.mask, key=key)
-      return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y), after
+      outputs, after = model.apply(variables, batch.x, train=True, mask=batch.mask, key=key)
+      return model.task.loss(outputs, batch.y), after
 
     rows, variables = jax.lax.map(one, {'params': params, **statistics})
     q = posterior(weight, row_losses(start, batch))

@@ -235,7 +235,7 @@ def build_fedmerge(parts: Parts, settings) -> Algorithm:
   """
   rule = settings.weight_step
   return fedmerge(
-      parts.model, parts.training(losses.proximal(parts.cross_entropy(), settings.mu)),
+      parts.model, parts.training(losses.proximal(parts.plain_loss(), settings.mu)),
       models=settings.models, begin=INITS[settings.start], scope=SCOPES[settings.scope],
       rule=RULES.get(rule, plain),
       optimizer=named_optimizer('fedmerge.weight_step', 'sgd' if rule in RULES else rule,

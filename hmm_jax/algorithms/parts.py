@@ -78,13 +78,13 @@ class Parts(NamedTuple):
     """The number of clients, K."""
     return len(self.federation.clients.id)
 
-  def cross_entropy(self) -> Loss:
-    """Makes the clients' cross-entropy, without a proximal term."""
-    return losses.cross_entropy(self.model, smoothing=self.local.label_smoothing)
+  def plain_loss(self) -> Loss:
+    """Makes the clients' loss of the task, without a proximal term."""
+    return losses.supervised(self.model, smoothing=self.local.label_smoothing)
 
   def loss(self) -> Loss:
     """Makes the clients' training loss."""
-    plain, mu = self.cross_entropy(), self.local.prox
+    plain, mu = self.plain_loss(), self.local.prox
     return losses.proximal(plain, mu) if mu else plain
 
   def optimizer(self) -> optax.GradientTransformation:
@@ -119,8 +119,8 @@ class Parts(NamedTuple):
     return generator(classes=self.classes(), features=features, hidden=hidden, noise=noise)
 
   def classes(self) -> int:
-    """Returns the number of classes of the network, C."""
-    return jax.eval_shape(self.model.apply, self.model.shapes, self._example)[0].shape[1]
+    """Returns the width of the network's outputs, C."""
+    return jax.eval_shape(self.model.apply, self.model.shapes, self._example)[0].shape[-1]
 
   @property
   def _example(self) -> PyTree:
@@ -136,6 +136,8 @@ class Parts(NamedTuple):
     """
     settings, classes, server = self.config.server, self.classes(), self.federation.server
     assert server, 'a method that learns on the server must list `server examples` in its needs'
+    if (task := self.model.task.name) != 'classification':
+      return self._objective_without_classes(task)
     labels = 1 + int(server.examples.y.max())
     if settings.surrogate == 'labels' and labels > classes:
       raise InputError(f'got server.surrogate=labels with server labels up to {labels - 1}; '
@@ -148,6 +150,14 @@ class Parts(NamedTuple):
         'head': lambda: objectives.fresh_head(
             self.model, labels, ridge=settings.head_ridge, steps=settings.head_steps),
     }[settings.surrogate]()
+
+  def _objective_without_classes(self, task: str) -> Objective:
+    made = {'labels': objectives.labels, 'entropy': objectives.entropy}
+    surrogate = self.config.server.surrogate
+    if surrogate not in made:
+      raise InputError(f'got server.surrogate={surrogate} with task={task}; expected labels or '
+                       'entropy, as the others are for classes')
+    return made[surrogate](self.model)
 
   def guide(self, objective: Objective, search: Search, project: Callable,
             fallback: guided_search.Fallback) -> guided_search.Guide:

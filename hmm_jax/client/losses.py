@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from hmm_jax import tree
-from hmm_jax.types import Array, Loss, Model
+from hmm_jax.types import Array, InputError, Loss, Model
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
@@ -15,27 +14,34 @@ def masked_mean(values: Array, mask: Array) -> Array:
   return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def cross_entropy(model: Model, *, smoothing: float = 0.0) -> Loss:
-  """Returns the mean cross-entropy over the valid examples of a batch.
+def supervised(model: Model, *, smoothing: float = 0.0) -> Loss:
+  """Returns the mean of the task's loss over the valid examples of a batch.
 
   Args:
-    model: the network.
+    model: the network; `model.task.loss` is the loss of an example.
     smoothing: share of the label that is spread evenly over all classes; the
       reported loss excludes it.
+
+  Raises:
+    InputError: smoothing of labels that are no classes.
 
   Reference (smoothing): Szegedy, Vanhoucke, Ioffe, Shlens, Wojna. Rethinking the
     Inception Architecture for Computer Vision. CVPR 2016. arXiv:1512.00567, section 7.
   """
 
+  task = model.task
+  if smoothing and not task.smooth:
+    raise InputError(f'got label_smoothing={smoothing} with task={task.name}; expected 0, as its '
+                     'labels are no classes')
+
   def loss(params, statistics, batch, start, extra, key):
     del start, extra
-    logits, variables = model.apply(
+    outputs, variables = model.apply(
         {'params': params, **statistics}, batch.x, train=True, mask=batch.mask, key=key)
-    rows = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
-    value = masked_mean(rows, batch.mask)
-    if not smoothing:
+    value = masked_mean(task.loss(outputs, batch.y), batch.mask)
+    if not (smoothing and task.smooth):
       return value, (variables, value)
-    even = masked_mean(-jax.nn.log_softmax(logits).mean(-1), batch.mask)
+    even = masked_mean(task.smooth(outputs), batch.mask)
     return (1 - smoothing) * value + smoothing * even, (variables, value)
 
   return loss

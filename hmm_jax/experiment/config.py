@@ -38,6 +38,7 @@ from hmm_jax.registry import (
 from hmm_jax.report import trackers
 from hmm_jax.report.trackers import TRACKERS
 from hmm_jax.server import objectives, training
+from hmm_jax.tasks import TASKS, metrics
 from hmm_jax.types import InputError
 
 # What is trained, for how long, where: the keys without a section.
@@ -49,6 +50,14 @@ RUN = {
     'data_dir': Setting('', "where the data lie: of TFDS, '' is ~/tensorflow_datasets; of "
                         "crisismmd, '' is ~/tensorflow_datasets/crisismmd"),
     'subset': Setting(1.0, 'share of the examples to use, drawn by partition.seed'),
+    'task': Setting('classification', 'what is learned: ' + '; '.join(
+        f'{kind.name}: {kind.summary}' for kind in TASKS.values()), choices=TASKS),
+    'loss': Setting('', "the clients' loss: package.module:FUNCTION or path/file.py:FUNCTION, "
+                    '(outputs, y) -> [B], or, of a regression, ' + ', '.join(
+                        TASKS['regression'].losses) + "; '': the task's own"),
+    'metrics': Setting('', 'further metrics, any of ' + ','.join(
+        dict.fromkeys(name for of in metrics.NAMED.values() for name in of))
+        + ", or one's own, path/file.py:FUNCTION, (y, predictions) -> number"),
     'model': Setting('mlp', f'the network: {", ".join(NETWORKS)}'),
     'init': Setting('', "the initial model of all seeds: an exported folder, a file (safetensors, "
                     "npz) or a run, RUN@SEED; '': drawn at random"),
@@ -73,8 +82,9 @@ RUN = {
     'seeds': Setting(3, 'number of training seeds, from `seed` on', at_least=1, at_most=1000),
     'seed_map': Setting('in_turn', 'how seeds are trained: one after another, or vectorized',
                         choices=('in_turn', 'together')),
-    'selection': Setting('accuracy', 'the validation metric by which the best round is selected',
-                         choices=('accuracy', 'loss')),
+    'selection': Setting('auto', 'the validation metric by which the best round is selected; auto: '
+                         'accuracy, f1_micro, rmse or perplexity, by the task',
+                         choices=('auto', 'loss', *metrics.BUILT_IN)),
     'keep_best': Setting(False, 'also keep the states of the selected round'),
     'keep': Setting(2, 'number of checkpoints that are kept', at_least=1),
     'resume': Setting('newest', 'from which checkpoint a run goes on: the newest, or, if that is '
@@ -107,7 +117,8 @@ SHARED = {
     'inversion': invert.SETTINGS,
 }
 OWN = {record.name: dict(record.settings)
-       for table in (METHODS, NETWORKS, SOURCES) for record in table.values() if record.settings}
+       for table in (METHODS, NETWORKS, SOURCES, TASKS) for record in table.values()
+       if record.settings}
 
 # Keys whose value may refer to a record of one's own, and what the others are.
 REFERENCES = {
@@ -347,6 +358,9 @@ def check(config: ConfigDict):
   if config.seed + config.seeds > 2**31:
     raise InputError(f'got seed={config.seed}; expected seeds below 2**31')
   check_local(config, chosen.name, chosen.needs)
+  if 'classes' in chosen.needs and config.task != 'classification':
+    raise InputError(f'got task={config.task} with algorithm={chosen.name}, which needs classes; '
+                     'expected task=classification, or another method')
   if chosen.check:
     with registry.section(chosen.name, chosen.settings):
       chosen.check(config)

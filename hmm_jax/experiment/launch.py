@@ -7,7 +7,6 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from hmm_jax.data.federate import describe, label_counts
 from hmm_jax.experiment import build, federation, locate, more_seeds, pages, plots, tracking
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
@@ -51,10 +50,10 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
     return summary
 
   experiment, federated, data = made
+  ids, counts = np.asarray(federated.clients.id), federation.counts(config, federated, data)
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
-               [*describe(federated, data, source=config.server.source),
+               [*federation.described(config, federated, data),
                 *experiment.algorithm.facts])
-  ids, counts = np.asarray(federated.clients.id), label_counts(federated, data.classes)
   digests = _digests(config, federated, experiment)
   settings = _kept(config)
   del made, federated, data  # The devices have what they need.
@@ -106,7 +105,7 @@ def _partition(config):
   """Returns the ids of a run's clients and their training examples by class, [K, C]."""
   data = federation.dataset(config)
   federated = federation.federation(config, data)
-  return np.asarray(federated.clients.id), label_counts(federated, data.classes)
+  return np.asarray(federated.clients.id), federation.counts(config, federated, data)
 
 
 def read_summary(workdir: Workdir) -> dict | None:
@@ -198,6 +197,8 @@ def compare(config: ConfigDict, workdir: Workdir):
   now = configs.flat(config)
   for key in sorted((before.keys() | now.keys()) - configs.COSMETIC - configs.OF_ONE_CALL):
     was, wanted = (as_json(configs.placed(key, values.get(key))) for values in (before, now))
+    if key == 'selection' and config.task == 'classification':  # Earlier releases had no `auto`.
+      was, wanted = ('accuracy' if value == 'auto' else value for value in (was, wanted))
     grows = key in ('rounds', 'seeds') and type(was) is int and wanted > was
     decides = config.keep_best or config.stop.patience
     if was != wanted and not grows and (key != 'eval_every' or decides):

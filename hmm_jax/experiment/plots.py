@@ -10,6 +10,7 @@ import numpy as np
 
 from hmm_jax.experiment import description
 from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report import words
 from hmm_jax.report.plots import clients, curves, lines, partition, search, updates, weights
 from hmm_jax.report.style import Figure, save_pair
 from hmm_jax.types import InputError, SaveError
@@ -48,12 +49,13 @@ def of_clients(workdir: Workdir, title: str = '') -> dict[str, Figure]:
 
 
 def accuracies(workdir: Workdir) -> dict[str, list[dict]]:
-  """Returns the clients.csv of a run and of those beside it that have test accuracies, by name."""
+  """Returns the clients.csv of a run and of those beside it that have test metrics, by name."""
   beside = sorted(pathlib.Path(workdir.path).glob('references/*/config.json'))
   runs = {description.describe(workdir).name: workdir} | {
       path.parent.name: Workdir(str(path.parent)) for path in beside}
   tables = {name: run.read_table('clients') for name, run in runs.items()}
-  return {name: rows for name, rows in tables.items() if any('test/accuracy' in r for r in rows)}
+  return {name: rows for name, rows in tables.items()
+          if any(f'test/{kind}' in row for row in rows for kind in words.MAIN)}
 
 
 def are_drawn(workdir: Workdir) -> bool:

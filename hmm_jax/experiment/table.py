@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.types import InputError, SaveError
 
 

@@ -76,7 +76,7 @@ class FedAvgTest(parameterized.TestCase):
 
   def test_fedprox_equals_the_formula(self):
     states, _ = rounds.play(
-        make(loss=lambda net: losses.proximal(losses.cross_entropy(net), 0.7)), 2)
+        make(loss=lambda net: losses.proximal(losses.supervised(net), 0.7)), 2)
     expected, tables = toys.twin(toys.start(toys.linear)), toys.tables(FEDERATION)
     for _ in range(2):
       models = []
