@@ -18,6 +18,7 @@ from hmm_jax.experiment.reference import settings_table, table
 from hmm_jax.merging import OPERATORS
 from hmm_jax.models import NETWORKS
 from hmm_jax.registry import KINDS, NEEDS
+from hmm_jax.tasks import TASKS
 
 MARK = re.compile(r'^\{\{ *(\w+)(?::([\w.,]+))? *\}\}$', re.M)
 # The headings of the Python API, by the room in which a name stands; others are named by it.
@@ -119,6 +120,13 @@ def sources() -> str:
       (f'`{s.form}`', s.summary, papers(s.paper)) for s in SOURCES.values()))
 
 
+def tasks() -> str:
+  """Tables the tasks."""
+  return table(('task', 'what is learned', 'metrics'), (
+      (f'`{kind.name}`', kind.summary, ', '.join(f'`{name}`' for name in kind.metrics))
+      for kind in TASKS.values()))
+
+
 def partitioners() -> str:
   """Tables the partitioners."""
   return table(('partitioner', 'what it does', 'paper'), (
@@ -182,4 +190,4 @@ def _sentence(text):
 
 MAKERS = {maker.__name__: maker for maker in (
     methods, method, formula, notes, reference, settings, operators, operator_needs,
-    operator_settings, needs, networks, sources, partitioners, api)}
+    operator_settings, needs, networks, sources, tasks, partitioners, api)}

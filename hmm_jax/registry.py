@@ -268,6 +268,7 @@ class TaskKind(NamedTuple):
   prepare:   (dataset) -> the set with y as the task learns them; raises InputError.
   groups:    what partitions by class go by: 'classes', 'quantiles' of the first target, or '' for
              nothing.
+  metrics:   the names of its metrics, the main one first.
   losses:    {name: loss} that `loss` may name.
   positions: whether there are outputs at each position of a sequence.
   settings:  {key: Setting} of the config's section of its name.
@@ -278,6 +279,7 @@ class TaskKind(NamedTuple):
   make: Callable
   prepare: Callable
   groups: str = ''
+  metrics: tuple[str, ...] = ()
   losses: Mapping[str, Callable] = NOTHING
   positions: bool = False
   settings: Mapping[str, Setting] = NOTHING

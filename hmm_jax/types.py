@@ -173,8 +173,7 @@ class Task(NamedTuple):
   scores:   (outputs, y) -> {name: [B] or [B, C]}: what the metrics are made from. Means of them
             over any examples are.
   metrics:  ({name: [...] or [..., C]}) -> {metric: [...]}, on the host, from means of the scores.
-  names:    of the metrics, the main one first: it is shown in tables, and selects a round unless
-            another is named.
+  names:    of the metrics, the main one first, which tables show.
   predict:  (outputs) -> probabilities, or values in the unit of y, of the outputs' shape.
   mix:      (outputs [M, B, ...], weights [M]) -> the outputs of an ensemble, [B, ...].
   draw:     (outputs, key) -> y, drawn from what is predicted.

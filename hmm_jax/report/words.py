@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from hmm_jax.tasks import TASKS
+
 # Columns of metrics.csv that are not measurements.
 BOOKKEEPING = ('round', 'seed', 'seconds', 'bytes_up', 'bytes_down')
 
@@ -28,8 +30,8 @@ KINDS = {
     'share_of_allreduce': 'bytes / those of AllReduce',
 }
 
-# The main metric of a task: a run has one of these, which tables and clients' figures show.
-MAIN = ('accuracy', 'f1_micro', 'rmse', 'perplexity')
+# The main metrics of tasks: a run has one of these, which tables and clients' figures show.
+MAIN = tuple(kind.metrics[0] for kind in TASKS.values())
 
 # Metrics that are called otherwise than their names are made: kind, split, and what of.
 NAMED = {

@@ -12,6 +12,8 @@ from hmm_jax.data import numbering
 from hmm_jax.registry import TaskKind
 from hmm_jax.types import Array, Dataset, InputError, Task
 
+NAMES = ('accuracy',)  # of the metrics, the main one first
+
 
 def scores(logits: Array, y: Array) -> dict[str, Array]:
   """Tells which examples are classified rightly: {'accuracy': [B]}."""
@@ -43,7 +45,7 @@ def smooth(logits: Array) -> Array:
 
 CLASSIFICATION = Task(
     'classification', optax.softmax_cross_entropy_with_integer_labels, scores,
-    metrics=lambda means: {'accuracy': means['accuracy']}, names=('accuracy',),
+    metrics=lambda means: {'accuracy': means['accuracy']}, names=NAMES,
     predict=jax.nn.softmax, mix=mix, draw=draw, entropy=entropy, smooth=smooth)
 
 
@@ -92,5 +94,5 @@ def make(about: Mapping[str, Any], loss: Callable | None) -> Task:
   return CLASSIFICATION._replace(loss=loss or CLASSIFICATION.loss)
 
 
-KIND = TaskKind('classification', make, prepare, groups='classes',
+KIND = TaskKind('classification', make, prepare, groups='classes', metrics=NAMES,
                 summary='one of C classes for each example')

@@ -7,6 +7,7 @@ import textwrap
 import numpy as np
 
 from hmm_jax.registry import is_reference, load, suggestion
+from hmm_jax.tasks import TASKS
 from hmm_jax.types import InputError, Task
 
 # Metrics of which less is better; of all others, a person's own included, more is.
@@ -81,9 +82,8 @@ NAMED: Mapping[str, Mapping[str, Metric]] = {
 }
 
 # Every metric that a run can have, whatever its task.
-BUILT_IN = tuple(dict.fromkeys([
-    'accuracy', 'f1_micro', 'f1_macro', 'label_accuracy', 'exact_match', 'rmse', 'mae', 'r2',
-    'perplexity', 'token_accuracy', *(name for of in NAMED.values() for name in of)]))
+BUILT_IN = tuple(dict.fromkeys(
+    name for kind in TASKS.values() for name in (*kind.metrics, *NAMED[kind.name])))
 
 
 def named(text: str, task: Task, y: np.ndarray, classes: int) -> dict[str, Metric]:

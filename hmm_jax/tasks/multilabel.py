@@ -12,6 +12,9 @@ from hmm_jax.registry import TaskKind
 from hmm_jax.tasks.classification import unsuitable
 from hmm_jax.types import Array, Dataset, Task
 
+# Of the metrics, the main one first.
+NAMES = ('f1_micro', 'f1_macro', 'label_accuracy', 'exact_match')
+
 
 def loss(logits: Array, y: Array) -> Array:
   """Returns the mean binary cross-entropy over the labels of each example, [B]."""
@@ -71,7 +74,7 @@ def prepare(dataset: Dataset) -> Dataset:
 
 
 MULTILABEL = Task(
-    'multilabel', loss, scores, metrics, ('f1_micro', 'f1_macro', 'label_accuracy', 'exact_match'),
+    'multilabel', loss, scores, metrics, NAMES,
     predict=jax.nn.sigmoid, mix=mix, draw=draw, entropy=entropy, smooth=None)
 
 
@@ -80,5 +83,5 @@ def make(about: Mapping[str, Any], loss: Callable | None) -> Task:
   return MULTILABEL._replace(loss=loss or MULTILABEL.loss)
 
 
-KIND = TaskKind('multilabel', make, prepare,
+KIND = TaskKind('multilabel', make, prepare, metrics=NAMES,
                 summary='any number of C labels for each example, 0 or 1 each')

@@ -13,6 +13,8 @@ from hmm_jax.registry import TaskKind
 from hmm_jax.tasks import classification
 from hmm_jax.types import Array, Dataset, InputError, Task
 
+NAMES = ('perplexity', 'token_accuracy')  # of the metrics, the main one first
+
 
 def loss(logits: Array, y: Array) -> Array:
   """Returns the mean cross-entropy over the positions of each sequence, [B]."""
@@ -58,7 +60,7 @@ def _following(x, y):
 
 
 NEXT_TOKEN = Task(
-    'next_token', loss, scores, metrics, ('perplexity', 'token_accuracy'), jax.nn.softmax,
+    'next_token', loss, scores, metrics, NAMES, jax.nn.softmax,
     classification.mix, classification.draw,
     entropy=lambda logits: classification.entropy(logits).mean(-1),
     smooth=lambda logits: classification.smooth(logits).mean(-1))
@@ -69,5 +71,5 @@ def make(about: Mapping[str, Any], loss: Callable | None) -> Task:
   return NEXT_TOKEN._replace(loss=loss or NEXT_TOKEN.loss)
 
 
-KIND = TaskKind('next_token', make, prepare, positions=True,
+KIND = TaskKind('next_token', make, prepare, metrics=NAMES, positions=True,
                 summary='the token that follows, at each position of a sequence')

@@ -16,6 +16,7 @@ from hmm_jax.registry import Setting, TaskKind
 from hmm_jax.tasks.classification import unsuitable
 from hmm_jax.types import Array, Dataset, InputError, Task
 
+NAMES = ('rmse', 'mae', 'r2')  # of the metrics, the main one first
 _FLAT = 1e-9  # a variance of targets, in units of that in training, that is rounding only
 
 
@@ -44,7 +45,7 @@ def regression(mean: np.ndarray, std: np.ndarray, loss: Callable | None = None) 
 
   return Task(
       'regression', lambda outputs, y: loss(outputs, standard(y)), scores, metrics,
-      ('rmse', 'mae', 'r2'), predict=lambda outputs: outputs * scale + center,
+      NAMES, predict=lambda outputs: outputs * scale + center,
       mix=lambda outputs, weights: jnp.tensordot(weights, outputs, 1),
       # The squared error is the likelihood of a normal distribution of variance 1/2.
       draw=lambda outputs, key: center + scale * (
@@ -100,7 +101,7 @@ def make(about: Mapping[str, Any], loss: Callable | None) -> Task:
 
 
 KIND = TaskKind(
-    'regression', make, prepare, groups='quantiles',
+    'regression', make, prepare, groups='quantiles', metrics=NAMES,
     losses={'squared': squared, 'absolute': absolute, 'huber': huber},
     settings={
         'scale': Setting('standard', 'targets are standardized for training, or taken as they are',

@@ -19,7 +19,7 @@ LR = rounds.LR
 FEDERATION = rounds.FEDERATION
 
 
-def make(network=toys.linear, *, loss=losses.cross_entropy, epochs=3, **settings):
+def make(network=toys.linear, *, loss=losses.supervised, epochs=3, **settings):
   local = local_training(loss(network()), optax.sgd(LR), batch=99, epochs=epochs)
   return fedavg.fedavg(network(), local, mapper=mappers.one_by_one(), **settings)
 
