@@ -266,8 +266,8 @@ def test_laws_of_another_task(name, task):
     holds(task_trial(name, task))
 
 
-@pytest.mark.parametrize('task', ('regression', 'next_token', 'multilabel'))
-@pytest.mark.parametrize('name', ('fedavg', 'feddle', 'fedmerge'))
+@pytest.mark.parametrize('task', ['regression', 'next_token', 'multilabel'])
+@pytest.mark.parametrize('name', ['fedavg', 'feddle', 'fedmerge'])
 def test_another_task_is_learned(name, task):
   methods.loss_falls(task_trial(name, task))
 

@@ -23,7 +23,7 @@ BELOW = ('data', 'tasks', 'models', 'merging', 'client', 'decentralized', 'serve
 STRANGERS = {'algorithms': ('algorithms/parts', 'algorithms/engines'), 'data/sources': ()}
 # Who may import what: files, or rooms.
 DOORS = {
-    'flax': ('models', 'check/toys'),
+    'flax': ('models', 'check/toys', 'check/tasks'),
     'orbax': ('experiment/checkpoint',),
     'tensorflow_datasets': ('data/sources/tfds',),
     'filelock': ('experiment/workdir',),
