@@ -34,7 +34,7 @@ _HOME = {
     'Setting': 'registry:Setting',
     'Source': 'registry:Source',
     # data
-    'dataset': 'experiment.federation:dataset',
+    'dataset': 'experiment.given:dataset',
     'federation': 'experiment.federation:federation',
     'federate': 'data.federate:federate',
     'partition': 'data.partition:',

@@ -91,6 +91,7 @@ class Federation(NamedTuple):
   test: Split
   server: Server | None = None
   corrupted: Array | None = None  # [K] bool, True for clients with corrupted data; None: no client
+  owner: Array | None = None  # [K] int32, number of the natural owner of each client; None: none
 
 
 class Dataset(NamedTuple):
@@ -104,8 +105,9 @@ class Dataset(NamedTuple):
   `domain` ([D] int) are the natural owner and the domain of each training example;
   `relabeled` ([D] int) are alternative labels, such as those of human annotators.
   `names` are what the files call the C classes, () for their numbers; `titles` are what people
-  call them where files have numbers, () if unknown. `facts` are shown before the first round, as
-  (name, value) pairs.
+  call them where files have numbers, () if unknown. `owners` are the names of the natural owners
+  that `client` numbers from 0, () for the numbers themselves. `facts` are shown before the first
+  round, as (name, value) pairs.
   """
 
   name: str
@@ -120,6 +122,7 @@ class Dataset(NamedTuple):
   names: tuple[str, ...] = ()
   facts: tuple[tuple[str, str], ...] = ()
   titles: tuple[str, ...] = ()
+  owners: tuple[str, ...] = ()
 
   def keep(self, rows: np.ndarray) -> 'Dataset':
     """Returns the set with the training examples at `rows` only; the test split is unchanged."""
@@ -511,6 +514,7 @@ class Experiment(NamedTuple):
   keep: int = 2  # number of checkpoints kept
   track: tuple[str, ...] = ()  # names of trackers
   classes: int = 0  # C; 0: unknown
+  client_names: tuple[str, ...] = ()  # of the clients' natural owners; () if they have none
   warnings: tuple[str, ...] = ()  # of what is allowed but hardly meant
   init: Callable | None = None  # (key) -> the initial model of a seed, which the run keeps
   about: Mapping[str, Any] = MappingProxyType({})  # what model.json says of network and data

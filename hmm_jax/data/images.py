@@ -138,3 +138,42 @@ def _write(path, **kept):
         os.remove(part)
   except (OSError, ValueError) as error:  # ValueError: the path holds a null byte.
     logging.warning('decoded images are not kept, crisismmd.cache names another folder: %s', error)
+
+
+def stack(paths: Sequence[str], size: tuple[int, int] | None, refusal: files.Refusal) -> np.ndarray:
+  """Reads pictures of one size into an array, in gray if all are, else in color.
+
+  Args:
+    paths: of the files.
+    size: (height, width) to resize to; None if they must have one size.
+    refusal: makes an error.
+
+  Returns:
+    uint8 [n, height, width, 1 or 3].
+
+  Raises:
+    InputError: a file can't be read, or is of another size than the first.
+  """
+  gray, first = True, (0, 0)
+  for path in paths:
+    with files.reading(f'a readable picture {path}', refusal), opened(
+        files.ordinary(path)) as image:
+      gray = gray and image.mode in ('1', 'L', 'I', 'I;16', 'LA')
+      own = _upright_size(image)
+    first = own if first == (0, 0) else first
+    if size is None and own != first:
+      raise refusal(f'{path} is {own[0]}x{own[1]} and {paths[0]} {first[0]}x{first[1]} pixels; '
+                    'expected one size, or images.size to resize them')
+  height, width = size or first
+  channels = 1 if gray else 3
+  made = np.empty((len(paths), height, width, channels), np.uint8)
+  for place, path in zip(made, paths):
+    place[...] = picture(path, (height, width, channels))[0]
+  return made
+
+
+def _upright_size(image) -> tuple[int, int]:
+  """Returns (height, width) after the rotation that a camera has noted."""
+  width, height = image.size
+  sideways = image.getexif().get(0x0112, 1) >= 5  # Of Orientation, 5 to 8 are by a quarter turn.
+  return (width, height) if sideways else (height, width)

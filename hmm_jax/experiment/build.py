@@ -20,6 +20,7 @@ from hmm_jax.data import augment, storage
 from hmm_jax.experiment import blueprint, exported
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.evaluate import evaluator
+from hmm_jax.experiment.federation import names
 from hmm_jax.experiment.outline import outline
 from hmm_jax.experiment.trainer import in_turn
 from hmm_jax.models import files
@@ -161,6 +162,7 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation, *,
       keep=config.keep,
       track=trackers.named(config.track),
       classes=data.classes if config.task == 'classification' else 0,
+      client_names=names(federated, data),
       warnings=warnings(config, net, federated),
       init=net.init,
       about=about | {'federation': outline(federated)},

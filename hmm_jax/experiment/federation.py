@@ -15,12 +15,13 @@ from hmm_jax.tasks import TASKS, groups
 from hmm_jax.types import Dataset, Federation, InputError
 
 
-def dataset(config: ConfigDict) -> Dataset:
+def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
   """Loads the data set of a config, or a subset: built-in, a file, or a prepared TFDS set.
 
-  Its labels are those of the config's task.
+  Its labels are those of the config's task. A set that is `given` takes the place of the named one.
   """
-  loaded, kind = _load(config, config.dataset), config.corrupt.kind
+  loaded = _load(config, config.dataset) if given is None else prepared(config, given)
+  kind = config.corrupt.kind
   if kind.startswith('labels:'):  # Before subsetting: the labels are for all examples of the set.
     loaded = loaded._replace(relabeled=arrays.labels(
         kind.removeprefix('labels:'), len(loaded.y_train), numbering.names(loaded)))
@@ -33,7 +34,8 @@ def _load(config, name, key='dataset'):
   if source in SOURCES and SOURCES[source].path == bool(path):
     record = SOURCES[source]
   elif source in SOURCES or (':' in name and key in configs.references({key: name})):
-    record, path = find(key, name, {record.form: record for record in SOURCES.values()}, Source), ''
+    forms = {record.form: record for record in SOURCES.values()}
+    record, path = find(key, name, forms, Source, FUNCTION), ''
   else:
     record, path = SOURCES['tfds'], name
   try:
@@ -47,9 +49,18 @@ def _load(config, name, key='dataset'):
                      f'set: {error}') from error
   if not isinstance(loaded, Dataset):
     raise InputError(f'got {key}={name}, which loads {type(loaded).__name__}; expected a Dataset')
-  prepared = TASKS[config.task].prepare(loaded)
-  values.check(prepared)
-  return prepared
+  return prepared(config, loaded)
+
+
+def prepared(config: ConfigDict, data: Dataset) -> Dataset:
+  """Returns a data set with the labels of a config's task.
+
+  Raises:
+    InputError: it does not suit the task, or is not what a Dataset must be.
+  """
+  found = TASKS[config.task].prepare(data)
+  values.check(found)
+  return found
 
 
 def _meant(name):
@@ -224,11 +235,30 @@ def _partition(config, data, group):
         validation=settings.validation, test=settings.test, seed=settings.seed,
         test_rows=federate.TESTS[settings.test_rows], held_out=settings.global_test,
         groups=group and (group(data.y_train), group(data.y_test)))
+  made = made._replace(owner=_owners(made, data))
   total = len(made.clients.id)
   if cohort(config) > total:
     raise InputError(f'got participation={config.participation}; expected 0 (all) to {total}, '
                      'the number of clients')
   return made
+
+
+def _owners(made, data):
+  """Returns the number of each client's natural owner, [K]; None where a client has several."""
+  pooled = len(made.examples.y) != len(data.y_train) + len(data.y_test)
+  if data.client is None or not data.owners or pooled:
+    return None
+  client = np.append(data.client, np.full(len(data.y_test), -1))
+  each = [client[rows] for rows in made.clients.valid()]
+  return np.array([own[0] for own in each], np.int32) if all(
+      own[0] >= 0 and (own == own[0]).all() for own in each) else None
+
+
+def names(federated: Federation, data: Dataset) -> tuple[str, ...]:
+  """Returns what files call the owners of the clients; () if they have no names."""
+  if federated.owner is None:
+    return ()
+  return tuple(data.owners[owner] for owner in np.asarray(federated.owner).tolist())
 
 
 def _sized(config, data):

@@ -1,6 +1,6 @@
 """The plots of a run, drawn from the tables in its folder: at the end, and while it trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import os
 import pathlib
@@ -34,7 +34,7 @@ def of_clients(workdir: Workdir, title: str = '') -> dict[str, Figure]:
   """Returns the figures of a run that are no learning curves."""
   made, rows = {}, workdir.read_table('clients')
   if (counts := read_partition(workdir)) is not None:
-    made['partition'] = partition.partition(counts, title)
+    made['partition'] = partition.partition(counts, title, client_names(workdir))
   if runs := accuracies(workdir):
     made['clients'] = clients.clients(runs, title)
   made |= weights.client_tables(rows, title)
@@ -65,17 +65,32 @@ def are_drawn(workdir: Workdir) -> bool:
              for name in names for ending in ('png', 'pdf'))
 
 
-def write_partition(workdir: Workdir, ids: np.ndarray, counts: np.ndarray):
-  """Writes partition.csv: the training examples of each client by class, counts [K, C]."""
+def write_partition(workdir: Workdir, ids: np.ndarray, counts: np.ndarray,
+                    names: Sequence[str] = ()):
+  """Writes partition.csv: the training examples of each client by class, counts [K, C].
+
+  Args:
+    workdir: of the run.
+    ids: of the clients, [K].
+    counts: [K, C].
+    names: of the clients, () if they have none.
+  """
+  called = [{'name': name} for name in names] or [{}] * len(ids)
   workdir.table('partition').write([
-      {'client': int(i)} | {str(c): int(n) for c, n in enumerate(row)}
-      for i, row in zip(ids, counts)])
+      {'client': int(i)} | name | {str(c): int(n) for c, n in enumerate(row)}
+      for i, name, row in zip(ids, called, counts)])
 
 
 def read_partition(workdir: Workdir) -> np.ndarray | None:
   """Returns the counts in partition.csv, [K, C]; None for a run of before there was one."""
   rows = workdir.read_table('partition')
-  return np.array([list(row.values())[1:] for row in rows], int) if rows else None
+  count = lambda row: [value for name, value in row.items() if name not in ('client', 'name')]
+  return np.array([count(row) for row in rows], int) if rows else None
+
+
+def client_names(workdir: Workdir) -> tuple[str, ...]:
+  """Returns the names of a run's clients, as partition.csv has them; () if they have none."""
+  return tuple(row['name'] for row in workdir.read_table('partition') if 'name' in row)
 
 
 class Painter:

@@ -191,6 +191,8 @@ def _evaluate(experiment, trainer, states, done, metrics, seconds, rows):
     tables = scores.clients | {name: value for name, value in gauges.items() if value.ndim}
     if experiment.federation.corrupted is not None:
       tables['corrupted'] = np.asarray(experiment.federation.corrupted, np.int32)
+    if tables and experiment.client_names:
+      tables = {'name': np.array(experiment.client_names)} | tables
     each += _client_rows(done, seed, np.asarray(experiment.federation.clients.id), tables)
   return fresh, each
 

@@ -8,6 +8,10 @@ from hmm_jax.registry import Source, records
 FILES = (
     'builtin',
     'npz',
+    'csv',
+    'images',
+    'leaf',
+    'given',
     'text',
     'tfds',
     'crisismmd',
