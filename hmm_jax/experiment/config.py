@@ -23,6 +23,7 @@ from hmm_jax.data.partition import PARTITIONERS
 from hmm_jax.data.sources import SOURCES
 from hmm_jax.merging.data_free import invert
 from hmm_jax.models import NETWORKS
+from hmm_jax.models import OWN as OWN_NETWORKS
 from hmm_jax.registry import (
     Method,
     Network,
@@ -109,10 +110,11 @@ SHARED = {
 OWN = {record.name: dict(record.settings)
        for table in (METHODS, NETWORKS, SOURCES) for record in table.values() if record.settings}
 
-# Keys whose value may refer to a record of one's own, and what the others are.
+# Keys whose value may refer to a record of one's own: what the others are, and what may stand for
+# one.
 REFERENCES = {
     'algorithm': (METHODS, Method),
-    'model': (NETWORKS, Network),
+    'model': (NETWORKS, Network, OWN_NETWORKS),
     'dataset': (SOURCES, Source),
     'server.source': (SOURCES, Source),
     'partition.kind': (PARTITIONERS, Partitioner),
@@ -291,7 +293,7 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def references(values: Mapping[str, Any]) -> dict[str, str]:
   """Picks those values that refer to records of one's own."""
-  return {key: values[key] for key, (known, _) in REFERENCES.items()
+  return {key: values[key] for key, (known, *_) in REFERENCES.items()
           if isinstance(values.get(key), str) and values[key].partition(':')[0] not in known
           and is_reference(values[key]) and not values[key].startswith('domain:')}
 
@@ -337,7 +339,7 @@ def check(config: ConfigDict):
   """
   values, known = flat(config), settings(config)
   chosen = method(config)
-  find('model', config.model, NETWORKS, Network)
+  find('model', config.model, *REFERENCES['model'])
   find('partition.kind', config.partition.kind, PARTITIONERS, Partitioner)
   for key, value in values.items():
     known[key].check(key, value)
