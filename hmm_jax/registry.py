@@ -46,6 +46,7 @@ NEEDS = {
     'plain sgd': 'clients train by SGD without momentum',
     'plain loss': 'clients minimize the plain cross-entropy',
     'no prox': 'clients train without local.prox',
+    'constant lr': 'clients train at one learning rate',
     'BatchNorm': 'the network has BatchNorm',
     'trunk': 'the network is more than its head',
     'any init': 'models may be trained from different initial ones',

@@ -119,6 +119,8 @@ REFERENCES = {
     'server.source': (SOURCES, Source),
     'partition.kind': (PARTITIONERS, Partitioner),
 }
+# Keys whose value may refer to a function of one's own.
+FUNCTIONS = ('local.optimizer',)
 # Keys that say what is shown beside a run or kept of it, and change no number.
 COSMETIC = {'name', 'references', 'variants', 'keep', 'plots', 'track'}
 # Keys that are of one call, and not of the run.
@@ -231,7 +233,7 @@ def placed(key: str, value: Any) -> Any:
     return value
   if key in PATHS:
     return os.path.abspath(os.path.expanduser(value))
-  value = absolute(value) if key in REFERENCES else value
+  value = absolute(value) if key in REFERENCES or key in FUNCTIONS else value
   prefix, found, path = value.partition(':')
   path = os.path.expanduser(path)
   if not found or '\0' in path or not os.path.isfile(path):
@@ -331,6 +333,11 @@ def method(config: ConfigDict) -> Method:
   return find('algorithm', config.algorithm, METHODS, Method)
 
 
+def network(name: str) -> Network:
+  """Returns the network of a name, or of a reference; InputError if there is none."""
+  return find('model', name, NETWORKS, Network, OWN_NETWORKS)
+
+
 def check(config: ConfigDict):
   """Checks every value, and what goes together.
 
@@ -339,7 +346,7 @@ def check(config: ConfigDict):
   """
   values, known = flat(config), settings(config)
   chosen = method(config)
-  find('model', config.model, *REFERENCES['model'])
+  network(config.model)
   find('partition.kind', config.partition.kind, PARTITIONERS, Partitioner)
   for key, value in values.items():
     known[key].check(key, value)

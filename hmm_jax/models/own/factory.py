@@ -168,7 +168,7 @@ def _example(inputs: Inputs) -> PyTree:
 
 def _given(reference: str, name: str, one: inspect.Parameter, inputs: Inputs) -> Any:
   """Returns what a parameter of one of these names is given; None for its default."""
-  shape = inputs.shape if isinstance(inputs.shape, tuple) else ()
+  shape: tuple[int, ...] = inputs.shape if isinstance(inputs.shape, tuple) else ()
   image, tokens = len(shape) == 3, inputs.vocabulary > 0
   known = {
       'the number of outputs': inputs.classes,

@@ -50,7 +50,7 @@ def modes(call: Callable, *, train: bool, key: Any, mask: Any = None) -> dict[st
   """
   known = (dict.fromkeys(_TRAINING, train) | dict.fromkeys(_EVALUATING, not train)
            | {'deterministic': not train or key is None, 'mask': mask})
-  _, *others = [*parameters(call).items()] or [None]
+  others = [*parameters(call).items()][1:]
   for name, one in others:
     if name not in known and one.default is one.empty:
       raise InputError(f'got a call that needs {name}; expected one that needs its inputs, and '

@@ -13,6 +13,8 @@ from hmm_jax.types import InputError, PyTree
 
 _COLLECTIONS = {'params': nnx.Param, 'batch_stats': nnx.BatchStat}
 
+_AROUND = 'around'
+
 
 def nnx_net(make: Callable[[nnx.Rngs], nnx.Module], *, mask_too: bool) -> Net:
   """Returns the `Net` of an nnx module.
@@ -56,7 +58,7 @@ def nnx_net(make: Callable[[nnx.Rngs], nnx.Module], *, mask_too: bool) -> Net:
     for path, layer in list(nnx.iter_modules(module)):
       if is_watched(layer):
         layer.__class__ = _wrapped(type(layer))
-        layer.around = functools.partial(around, '/'.join(map(str, path)))
+        setattr(layer, _AROUND, functools.partial(around, '/'.join(map(str, path))))
     out = module(x, **modes(module.__call__, train=train, key=key, mask=mask if mask_too else None))
     if not train or 'batch_stats' not in variables:
       return out, variables
@@ -72,10 +74,10 @@ def nnx_net(make: Callable[[nnx.Rngs], nnx.Module], *, mask_too: bool) -> Net:
 
 @functools.cache
 def _wrapped(kind: type) -> type:
-  """Returns the class of a layer whose calls go through its attribute `around`."""
+  """Returns the class of a layer whose calls go through its attribute _AROUND."""
 
   def call(self, inputs, **kwargs):
-    return self.around(self, functools.partial(kind.__call__, self), inputs, kwargs)
+    return getattr(self, _AROUND)(self, functools.partial(kind.__call__, self), inputs, kwargs)
 
   return type(kind.__name__, (kind,), {'__call__': call})
 

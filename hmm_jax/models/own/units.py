@@ -110,9 +110,8 @@ def _constants(eqn):
 
 def _only_the_innermost(one: Axis):
   """Leaves at most the innermost units of an axis movable, which are all that `Symmetry` knows."""
-  *outer, last = resolved(one) or (None,)
-  if outer:
-    put_in_order((*outer,) if last.kind == MOVABLE else one)
+  *outer, last = resolved(one) or (Units(1, ORDERED),)
+  put_in_order((*outer,) if last.kind == MOVABLE else one)
 
 
 def _moving(one: Axis) -> Units | None:
@@ -148,6 +147,6 @@ def check(found: Symmetry, shapes: PyTree, apply: Callable, x: PyTree, tolerance
   moved = jax.tree.map(move, variables, found.axes)
   with jax.default_matmul_precision('highest'):
     # What is compiled before it is called runs at once, also while something else is traced.
-    run = jax.jit(apply).lower(variables, x).compile({'xla_backend_optimization_level': 0})
+    run = jax.jit(apply).lower(variables, x).compile({'xla_backend_optimization_level': '0'})
   before, after = (np.asarray(run(one, x)) for one in (variables, moved))
   return bool(np.abs(before - after).max() <= tolerance * np.abs(before).max())
