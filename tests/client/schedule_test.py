@@ -3,13 +3,12 @@
 The oracle is a loop in NumPy, for a linear model with a quadratic loss.
 """
 
-import pathlib
-
 from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from hmm_jax.algorithms import METHODS
 from hmm_jax.check.methods import Trial
@@ -118,7 +117,7 @@ class ScheduleTest(parameterized.TestCase):
                               if not {'plain sgd', 'constant lr'} & set(method.needs)))
   def test_every_method_tells_its_clients_the_round(self, name):
     trial = Trial(name, {'local.schedule': 'cosine', 'local.step_schedule': 'linear',
-                         'local.accumulate': 2})
+                         'local.accumulate': 2, 'merging.rows': 'train'})
     made = trial.algorithm
     self.assertEqual(made.length, trial.config.rounds)
     state = jax.eval_shape(made.init, jax.random.key(0), trial.federation)
@@ -185,8 +184,17 @@ class OptimizerTest(parameterized.TestCase):
       np.testing.assert_array_equal(trained(local_optimizer(settings), batch=4)[0],
                                     trained(wanted, batch=4)[0])
 
-  def test_a_function_of_ones_own(self):
-    path = pathlib.Path(self.create_tempfile('mine.py', '''
+  def test_one_line_for_what_does_not_exist(self):
+    for changes, line in (
+        ({'optimizer': 'addam'}, 'local.optimizer=addam; expected .*did you mean adam'),
+        ({'optimizer': 'lbfgs'}, 'local.optimizer=lbfgs'),
+        ({'optimizer': 'adam', 'momentum': 0.5}, 'local.momentum=0.5 with local.optimizer=adam'),
+        ({'optimizer': ''}, 'local.optimizer=;')):
+      with self.subTest(line), self.assertRaisesRegex(InputError, line):
+        local(**changes)
+
+
+FUNCTIONS = '''
 import optax
 
 def mine(learning_rate):
@@ -202,41 +210,30 @@ def nothing():
   return 3
 
 VALUE = 4
-''').full_path)
-    made = lambda name: local_optimizer(local(optimizer=f'{path}:{name}', lr=0.25))
-    np.testing.assert_array_equal(trained(made('mine'), batch=11)[0] % 0.25, 0)
-    np.testing.assert_array_equal(trained(made('fixed'), batch=11)[0],
-                                  trained(optax.sgd(0.5), batch=11)[0])
-    for name, line in (
-        ('strange', "fails with TypeError: strange.. missing .*'depth'.*; expected a function"),
-        ('nothing', 'which returns a int; expected a function that returns an optax'),
-        ('VALUE', 'expected a function; .* has mine, fixed, strange, nothing'),
-        ('mien', 'did you mean mine?')):
-      with self.subTest(name), self.assertRaisesRegex(InputError, line):
-        made(name)
+'''
 
-  def test_a_path_is_known_from_anywhere(self):
-    path = pathlib.Path(self.create_tempfile('other.py', 'import optax\ndef f(): '
-                                             'return optax.sgd(1.)\n').full_path)
-    relative = path.relative_to(path.parent)
-    with self.subTest('resumed'):
-      import os
-      before = os.getcwd()
-      os.chdir(path.parent)
-      try:
-        config = configs.configure({'local.optimizer': f'{relative}:f'})
-      finally:
-        os.chdir(before)
-      self.assertEqual(config.local.optimizer, f'{path}:f')
 
-  def test_one_line_for_what_does_not_exist(self):
-    for changes, line in (
-        ({'optimizer': 'addam'}, 'local.optimizer=addam; expected .*did you mean adam'),
-        ({'optimizer': 'lbfgs'}, 'local.optimizer=lbfgs'),
-        ({'optimizer': 'adam', 'momentum': 0.5}, 'local.momentum=0.5 with local.optimizer=adam'),
-        ({'optimizer': ''}, 'local.optimizer=;')):
-      with self.subTest(line), self.assertRaisesRegex(InputError, line):
-        local(**changes)
+def test_a_function_of_ones_own(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(FUNCTIONS)
+  made = lambda name: local_optimizer(local(optimizer=f'{path}:{name}', lr=0.25))
+  np.testing.assert_array_equal(trained(made('mine'), batch=11)[0] % 0.25, 0)
+  np.testing.assert_array_equal(trained(made('fixed'), batch=11)[0],
+                                trained(optax.sgd(0.5), batch=11)[0])
+  for name, line in (
+      ('strange', "fails with TypeError: strange.. missing .*'depth'.*; expected a function"),
+      ('nothing', 'which returns a int; expected a function that returns an optax'),
+      ('VALUE', 'expected a function; .* has mine, fixed, strange, nothing'),
+      ('mien', 'did you mean mine?')):
+    with pytest.raises(InputError, match=line):
+      made(name)
+
+
+def test_its_file_is_found_from_anywhere(tmp_path, monkeypatch):
+  (tmp_path / 'other.py').write_text(FUNCTIONS)
+  monkeypatch.chdir(tmp_path)
+  config = configs.configure({'local.optimizer': 'other.py:fixed'})
+  assert config.local.optimizer == f'{tmp_path}/other.py:fixed'
 
 
 if __name__ == '__main__':

@@ -109,6 +109,10 @@ def _build(reference: str, value: Any, inputs: Inputs, settings) -> Model:
   """
   what, kind = f'got model={reference}, which fails', 'tokens' if inputs.vocabulary else 'floats'
   example = _example(inputs)
+  takes = {} if isinstance(value, nn.Module) else taken(value)
+  if inputs.dtype != jnp.float32 and not set(takes) & set(GIVEN['what is computed in']):
+    raise InputError(f'got compute_dtype={jnp.dtype(inputs.dtype).name} with model={reference}, '
+                     'which has no parameter dtype; expected float32')
   with told(f'{what} when it is made', _KINDS):
     make, linen = _maker(reference, value, inputs, dict(settings))
   with told(f'{what} on inputs of shape {inputs.shape} ({kind})', 'a module that takes such '
