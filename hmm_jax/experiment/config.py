@@ -50,7 +50,7 @@ RUN = {
     'data_dir': Setting('', "where the data lie: of TFDS, '' is ~/tensorflow_datasets; of "
                         "crisismmd, '' is ~/tensorflow_datasets/crisismmd"),
     'subset': Setting(1.0, 'share of the examples to use, drawn by partition.seed'),
-    'model': Setting('mlp', f'the network: {", ".join(NETWORKS)}'),
+    'model': Setting('mlp', f'the network: {", ".join(NETWORKS)}, or a flax module of your own'),
     'init': Setting('', "the initial model of all seeds: an exported folder, a file (safetensors, "
                     "npz) or a run, RUN@SEED; '': drawn at random"),
     'init_spread': Setting(
