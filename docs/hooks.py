@@ -17,6 +17,7 @@ from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.reference import settings_table, table
 from hmm_jax.merging import OPERATORS
 from hmm_jax.models import NETWORKS
+from hmm_jax.models.own.factory import GIVEN
 from hmm_jax.registry import KINDS, NEEDS
 from hmm_jax.tasks import TASKS
 
@@ -188,6 +189,12 @@ def _sentence(text):
   return text[0].upper() + text[1:] + '.'
 
 
+def parameters() -> str:
+  """Tables the names of parameters by which a network of one's own is told what it needs."""
+  return table(('what', 'names'), (
+      (what, ', '.join(f'`{name}`' for name in names)) for what, names in GIVEN.items()))
+
+
 MAKERS = {maker.__name__: maker for maker in (
     methods, method, formula, notes, reference, settings, operators, operator_needs,
-    operator_settings, needs, networks, sources, tasks, partitioners, api)}
+    operator_settings, needs, networks, parameters, sources, tasks, partitioners, api)}

@@ -34,7 +34,7 @@ _HOME = {
     'Setting': 'registry:Setting',
     'Source': 'registry:Source',
     # data
-    'dataset': 'experiment.given:dataset',
+    'dataset': 'experiment.federation:given',
     'federation': 'experiment.federation:federation',
     'federate': 'data.federate:federate',
     'partition': 'data.partition:',

@@ -46,6 +46,7 @@ NEEDS = {
     'plain sgd': 'clients train by SGD without momentum',
     'plain loss': 'clients minimize the plain cross-entropy',
     'no prox': 'clients train without local.prox',
+    'constant lr': 'clients train at one learning rate',
     'BatchNorm': 'the network has BatchNorm',
     'trunk': 'the network is more than its head',
     'classes': 'each example has one class: task=classification',
@@ -302,7 +303,21 @@ def records(package: str, files: Collection[str], kind: type[Record]) -> dict[st
   return found
 
 
-def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record]) -> Record:
+class Stand(NamedTuple):
+  """What may stand for a record of a kind: a flax module for a `Network`.
+
+  words:  what it is.
+  fits:   (value) -> whether it is such.
+  record: (reference, value) -> the record.
+  """
+
+  words: str
+  fits: Callable[[Any], bool]
+  record: Callable[[str, Any], Any]
+
+
+def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record],
+         stand: Stand | None = None) -> Record:
   """Returns the record of a known name, or of a reference such as `file.py:RECORD`.
 
   Args:
@@ -310,6 +325,7 @@ def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record]) -
     name: of a known record, or a reference to one of somebody's own.
     known: {name: record}.
     kind: of record.
+    stand: what a reference may name instead.
 
   Raises:
     InputError: an unknown name, or a reference to what is not there.
@@ -319,7 +335,7 @@ def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record]) -
   missing = ''
   if is_reference(name):
     try:
-      return load(key, name, kind)
+      return load(key, name, kind, stand=stand)
     except NoModule:
       missing = '; there is no such module'
   forms = [getattr(record, 'form', known_name) for known_name, record in known.items()]
@@ -342,8 +358,14 @@ def absolute(name: str) -> str:
   return os.path.abspath(os.path.expanduser(name))
 
 
-def load(key: str, reference: str, *kinds: type[Record]) -> Record:
+def load(key: str, reference: str, *kinds: type[Record], stand: Stand | None = None) -> Record:
   """Returns the record that a reference names, which is of one of the kinds.
+
+  Args:
+    key: of the config, for errors.
+    reference: `package.module:RECORD` or `path/to/file.py:RECORD`.
+    *kinds: of records.
+    stand: what may stand for one.
 
   Raises:
     InputError: there is no such file, module or record, or it fails when it is imported.
@@ -366,12 +388,15 @@ def load(key: str, reference: str, *kinds: type[Record]) -> Record:
     raise InputError(f'{wanted} a module that can be imported, but {place} fails with '
                      f'{type(error).__name__}: {error}') from error
   record = getattr(module, attribute, None)
-  if not isinstance(record, kinds):
-    own = [name for name, value in vars(module).items() if isinstance(value, kinds)]
-    names = ' or '.join(kind.__name__ for kind in kinds)
-    raise InputError(f'{wanted} a {names}; {place} has {", ".join(own) or "none"}'
-                     + suggestion(attribute, own))
-  return record
+  if isinstance(record, kinds):
+    return record
+  if stand and stand.fits(record):
+    return stand.record(reference, record)
+  own = [name for name, value in vars(module).items() if isinstance(value, kinds) or (
+      stand and stand.fits(value) and getattr(value, '__module__', '') == module.__name__)]
+  names = ' or '.join([kind.__name__ for kind in kinds] + ([stand.words] if stand else []))
+  raise InputError(f'{wanted} a {names}; {place} has {", ".join(own) or "none"}'
+                   + suggestion(attribute, own))
 
 
 @functools.cache

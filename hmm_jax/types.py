@@ -49,11 +49,13 @@ class Clients(NamedTuple):
 
   Keys and per-client state depend on `id`, never on the position. An example may occur
   more than once and in several clients. `index[k, size[k]:]` is padding and never read.
+  `round` is the number of rounds before the one they train in, where a schedule goes by it.
   """
 
   id: Array  # [K] int32
   index: Array  # [K, N] int32
   size: Array  # [K] int32
+  round: Array | None = None  # [K] int32
 
   def valid(self) -> list[np.ndarray]:
     """Returns the indices of each client without the padding, on the host."""
@@ -349,12 +351,26 @@ class Algorithm(NamedTuple):
   stacks: tuple[str, ...] = ()
 
 
+class Moment(NamedTuple):
+  """Where in a run a client's local step is; int32 scalars.
+
+  round: rounds before this one; None where no schedule goes by it.
+  step:  local steps before this one, in this round.
+  steps: all local steps of this client in this round.
+  """
+
+  round: Array | None
+  step: Array
+  steps: Array
+
+
 class Batch(NamedTuple):
   """One minibatch; examples with mask False are padding."""
 
   x: PyTree  # [B, ...]
   y: Array  # [B] int32
   mask: Array  # [B] bool
+  moment: Moment | None = None
 
 
 class Local(Protocol):

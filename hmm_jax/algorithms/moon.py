@@ -120,6 +120,7 @@ SETTINGS = {
 
 def build_moon(parts: Parts, settings) -> Algorithm:
   loss = contrastive(parts.loss(), parts.model, mu=settings.mu, tau=settings.tau)
+  parts.features()  # Raises InputError if there is no head that reads them.
   return moon(parts.model, parts.training(loss), **parts.cohort)
 
 

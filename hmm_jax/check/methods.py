@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.algorithms.parts import Parts
+from hmm_jax.algorithms.parts import Parts, in_rounds
 from hmm_jax.check import tasks, toys
 from hmm_jax.client import mappers
 from hmm_jax.experiment import config as configs
@@ -63,7 +63,8 @@ class Trial:
   def make(self, mapper: Mapper | None = None) -> Algorithm:
     """Builds the method, with another mapper than one by one if it is given."""
     parts = Parts(self.config, self.model, mapper or mappers.one_by_one(), self.federation)
-    return self.method.build(parts, configs.section(self.config, self.method))
+    made = self.method.build(parts, configs.section(self.config, self.method))
+    return in_rounds(made, self.config)
 
   @property
   def samples(self) -> bool:

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.types import Array, InputError, Loss, Model
+from hmm_jax.types import Array, Batch, InputError, Loss, Model
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
@@ -66,6 +67,49 @@ def proximal(loss: Loss, mu: float, *,
     return value + mu / 2 * tree.dot(drift, drift), aux
 
   return pulled
+
+
+def accumulated(loss: Loss, batch: int) -> Loss:
+  """Returns a loss whose gradient is computed `batch` examples at a time, and added up.
+
+  The gradient of a batch is that of `loss` on all of its examples, but for rounding; parts count
+  by their valid examples. BatchNorm normalizes each part by itself, and its running statistics see
+  one after the other.
+  """
+
+  def total(params, statistics, examples, start, extra, key):
+    count = -(-len(examples.mask) // batch)
+    if count == 1:
+      return loss(params, statistics, examples, start, extra, key)
+    fixed, valid = lax.stop_gradient(params), examples.mask.sum()
+
+    def add(carry, part):
+      slope, statistics, mean = carry
+      rows, i = part
+      gradient, (variables, value) = jax.grad(loss, has_aux=True)(
+          fixed, statistics, rows, start, extra, jax.random.fold_in(key, i))
+      share = rows.mask.sum() / jnp.maximum(valid, 1)
+      return (tree.add(slope, tree.scale(share, gradient)), tree.statistics(variables),
+              mean + share * value), None
+
+    parts = _parts(examples._replace(moment=None), count, batch), jnp.arange(count)
+    (slope, statistics, mean), _ = lax.scan(
+        add, (tree.zeros(params), statistics, jnp.float32(0)), parts)
+    # What has this slope in the parameters is as good as the loss itself.
+    value = tree.dot(lax.stop_gradient(slope), params)
+    return value, ({'params': params, **statistics}, mean)
+
+  return total
+
+
+def _parts(examples: Batch, count: int, batch: int) -> Batch:
+  """Splits a batch in `count` of `batch` examples each; masked ones fill up the last."""
+  extra = count * batch - len(examples.mask)
+  split = lambda x, **how: jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1), **how).reshape(
+      count, batch, *x.shape[1:])
+  # Padding repeats an example, because masked values must not be NaN either.
+  made = jax.tree.map(lambda x: split(x, mode='edge'), examples)
+  return made._replace(mask=split(examples.mask))
 
 
 def corrected(loss: Loss) -> Loss:

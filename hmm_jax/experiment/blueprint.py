@@ -25,7 +25,7 @@ import numpy as np
 from hmm_jax.data import normalize, numbering
 from hmm_jax.experiment import config as configs
 from hmm_jax.models import NETWORKS, classifier
-from hmm_jax.registry import Inputs, Network, find, section
+from hmm_jax.registry import Inputs, section
 from hmm_jax.tasks import TASKS
 from hmm_jax.types import Array, Dataset, Federation, InputError, Model, PyTree
 
@@ -49,7 +49,7 @@ def describe(config: ConfigDict, data: Dataset, federated: Federation) -> dict[s
 
 def without_normalization(config: ConfigDict, data: Dataset) -> dict[str, Any]:
   """Does what `describe` does, for inputs that are normalized already."""
-  record, x = find('model', config.model, NETWORKS, Network), data.x_train
+  record, x = configs.network(config.model), data.x_train
   kind = _kind(x)
   if kind not in record.takes:
     suitable = [name for name, other in NETWORKS.items() if kind in other.takes]
@@ -76,7 +76,7 @@ def network(about: Mapping[str, Any]) -> Model:
   Raises:
     InputError: the file of its record is gone, or its settings are invalid.
   """
-  record = find('model', about['network'], NETWORKS, Network)
+  record = configs.network(about['network'])
   shape = {entry['modality']: tuple(entry['shape']) for entry in about['inputs']}
   inputs = Inputs(shape.get('', shape), about['classes'], jnp.dtype(about['compute_dtype']),
                   about['vocabulary'], TASKS[about['task']].positions)

@@ -13,7 +13,7 @@ import psutil
 
 from hmm_jax import tree
 from hmm_jax.algorithms.engines.fine_tuning import fine_tuned
-from hmm_jax.algorithms.parts import LOCAL, Parts, one_global_model
+from hmm_jax.algorithms.parts import LOCAL, Parts, in_rounds, one_global_model
 from hmm_jax.client import mappers
 from hmm_jax.client.initial import begun_from
 from hmm_jax.data import augment, storage
@@ -97,7 +97,7 @@ def method(config: ConfigDict, net: Model, mapper: Mapper, federated: Federation
   """
   record, parts = configs.method(config), Parts(config, net, mapper, federated)
   with section('local', LOCAL), section(record.name, record.settings):
-    made = record.build(parts, configs.section(config, record))
+    made = in_rounds(record.build(parts, configs.section(config, record)), config)
     settings = config.fine_tune
     if not settings.epochs:
       return made

@@ -1,12 +1,14 @@
 """Builds the federation of a config: data set, server examples and client examples."""
 
 from collections.abc import Callable
+import functools
 import os
+from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
 
-from hmm_jax.data import arrays, corrupt, federate, numbering, server, storage, values
+from hmm_jax.data import arrays, corrupt, federate, memory, numbering, server, storage, values
 from hmm_jax.data.partition import PARTITIONERS
 from hmm_jax.data.sources import SOURCES, tfds
 from hmm_jax.experiment import config as configs
@@ -28,6 +30,13 @@ def dataset(config: ConfigDict, given: Dataset | None = None) -> Dataset:
   return federate.subset(loaded, config.subset, config.partition.seed)
 
 
+@functools.wraps(memory.dataset)
+def given(x: Any, *args, **more) -> Dataset:
+  if isinstance(x, ConfigDict):
+    return dataset(x)
+  return memory.dataset(x, *args, **more)
+
+
 def _load(config, name, key='dataset'):
   """Loads a data set by name: from a built-in source, a user's record, or TFDS."""
   source, _, path = name.partition(':')
@@ -35,7 +44,7 @@ def _load(config, name, key='dataset'):
     record = SOURCES[source]
   elif source in SOURCES or (':' in name and key in configs.references({key: name})):
     forms = {record.form: record for record in SOURCES.values()}
-    record, path = find(key, name, forms, Source, FUNCTION), ''
+    record, path = find(key, name, forms, Source, memory.FUNCTION), ''
   else:
     record, path = SOURCES['tfds'], name
   try:

@@ -9,7 +9,6 @@ import os
 from hmm_jax.data import storage
 from hmm_jax.types import InputError, SaveError
 
-
 TEXTS = ('name',)  # columns that hold no numbers
 
 

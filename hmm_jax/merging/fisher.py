@@ -91,7 +91,7 @@ def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, k
 
   def add(total, batch):
     own, key = batch
-    x, y, mask = take(examples, own)
+    x, y, mask, _ = take(examples, own)
     each = gradients(params, x, y, jax.random.split(key, chunk))
     counts = mask.astype(jnp.float32)
     return jax.tree.map(lambda t, g: t + jnp.tensordot(counts, jnp.square(g), 1), total, each), None

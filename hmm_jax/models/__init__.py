@@ -4,7 +4,8 @@ This is the registry: a network is built in if its file is listed here. flax is 
 package only.
 """
 
-from hmm_jax.registry import Network, records
+from hmm_jax.models.own.factory import is_own, own_network
+from hmm_jax.registry import Network, Stand, records
 
 FILES = (
     'mlp',
@@ -16,3 +17,4 @@ FILES = (
 )
 
 NETWORKS = records(__name__, FILES, Network)
+OWN = Stand('flax module, its class, or a function that returns one', is_own, own_network)

@@ -10,8 +10,8 @@ def load(path: str, settings, data_dir: str):
   Raises:
     InputError: always.
   """
-  raise InputError(f'got dataset=given:{path}, data that a Python program gave to the run; expected '
-                   'hmm_jax.run(config, workdir, data=...), or a data set that can be loaded')
+  raise InputError(f'got dataset=given:{path}, data that a Python program gave to the run; '
+                   'expected hmm_jax.run(config, workdir, data=...), or a data set that can be loaded')
 
 
 SOURCE = Source('given', load, path=True,

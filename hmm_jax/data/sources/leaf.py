@@ -94,8 +94,8 @@ def _arrays(x, y, shape, refusal) -> tuple[np.ndarray, np.ndarray, str]:
     parts = shape.lower().split('x')
     axes = [int(part) if part.isdecimal() else 0 for part in parts]
     if math.prod(axes) != inputs[0].size:
-      raise InputError(f'got leaf.shape={shape}; expected numbers such as 28x28x1 with a product of '
-                       f'{inputs[0].size}, the numbers of an input')
+      raise InputError(f'got leaf.shape={shape}; expected numbers such as 28x28x1 with a product '
+                       f'of {inputs[0].size}, the numbers of an input')
     inputs = inputs.reshape(-1, *axes)
   return inputs, values.targets(labels, 'y', len(inputs), refusal), ''
 

@@ -1,13 +1,14 @@
 """Data sets from what people have in memory: arrays, data frames, data sets of other libraries."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+import inspect
+import textwrap
 from typing import Any
 
-from ml_collections import ConfigDict
 import numpy as np
 
 from hmm_jax.data import columns, values
-from hmm_jax.experiment import federation
+from hmm_jax.registry import Source, Stand
 from hmm_jax.types import Dataset, InputError
 
 
@@ -17,8 +18,8 @@ def dataset(x: Any, y: Any = None, *, client: Any = None, domain: Any = None, te
 
   Args:
     x: inputs [D, ...], as a NumPy array, or lists; or a table: a pandas DataFrame, or a set of
-      Hugging Face's `datasets`; or a torch Dataset or another iterable, of pairs (x, y). Also a
-      config, whose data set is loaded.
+      Hugging Face's `datasets`; or a torch Dataset or another iterable, of pairs (x, y).
+      `hmm_jax.dataset` also takes a config, and loads its data set.
     y: labels, targets or tokens [D] or [D, C], numbers or strings; of a table, names of columns.
       Not given for pairs.
     client: the natural owner of each training example, [D] numbers or strings; of a table, the
@@ -32,8 +33,6 @@ def dataset(x: Any, y: Any = None, *, client: Any = None, domain: Any = None, te
   Raises:
     InputError: it is none of these, or its parts don't fit together.
   """
-  if isinstance(x, ConfigDict):
-    return federation.dataset(x)
   refusal = lambda text: InputError(f'got data {name!r}; {text}')
   if _is_table(x):
     roles = columns.Roles([y] if isinstance(y, str) else list(y or ()), client or '', split, inputs,
@@ -78,7 +77,7 @@ def _arrays(x, y, what, refusal) -> tuple[np.ndarray, np.ndarray]:
   return values.inputs(x, what, refusal), values.targets(y, 'y', len(x), refusal)
 
 
-def _unzipped(pairs: Iterable, what: str, refusal: Callable) -> tuple[list, list]:
+def _unzipped(pairs: Any, what: str, refusal: Callable) -> tuple[list, list]:
   if isinstance(pairs, np.ndarray):
     raise refusal(f'expected y beside the array {what}')
   items = (pairs[i] for i in range(len(pairs))) if hasattr(pairs, '__getitem__') and hasattr(
@@ -121,3 +120,25 @@ def _aligned(owner, name, count, refusal) -> np.ndarray:
     raise refusal(f'{name} is {owner.dtype} {owner.shape}; expected whole numbers or strings '
                   f'({count},), one for each training example')
   return owner
+
+
+def _returned(reference: str, function: Callable) -> Source:
+  """Returns the source of what a function returns: a Dataset, or what `dataset` takes."""
+
+  def load(path, settings, data_dir):
+    try:
+      made = function()
+    except InputError:
+      raise
+    except Exception as error:  # It is the user's own code.
+      raise InputError(f'got dataset={reference}, which fails with {type(error).__name__}: '
+                       f'{textwrap.shorten(str(error), 200)}; expected {FUNCTION.words}') from error
+    if isinstance(made, Dataset):
+      return made
+    return dataset(*(made if isinstance(made, tuple) else (made,)), name=reference)
+
+  return Source(reference.rpartition(':')[2], load)
+
+
+FUNCTION = Stand('a function without arguments that returns a Dataset, or inputs and labels (x, y)',
+                 lambda value: inspect.isfunction(value), _returned)
