@@ -51,6 +51,8 @@ NETS = {
     'resnet18': Net('resnet', ('resnet.size', '18'), (32, 32, 3), 2),
     'vgg16': Net('vgg16', ('vgg16.norm', 'batch'), (32, 32, 3), 3),
     'lstm': Net('lstm', ('lstm.hidden', (256, 256)), (80,), 6),
+    'vit': Net('vit', ('vit.size', 'micro'), (28, 28, 1), 10),
+    'gpt': Net('gpt', ('gpt.layers', 4), (80,), 5),
 }
 
 
@@ -109,7 +111,7 @@ class Torch:
                                      stdout=subprocess.PIPE, text=True, env=environment)
 
   def answer(self, net: Net, optimizer: str, **task):
-    shape = (90,) if net.model == 'lstm' else (net.shape[-1], *net.shape[:-1])
+    shape = (90,) if len(net.shape) == 1 else (net.shape[-1], *net.shape[:-1])
     settings = [] if net.model in ('vgg16', 'lstm') else [net.setting[1]]
     task |= {'model': net.model, 'settings': settings, 'shape': shape, 'classes': CLASSES,
              'optimizer': optimizer}

@@ -23,6 +23,8 @@ CNNS = {  # convolutions, whether each is pooled, window, padding, hidden layers
 RESNETS = {  # widths of the stages, blocks in each
     '9-narrow': ((8, 16, 32, 64), 1), '18': ((64, 128, 256, 512), 2), '20': ((16, 32, 64), 3),
 }
+VITS = {'micro': (64, 4, 4, 4)}  # width, layers, heads, side of a patch
+LENGTH = 80  # tokens of an example
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
@@ -168,12 +170,79 @@ class Lstm(Trunk):
     return x[:, -1]
 
 
+class Attention(nn.Module):
+
+  def __init__(self, width, heads, causal):
+    super().__init__()
+    self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+    self.heads, self.causal = heads, causal
+
+  def forward(self, x):
+    query, key, value = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                         for layer in (self.query, self.key, self.value))
+    mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+    return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class TransformerBlock(nn.Module):
+
+  def __init__(self, width, heads, causal):
+    super().__init__()
+    self.LayerNorm_0, self.LayerNorm_1 = (nn.LayerNorm(width, eps=1e-6) for _ in range(2))
+    self.attention = Attention(width, heads, causal)
+    self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+  def forward(self, x):
+    x = x + self.attention(self.LayerNorm_0(x))
+    return x + self.down(functional.gelu(self.up(self.LayerNorm_1(x))))
+
+
+class Transformer(Trunk):
+
+  def __init__(self, width, layers, heads, positions, causal):
+    super().__init__()
+    self.positions, self.features = nn.Embedding(positions, width), width
+    self.blocks = [self._add('Block', TransformerBlock(width, heads, causal))
+                   for _ in range(layers)]
+    self.last_norm = self._add('LayerNorm', nn.LayerNorm(width, eps=1e-6))
+
+  def stream(self, x):
+    x = x + self.positions.weight
+    for block in self.blocks:
+      x = block(x)
+    return x
+
+
+class Vit(Transformer):
+
+  def __init__(self, shape, size):
+    width, layers, heads, patch = VITS[size]
+    super().__init__(width, layers, heads, 1 + shape[1] * shape[2] // patch**2, causal=False)
+    self.token = nn.Embedding(1, width)
+    self.patches = nn.Conv2d(shape[0], width, patch, patch)
+
+  def forward(self, x):
+    x = self.patches(x).flatten(2).transpose(1, 2)
+    token = self.token.weight.expand(len(x), 1, -1)
+    return self.last_norm(self.stream(torch.cat([token, x], dim=1))[:, 0])
+
+
+class Gpt(Transformer):
+
+  def __init__(self, shape, layers):
+    super().__init__(128, layers, 4, LENGTH, causal=True)
+    self.tokens = nn.Embedding(shape[0], 128)
+
+  def forward(self, x):
+    return self.last_norm(self.stream(self.tokens(x))[:, -1])
+
+
 class Network(nn.Module):
 
   def __init__(self, model, settings, shape, classes):
     super().__init__()
     self.trunk = {'mlp': Perceptron, 'cnn': Cnn, 'resnet': ResNet, 'vgg16': Vgg16,
-                  'lstm': Lstm}[model](shape, *settings)
+                  'lstm': Lstm, 'vit': Vit, 'gpt': Gpt}[model](shape, *settings)
     self.head = nn.Linear(self.trunk.features, classes)
 
   def forward(self, x):
@@ -193,9 +262,12 @@ class Network(nn.Module):
       if owner[-1] == 'Dense_0' and kind == 'kernel':  # Pixels come before channels.
         channels, *image = self.trunk.flattened
         value = value.reshape(*image, channels, -1).permute(3, 2, 0, 1).flatten(1)
+      elif owner[-1] == 'patches' and kind == 'kernel':
+        _, channels, *window = state[name].shape
+        value = value.reshape(*window, channels, -1).permute(3, 2, 0, 1)
       elif value.ndim == 4:
         value = value.permute(3, 2, 0, 1)
-      elif value.ndim == 2 and not owner[-1].startswith('Embed'):
+      elif value.ndim == 2 and kind != 'embedding':
         value = value.T
       assert state[name].shape == value.shape, (name, state[name].shape, value.shape)
       state[name].copy_(value)
@@ -238,7 +310,7 @@ def client(number, tasks, barrier, answers):
     if task['begin']:
       rows = task['rows']
       network = Network(task['model'], task['settings'], task['shape'], task['classes'])
-      x = (torch.randint(task['shape'][0], (rows, 80)) if task['model'] == 'lstm'
+      x = (torch.randint(task['shape'][0], (rows, LENGTH)) if task['model'] in ('lstm', 'gpt')
            else torch.randn(rows, *task['shape']))
       y = torch.randint(task['classes'], (rows,))
     update = optimizer(task['optimizer'], network.parameters())

@@ -153,12 +153,14 @@ class Symmetry(NamedTuple):
 
   A permutation of a group gives the source unit of each position. Any one is allowed unless
   the units form several `runs` of equal length, such as channels normalized together: then
-  units are permuted within a run, and whole runs are permuted.
+  units are permuted within a run, and whole runs are permuted. The runs of tied groups, such as
+  the queries and the values of the heads of attention, are permuted alike.
   """
 
   axes: PyTree  # like `variables`: for each leaf a tuple with the group, or None, of each axis
   size: dict[str, int]  # units per group; groups are in the network's order
   runs: dict[str, int]  # runs per group
+  ties: tuple[tuple[str, ...], ...] = ()  # groups of as many runs, which are permuted alike
 
 
 class Embedded(NamedTuple):
@@ -214,7 +216,8 @@ class Model(NamedTuple):
               augmentation; None switches both off.
   features:   (variables, x, *, train=False, mask=None, key=None) -> [B, F], the
               input of the head.
-  head:       (variables, features [B, F]) -> outputs [B, C]: the rest of `apply`.
+  head:       (variables, features [B, F]) -> outputs [B, C]: the rest of `apply`. A network
+              built for `Inputs.positions` has [B, T, F] and [B, T, C].
   statistics: (variables, x, *, mask=None) -> `variables` less 'params' with the
               statistics of this batch: mean and variance at each BatchNorm.
   groups:     (variables) -> a tree of the same structure whose leaves are module

@@ -12,7 +12,9 @@ FILES = (
     'cnn',
     'resnet',
     'vgg16',
+    'vit',
     'lstm',
+    'gpt',
     'fusion',
 )
 

@@ -14,7 +14,7 @@ from hmm_jax.types import Array, InputError, Model, PyTree, Task
 
 
 class Classifier(nn.Module):
-  """A trunk, [B, ...] -> [B, F], and a linear head."""
+  """A trunk, [B, ...] -> [B, F], and a linear head; [B, T, F] if it has outputs at T positions."""
 
   trunk: nn.Module
   classes: int
@@ -115,8 +115,8 @@ def classifier(
   def symmetry():
     if wiring is None:
       raise InputError(f'got trunk={type(trunk).__name__}, whose wiring is unknown; expected mlp, '
-                       'cnn, vgg16, resnet, lstm, or fusion with one branch; or a merge that '
-                       'permutes no hidden units')
+                       'cnn, vgg16, resnet, vit, lstm, gpt, or fusion with one branch; or a '
+                       'merge that permutes no hidden units')
     return symmetries.symmetry(*trace(), wiring)
 
   return Model(

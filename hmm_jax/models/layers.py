@@ -33,6 +33,22 @@ def uniform(fan_in: int) -> Initializer:
   return functools.partial(_draw, sample)
 
 
+def xavier(key: Key, shape: Sequence[int], dtype: jnp.dtype) -> Array:
+  """Draws a matrix from Glorot's uniform distribution, as usual in transformers."""
+  bound = math.sqrt(6 / sum(shape))
+  return bound * _draw(functools.partial(jax.random.uniform, minval=-1), key, shape, dtype)
+
+
+def lecun(key: Key, shape: Sequence[int], dtype: jnp.dtype) -> Array:
+  """Draws a matrix from LeCun's normal distribution."""
+  return normal(shape[0]**-0.5)(key, shape, dtype)
+
+
+def normal(deviation: float) -> Initializer:
+  """Returns the initializer of a normal distribution about 0."""
+  return lambda key, shape, dtype: deviation * _draw(jax.random.normal, key, shape, dtype)
+
+
 def _draw(sample, key, shape, dtype):
   # XLA:CPU compiles a one-dimensional draw ten times faster than a four-dimensional one.
   return sample(key, (math.prod(shape),), dtype).reshape(shape)

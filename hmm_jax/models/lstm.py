@@ -41,11 +41,12 @@ class LSTM(nn.Module):
 
 
 class Trunk(nn.Module):
-  """Token embedding and LSTM layers: [B, T] -> the last state of the last layer."""
+  """Token embedding and LSTM layers: [B, T] -> the last state [B, F], or all [B, T, F]."""
 
   vocabulary: int
   embedding: int
   hidden: tuple[int, ...]
+  at_each_position: bool
   dtype: jnp.dtype
 
   @nn.compact
@@ -54,19 +55,20 @@ class Trunk(nn.Module):
                  embedding_init=nn.initializers.normal(1))(x.T)
     for features in self.hidden:
       x = LSTM(features)(x)
-    return x[-1]
+    return x.swapaxes(0, 1) if self.at_each_position else x[-1]
 
 
 def lstm(
     embedding: int = 8,
     hidden: tuple[int, ...] = (256, 256),
     *,
+    at_each_position: bool = False,
     vocabulary: int,
     classes: int,
     input_shape: tuple[int, ...],
     dtype: jnp.dtype = jnp.float32,
 ) -> Model:
-  """Returns stacked LSTM layers that classify a sequence of tokens by the last state.
+  """Returns stacked LSTM layers that predict from the last state, or from each.
 
   Kernels are initialized as in PyTorch. Our choice: one bias per gate instead of two, and no
   larger bias of the forget gate.
@@ -74,6 +76,7 @@ def lstm(
   Args:
     embedding: width of a token.
     hidden: width of each layer.
+    at_each_position: gives features [B, T, F] and logits [B, T, C], instead of the last position's.
     vocabulary: number of different tokens, which are numbered from 0.
     input_shape: (T,), tokens per example.
 
@@ -91,14 +94,15 @@ def lstm(
     raise InputError(f'got hidden={tuple(hidden)}; expected widths of at least 1, one per layer')
   if len(input_shape) != 1:
     raise InputError(f'got model=lstm with inputs of shape {input_shape}; expected tokens [T]')
-  trunk = Trunk(vocabulary, embedding, tuple(hidden), dtype)
+  trunk = Trunk(vocabulary, embedding, tuple(hidden), at_each_position, dtype)
   return classifier(trunk, classes=classes, dtype=dtype, wiring=chain,
                     input_shape=jax.ShapeDtypeStruct(tuple(input_shape), jnp.int32))
 
 
 def build_lstm(inputs: Inputs, settings) -> Model:
-  return lstm(settings.embedding, settings.hidden, vocabulary=inputs.vocabulary,
-              classes=inputs.classes, input_shape=inputs.shape, dtype=inputs.dtype)
+  return lstm(settings.embedding, settings.hidden, at_each_position=inputs.positions,
+              vocabulary=inputs.vocabulary, classes=inputs.classes, input_shape=inputs.shape,
+              dtype=inputs.dtype)
 
 
 NETWORK = Network(

@@ -12,7 +12,7 @@ import jax
 
 from hmm_jax.types import PyTree, Symmetry
 
-_NORMALIZATIONS = nn.BatchNorm | nn.GroupNorm
+_NORMALIZATIONS = nn.BatchNorm | nn.GroupNorm | nn.LayerNorm
 
 
 def chain(layers: Sequence[str]) -> dict[str, tuple]:

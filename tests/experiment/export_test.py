@@ -27,6 +27,8 @@ FAST = [
     ('mlp', {'normalize': 'none', 'compute_dtype': 'bfloat16'}, 'images'),
     *(('cnn', {'cnn.size': size}, 'images') for size in ('lenet', 'small', 'pfl', 'pfllib')),
     ('resnet', {}, 'images'),
+    ('vit', {}, 'images'),
+    ('gpt', {'gpt.layers': 1, 'gpt.width': 8, 'gpt.positions': 9}, 'tokens'),
     ('lstm', {'lstm.hidden': (4, 3)}, 'tokens'),
     ('lstm', {'lstm.hidden': (4,), 'normalize': 'none'}, 'tokens'),
     ('fusion', {'fusion.channels': (2,)}, 'modalities'),

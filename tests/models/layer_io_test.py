@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from reference.variables import drawn
 
-from hmm_jax.models import cnn, resnet
+from hmm_jax.models import cnn, resnet, vit
 from hmm_jax.models.classifier import classifier, preprocessed
+from hmm_jax.models.gpt import gpt
 from hmm_jax.models.lstm import lstm
 from hmm_jax.models.mlp import mlp
 
@@ -19,6 +20,7 @@ _MODELS = {
         (4, 6), (False, True), window=3, padding=0, hidden=(5,), least=6)), **_IMAGES),
     # Convolutions with strides, without a bias and with one.
     'resnet': lambda: classifier(resnet.Trunk(resnet.Size((4, 6), (1, 1)), 'batch'), **_IMAGES),
+    'vit': lambda: classifier(vit.Trunk(vit.Size(6, 1, 2, 4)), **_IMAGES),
     'resnet_biased': lambda: classifier(
         resnet.Trunk(resnet.Size((4, 6), (1, 1)), 'none'), **_IMAGES),
 }
@@ -65,6 +67,15 @@ class LinearTest(parameterized.TestCase):
     variables, x = drawn(model), images(2)
     np.testing.assert_allclose(raw.linear(variables, x)['head'].inputs,
                                model.linear(variables, 2 * x)['head'].inputs, rtol=1e-6)
+
+  def test_of_a_transformer_all_dense_layers_of_a_block(self):
+    model = gpt(1, width=8, heads=2, vocabulary=7, classes=7, input_shape=(3,))
+    seen = jax.eval_shape(model.linear, drawn(model), jnp.zeros((2, 3), jnp.int32))
+    block = ['attention/query', 'attention/key', 'attention/value', 'attention/out', 'up', 'down']
+    self.assertCountEqual(seen, [*(f'trunk/Block_0/{layer}' for layer in block), 'head'])
+    self.assertEqual(seen['trunk/Block_0/attention/key'].inputs.shape, (2 * 3, 8))
+    # The last block is computed at the last position only.
+    self.assertEqual(seen['trunk/Block_0/down'].inputs.shape, (2, 4 * 8))
 
   def test_of_a_recurrent_network_only_the_head_is_linear(self):
     model = lstm(4, (5,), vocabulary=7, classes=7, input_shape=(3,))

@@ -46,7 +46,7 @@ def _forward(params, x):
       h = o * np.tanh(c)
       states.append(h)
     sequence = states
-  return sequence[-1]
+  return sequence
 
 
 class LstmTest(parameterized.TestCase):
@@ -55,12 +55,15 @@ class LstmTest(parameterized.TestCase):
   def test_forward_pass(self, hidden):
     model, variables = _made(hidden)
     x = _tokens(5)
-    features = np.stack([_forward(variables['params'], row) for row in x])
+    states = np.array([_forward(variables['params'], row) for row in x])
+    features = states[:, -1]
     np.testing.assert_allclose(jax.jit(model.features)(variables, x), features, atol=1e-5)
     head = variables['params']['head']
     np.testing.assert_allclose(jax.jit(model.apply)(variables, x)[0],
                                features @ np.asarray(head['kernel']) + np.asarray(head['bias']),
                                atol=1e-5)
+    each = lstm(2, hidden, at_each_position=True, **_SETTINGS)
+    np.testing.assert_allclose(jax.jit(each.features)(variables, x), states, atol=1e-5)
 
   def test_parameters(self):
     model = lstm(vocabulary=80, classes=80, input_shape=(40,))

@@ -10,9 +10,10 @@ import numpy as np
 from reference import permutations, toys
 
 from hmm_jax.merging.alignment.permutation import permute
-from hmm_jax.models import cnn, layers, resnet, vgg16
+from hmm_jax.models import cnn, layers, resnet, transformer, vgg16, vit
 from hmm_jax.models.classifier import classifier, preprocessed
 from hmm_jax.models.fusion import fusion
+from hmm_jax.models.gpt import gpt
 from hmm_jax.models.lstm import lstm
 from hmm_jax.models.mlp import mlp
 from hmm_jax.models.symmetry import chain
@@ -33,10 +34,18 @@ def residual(norm):
   return classifier(trunk, wiring=resnet.wiring, **IMAGES)
 
 
+def attentive():
+  """Returns a narrow ViT of two blocks, each with two heads of three units."""
+  trunk = vit.Trunk(vit.Size(6, 2, 2, 4))
+  return transformer.with_heads(classifier(trunk, wiring=transformer.wiring, **IMAGES), 2)
+
+
 SMALL = {
     'mlp': lambda: mlp((6, 5), **IMAGES),
     'cnn': convolutional,
     'lstm': lambda: lstm(3, (4, 5), vocabulary=7, classes=7, input_shape=(5,)),
+    'vit': attentive,
+    'gpt': lambda: gpt(1, width=6, heads=3, vocabulary=7, classes=7, input_shape=(5,)),
     'fusion-image': lambda: fusion((4, 6), 1, 5, **IMAGES),
     'fusion-text': lambda: fusion((1,), 4, 5, classes=3, input_shape=(7,)),
     **{f'resnet-{norm}': functools.partial(residual, norm) for norm in layers.NORMS},
@@ -46,6 +55,9 @@ WIDTHS = {
     'softmax': (lambda: mlp((), **IMAGES), []),
     'mlp': (SMALL['mlp'], [6, 5]),
     'lstm': (SMALL['lstm'], [3, 4, 5]),
+    # The stream, then queries with keys, values, and the perceptron of each block.
+    'vit': (SMALL['vit'], [6, *2 * [6, 6, 24]]),
+    'gpt': (SMALL['gpt'], [6, 6, 6, 24]),
     'fusion-image': (SMALL['fusion-image'], [4, 6, 5]),
     'fusion-text': (SMALL['fusion-text'], [4, 5]),
     **{f'cnn-{size}': (functools.partial(cnn.cnn, size, classes=3, input_shape=(28, 28, 1)),
@@ -92,7 +104,8 @@ class SymmetryTest(parameterized.TestCase):
   @parameterized.named_parameters((name, name) for name in SMALL)
   def test_a_network_computes_the_same(self, name):
     rng = np.random.default_rng(1)
-    x = {'lstm': rng.integers(0, 7, (4, 5)), 'fusion-text': rng.normal(size=(4, 7))}.get(
+    tokens = rng.integers(0, 7, (4, 5))
+    x = {'lstm': tokens, 'gpt': tokens, 'fusion-text': rng.normal(size=(4, 7))}.get(
         name, rng.normal(size=(4, 8, 8, 3)))
     self.assert_computes_the_same(SMALL[name](), x)
 
@@ -117,7 +130,9 @@ class SymmetryTest(parameterized.TestCase):
         jax.tree.structure(variables).flatten_up_to(symmetry.axes), strict=True):
       *module, kind = (step.key for step in path[1:])
       window = leaf.ndim - 2 if kind == 'kernel' else 0
-      is_first, is_last = '/'.join(module) == first, module == ['head']
+      # The entries of an embedding are tokens or positions, in an order that is given.
+      is_first = '/'.join(module) == first or kind == 'embedding'
+      is_last = module == ['head']
       open_axes = ([True] * window + [is_first] * (leaf.ndim - window - 1) + [is_last])
       self.assertEqual([group is None for group in groups], open_axes, (module, kind))
       for group, length in zip(groups, leaf.shape, strict=True):
@@ -129,6 +144,24 @@ class SymmetryTest(parameterized.TestCase):
     runs = {group: math.gcd(32, count // 2) if norm == 'group' else 1
             for group, count in symmetry.size.items()}
     self.assertEqual(symmetry.runs, runs)
+
+  def test_heads_are_tied(self):
+    symmetry = attentive().symmetry()
+    ties = [tuple(f'trunk/Block_{n}/attention/{layer}' for layer in ('query', 'value'))
+            for n in range(2)]
+    self.assertEqual(symmetry.ties, tuple(ties))
+    self.assertEqual(symmetry.runs, {group: 2 if 'attention' in group else 1
+                                     for group in symmetry.size})
+
+  @parameterized.parameters('query', 'value')
+  def test_heads_of_queries_and_values_apart_compute_otherwise(self, layer):
+    model = attentive()
+    symmetry, variables = model.symmetry(), drawn(model)
+    matching = {group: np.arange(count) for group, count in symmetry.size.items()}
+    x = np.random.default_rng(1).normal(size=(4, 8, 8, 3))
+    run = toys.jit(lambda matching: model.apply(permute(symmetry, variables, matching), x)[0])
+    group = f'trunk/Block_0/attention/{layer}'
+    toys.assert_far(run({**matching, group: np.roll(np.arange(6), 3)}), run(matching), least=0.01)
 
   def test_apart_they_are_normalized_otherwise(self):
     model = residual('group')

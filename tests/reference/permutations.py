@@ -7,11 +7,12 @@ import numpy as np
 
 def draw(rng, symmetry):
   """Draws one of the permutations of each group that a network allows: {group: [n]}."""
-  drawn = {}
+  drawn, tied = {}, {}
   for group, count in symmetry.size.items():
     width = count // symmetry.runs[group]
-    drawn[group] = np.concatenate([run * width + rng.permutation(width)
-                                   for run in rng.permutation(symmetry.runs[group])])
+    tie = next((groups for groups in symmetry.ties if group in groups), group)
+    runs = tied.setdefault(tie, rng.permutation(symmetry.runs[group]))
+    drawn[group] = np.concatenate([run * width + rng.permutation(width) for run in runs])
   return drawn
 
 

@@ -11,7 +11,7 @@ def load(path: str, settings, data_dir: str):
     InputError: always.
   """
   raise InputError(f'got dataset=given:{path}, data that a Python program gave to the run; '
-                   'expected hmm_jax.run(config, workdir, data=...), or a data set that can be loaded')
+                   'expected hmm_jax.run(..., data=...), or a data set that can be loaded')
 
 
 SOURCE = Source('given', load, path=True,

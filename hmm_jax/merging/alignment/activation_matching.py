@@ -9,7 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from hmm_jax import tree
-from hmm_jax.merging.alignment.permutation import assign, permute
+from hmm_jax.merging.alignment.permutation import assign, permute, together
 from hmm_jax.merging.batches import mean_over_batches, row_weights
 from hmm_jax.registry import Operator
 from hmm_jax.types import Array, Examples, InputError, Model, PyTree
@@ -55,7 +55,11 @@ def match_activations(
   moments = mean_over_batches(measure, examples, rows)
   gains = lambda group: sum(_correlations(*moments[path]) for path in moments
                             if written[path] == group)
-  return {group: assign(gains(group), runs) for group, runs in symmetry.runs.items()}
+  matching = {}
+  for groups in together(symmetry):
+    found = assign([gains(group) for group in groups], symmetry.runs[groups[0]])
+    matching |= dict(zip(groups, found, strict=True))
+  return matching
 
 
 def align_by_activations(

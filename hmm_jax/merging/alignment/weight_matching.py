@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.merging.alignment.permutation import assign, copies, identity, permute, permute_leaf
+from hmm_jax.merging.alignment.permutation import (
+    assign,
+    copies,
+    identity,
+    permute,
+    permute_leaf,
+    together,
+)
 from hmm_jax.registry import Operator
 from hmm_jax.types import Array, Key, PyTree, Symmetry
 
@@ -22,10 +29,11 @@ _ROUNDING = 1e-6  # A step must gain more than this share of |a| |b|.
 def match_weights(key: Key, symmetry: Symmetry, a: PyTree, b: PyTree) -> dict[str, Array]:
   """Returns the permutation of b's units with the largest inner product of parameters with a's.
 
-  Coordinate ascent: a step solves the assignment of one group, given the others, and is kept if
-  it gains; sweeps are repeated until no step gains. They are in random order, except that the
-  first one starts at the inputs and ignores groups that are not matched yet (our choice: in
-  narrow networks random orders end in local optima). Normalization statistics are not compared.
+  Coordinate ascent: a step solves the assignment of one group, or of several that are tied, given
+  the others, and is kept if it gains; sweeps are repeated until no step gains. They are in random
+  order, except that the first one starts at the inputs and ignores groups that are not matched
+  yet (our choice: in narrow networks random orders end in local optima). Normalization statistics
+  are not compared.
 
   Args:
     key: of the random orders.
@@ -38,13 +46,13 @@ def match_weights(key: Key, symmetry: Symmetry, a: PyTree, b: PyTree) -> dict[st
   Reference: Ainsworth, Hayase, Srinivasa. Git Re-Basin: Merging Models modulo Permutation
     Symmetries. ICLR 2023. arXiv:2209.04836.
   """
-  groups, start = list(symmetry.size), identity(symmetry)
-  if not groups:
+  steps = [_step(groups, symmetry, a, b) for groups in together(symmetry)]
+  start = identity(symmetry)
+  if not steps:
     return start
   agreement = lambda matching: tree.dot(a['params'], permute(symmetry, b, matching)['params'])
   norms = [jnp.sqrt(tree.dot(model['params'], model['params'])) for model in (a, b)]
   least = _ROUNDING * norms[0] * norms[1]
-  steps = [_step(group, symmetry, a, b) for group in groups]
 
   def visit(carry, i):
     matching, value, matched = carry
@@ -58,35 +66,38 @@ def match_weights(key: Key, symmetry: Symmetry, a: PyTree, b: PyTree) -> dict[st
     carry, _, key = state
     key, order_key = jax.random.split(key)
     is_first = ~carry[2].all()
-    order = jnp.where(is_first, jnp.arange(len(groups)),
-                      jax.random.permutation(order_key, len(groups)))
+    order = jnp.where(is_first, jnp.arange(len(steps)),
+                      jax.random.permutation(order_key, len(steps)))
     carry, better = lax.scan(visit, carry, order)
     return carry, is_first | better.any(), key
 
-  carry = start, agreement(start), jnp.zeros(len(groups), bool)
+  carry = start, agreement(start), jnp.zeros(len(steps), bool)
   carry, _, _ = lax.while_loop(lambda state: state[1], sweep, (carry, jnp.bool_(True), key))
   return carry[0]
 
 
-def _step(group, symmetry, a, b):
-  """Returns (matching, matched [groups]) -> matching, optimal for one group."""
-  order, count = list(symmetry.size), symmetry.size[group]
+def _step(own, symmetry, a, b):
+  """Returns (matching, matched [steps]) -> matching, optimal for groups assigned together."""
+  step_of = {group: i for i, groups in enumerate(together(symmetry)) for group in groups}
   structure = jax.tree.structure(a['params'])
   leaves = [*zip(jax.tree.leaves(a['params']), jax.tree.leaves(b['params']),
                  structure.flatten_up_to(symmetry.axes['params']), strict=True)]
 
-  def by_unit(x, axis):
-    return jnp.moveaxis(copies(x, axis, count), axis + 1, 0).reshape(count, -1)
-
-  def step(matching, matched):
-    gains = jnp.zeros((count, count))
+  def gains(group, matching, matched):
+    count = symmetry.size[group]
+    by_unit = lambda x, axis: jnp.moveaxis(copies(x, axis, count), axis + 1, 0).reshape(count, -1)
+    total = jnp.zeros((count, count))
     for x, y, groups in leaves:
       for axis in (i for i, other in enumerate(groups) if other == group):
         others = (*groups[:axis], None, *groups[axis + 1:])
-        known = matched[np.array([order.index(other) for other in others if other], int)].all()
+        known = matched[np.array([step_of[other] for other in others if other], int)].all()
         moved = permute_leaf(y, others, matching)
-        gains += known * jnp.matmul(by_unit(x, axis), by_unit(moved, axis).T, precision='highest')
-    return {**matching, group: assign(gains, symmetry.runs[group])}
+        total += known * jnp.matmul(by_unit(x, axis), by_unit(moved, axis).T, precision='highest')
+    return total
+
+  def step(matching, matched):
+    found = assign([gains(group, matching, matched) for group in own], symmetry.runs[own[0]])
+    return {**matching, **dict(zip(own, found, strict=True))}
 
   return step
 

@@ -2,14 +2,14 @@
 
 import functools
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 import jax
 import numpy as np
 from reference import perceptrons, permutations, toys
 
 from hmm_jax import tree
 from hmm_jax.merging.alignment import activation_matching
-from hmm_jax.models import resnet
+from hmm_jax.models import resnet, transformer, vit
 from hmm_jax.models.classifier import classifier
 from hmm_jax.models.lstm import lstm
 from hmm_jax.models.mlp import mlp
@@ -37,6 +37,14 @@ def residual():
   return classifier(trunk, classes=3, input_shape=(6, 6, 3), wiring=resnet.wiring)
 
 
+@functools.cache
+def attentive():
+  """Returns a ViT of one block with two heads of three units."""
+  trunk = vit.Trunk(vit.Size(6, 1, 2, 3))
+  return transformer.with_heads(classifier(
+      trunk, classes=3, input_shape=(6, 6, 3), wiring=transformer.wiring), 2)
+
+
 def drawn(model, seed):
   rng = np.random.default_rng(seed)
   draw = lambda x: np.float32(rng.uniform(0.2, 1, x.shape) * rng.choice([-1, 1], x.shape))
@@ -45,7 +53,7 @@ def drawn(model, seed):
           for name, value in made.items()}
 
 
-class ActivationsTest(absltest.TestCase):
+class ActivationsTest(parameterized.TestCase):
 
   def test_is_the_best_assignment_of_correlated_outputs(self):
     a, b = drawn(network(), 0), drawn(network(), 1)
@@ -57,8 +65,9 @@ class ActivationsTest(absltest.TestCase):
       self.assertAlmostEqual(wanted[np.arange(len(wanted)), found[path]].sum(),
                              permutations.best(wanted, runs), places=4)
 
-  def test_a_planted_permutation_is_found(self):
-    model, rng = residual(), np.random.default_rng(2)
+  @parameterized.parameters(residual, attentive)
+  def test_a_planted_permutation_is_found(self, make):
+    model, rng = make(), np.random.default_rng(2)
     symmetry, a = model.symmetry(), drawn(model, 3)
     moves = permutations.draw(rng, symmetry)
     b = jax.tree.map(lambda x, groups: np.float32(

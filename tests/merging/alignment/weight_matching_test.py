@@ -11,8 +11,9 @@ from reference import permutations, planted, toys
 from hmm_jax import tree
 from hmm_jax.merging.alignment import weight_matching
 from hmm_jax.merging.alignment.permutation import identity, permute
-from hmm_jax.models import cnn, resnet
+from hmm_jax.models import cnn, resnet, transformer, vit
 from hmm_jax.models.classifier import classifier
+from hmm_jax.models.gpt import gpt
 from hmm_jax.models.lstm import lstm
 from hmm_jax.models.mlp import mlp
 from hmm_jax.models.symmetry import chain
@@ -30,12 +31,21 @@ def convolutional():
   return classifier(cnn.Trunk(size), classes=3, input_shape=(8, 8, 3), wiring=chain)
 
 
+def attentive():
+  """Returns a vision transformer of one block, with three heads of two units."""
+  trunk = vit.Trunk(vit.Size(6, 1, 3, 4))
+  return transformer.with_heads(classifier(
+      trunk, classes=3, input_shape=(8, 8, 1), wiring=transformer.wiring), 3)
+
+
 NETWORKS = {
     'softmax': lambda: mlp((), classes=3, input_shape=(4,)),
     'mlp': lambda: mlp((6, 4), classes=3, input_shape=(4,)),
     'cnn': convolutional,
     'resnet': residual,
     'lstm': lambda: lstm(3, (4,), vocabulary=7, classes=7, input_shape=(5,)),
+    'vit': attentive,
+    'gpt': lambda: gpt(1, width=8, heads=2, vocabulary=7, classes=7, input_shape=(5,)),
 }
 
 
