@@ -392,8 +392,10 @@ def load(key: str, reference: str, *kinds: type[Record], stand: Stand | None = N
     return record
   if stand and stand.fits(record):
     return stand.record(reference, record)
-  own = [name for name, value in vars(module).items() if isinstance(value, kinds) or (
-      stand and stand.fits(value) and getattr(value, '__module__', '') == module.__name__)]
+  # Classes and functions that it imports are hardly meant.
+  own = [name for name, value in vars(module).items()
+         if (isinstance(value, kinds) or (stand and stand.fits(value)))
+         and (not hasattr(value, '__qualname__') or value.__module__ == module.__name__)]
   names = ' or '.join([kind.__name__ for kind in kinds] + ([stand.words] if stand else []))
   raise InputError(f'{wanted} a {names}; {place} has {", ".join(own) or "none"}'
                    + suggestion(attribute, own))

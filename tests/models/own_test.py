@@ -218,7 +218,7 @@ class OwnTest(parameterized.TestCase):
       configs.configure({'model': f'{FILE}:Mlp', 'Mlp.widht': 8})
 
   @parameterized.parameters(
-      ('Needy', ROWS, 'which needs depth; expected a default of it, .* given: the number of out'),
+      ('Needy', ROWS, 'needs depth; expected a default of it, .* classes .the number of out'),
       ('Two', ROWS, 'returns a tuple; expected one array'),
       ('TwoInputs', ROWS, 'a call that needs lengths; expected one that needs its inputs'),
       ('Cached', ROWS, 'variables of cache; expected only those of params and batch_stats'),

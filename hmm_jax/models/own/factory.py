@@ -67,9 +67,9 @@ def own_network(reference: str, value: Any) -> Network:
       continue
     default = float(one.default) if _is_float(one) else one.default
     if one.default is one.empty:
-      raise InputError(f'got model={reference}, which needs {key}; expected a default of it, or '
-                       'another name, of what is given: '
-                       + '; '.join(f'{what}: {", ".join(names)}' for what, names in GIVEN.items()))
+      given = ', '.join(f'{names[0]} ({what})' for what, names in GIVEN.items())
+      raise InputError(f'got model={reference}, which needs {key}; expected a default of it, or a '
+                       f'name of what is given, such as {given}')
     if _is_plain(default):
       settings[key] = Setting(default, f'of {name}')
   return Network(name, functools.partial(_build, reference, value), settings,
