@@ -37,6 +37,7 @@ DOORS = {
     'sklearn': ('data', 'tasks/metrics'),
     'scipy': ('report/comparison/numbers', 'report/style'),
     'PIL': ('data',),
+    'datasets': ('data/sources/hf',),
     'tensorboardX': ('report/trackers/tensorboard',),
     'wandb': ('report/trackers/wandb',),
     'mlflow': ('report/trackers/mlflow',),

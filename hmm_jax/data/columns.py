@@ -3,7 +3,7 @@
 Columns of numbers are inputs as they are, columns of strings one input for each distinct string.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,8 +62,8 @@ def dataset(name: str, table: Mapping[str, np.ndarray], roles: Roles,
   inputs = roles.inputs or [column for column in table if column not in used]
   if not inputs:
     raise refusal('expected a column of inputs beside those of target, client and split')
-  x = np.concatenate([_features(column, table[column], refusal) for column in inputs], axis=1)
-  y, test = _targets(table, roles.target, refusal), _is_test(table, roles, refusal)
+  x, y = features(inputs, table, refusal), targets(table, roles.target, refusal)
+  test = _is_test(table, roles, refusal)
   client, owners = None, ()
   if roles.client:
     client, owners = numbered_owners(table[roles.client][~test])
@@ -71,7 +71,20 @@ def dataset(name: str, table: Mapping[str, np.ndarray], roles: Roles,
                  names=tuple(roles.target))
 
 
-def listed(text: str, table: Mapping[str, np.ndarray]) -> list[str]:
+def plain(x: np.ndarray, name: str, refusal: Refusal) -> np.ndarray:
+  """Returns strings for objects that are all strings; refuses other objects, and missing ones."""
+  if x.dtype.kind != 'O':
+    return x
+  kinds = {type(value) for value in x.ravel()}
+  if kinds == {str}:
+    return x.astype(str)
+  if kinds <= {int, float, bool}:
+    return x.astype(float)
+  raise refusal(f'{name} holds {", ".join(sorted(kind.__name__ for kind in kinds))}; expected only '
+                'numbers, or only strings, and no missing value')
+
+
+def listed(text: str, table: Collection[str]) -> list[str]:
   """Returns the columns that a text names, separated by commas, which one name may have, too."""
   return [text] if text in table else [name.strip() for name in text.split(',') if name.strip()]
 
@@ -87,8 +100,16 @@ def _choices(table) -> str:
   return ', '.join(shown[:20]) + (f' and {len(shown) - 20} more' if len(shown) > 20 else '')
 
 
+def features(names: Sequence[str], table: Mapping[str, np.ndarray],
+             refusal: Refusal) -> np.ndarray:
+  """Returns columns as inputs, [D, F] float32."""
+  return np.concatenate([_features(name, table[name], refusal) for name in names], axis=1)
+
+
 def _features(name, values, refusal) -> np.ndarray:
   """Returns a column as inputs [D, n] float32: the numbers, or 1 at the place of the string."""
+  if values.ndim > 1:
+    raise refusal(f'column {name!r} holds lists; expected it alone in inputs, or left out of them')
   if values.dtype.kind in 'biuf':
     return _finite(name, values, refusal)[:, None]
   known, place = np.unique(values, return_inverse=True)
@@ -107,7 +128,8 @@ def _finite(name, values, refusal) -> np.ndarray:
   return values
 
 
-def _targets(table, names, refusal) -> np.ndarray:
+def targets(table: Mapping[str, np.ndarray], names: Sequence[str],
+            refusal: Refusal) -> np.ndarray:
   """Returns what is learned: [D] of one column, [D, C] of several."""
   for name in names:
     if table[name].dtype.kind == 'f':

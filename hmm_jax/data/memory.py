@@ -64,7 +64,7 @@ def _table(x, refusal) -> dict[str, np.ndarray]:
   table = {}
   for name in names:
     values = np.asarray(x[name][:] if hasattr(x, 'column_names') else x[name])
-    table[str(name)] = _plain(values, f'column {name!r}', refusal)
+    table[str(name)] = columns.plain(values, f'column {name!r}', refusal)
   return table
 
 
@@ -72,7 +72,7 @@ def _arrays(x, y, what, refusal) -> tuple[np.ndarray, np.ndarray]:
   """Returns inputs and labels of arrays, or of pairs."""
   if y is None:
     x, y = _unzipped(x, what, refusal)
-  x, y = (_plain(_array(part, name, refusal), name, refusal)
+  x, y = (columns.plain(_array(part, name, refusal), name, refusal)
           for part, name in ((x, what), (y, 'y')))
   return values.inputs(x, what, refusal), values.targets(y, 'y', len(x), refusal)
 
@@ -101,21 +101,8 @@ def _array(x, name, refusal) -> np.ndarray:
     raise refusal(f'{name} has parts of several shapes; expected one') from error
 
 
-def _plain(x: np.ndarray, name: str, refusal: Callable) -> np.ndarray:
-  """Returns strings for objects that are all strings; refuses other objects, and missing ones."""
-  if x.dtype.kind != 'O':
-    return x
-  kinds = {type(value) for value in x.ravel()}
-  if kinds <= {str}:
-    return x.astype(str)
-  if kinds <= {int, float, bool} or kinds <= {bool}:
-    return x.astype(float)
-  raise refusal(f'{name} holds {", ".join(sorted(kind.__name__ for kind in kinds))}; expected only '
-                'numbers, or only strings, and no missing value')
-
-
 def _aligned(owner, name, count, refusal) -> np.ndarray:
-  owner = _plain(_array(owner, name, refusal), name, refusal)
+  owner = columns.plain(_array(owner, name, refusal), name, refusal)
   if owner.shape != (count,) or owner.dtype.kind not in 'iuU':
     raise refusal(f'{name} is {owner.dtype} {owner.shape}; expected whole numbers or strings '
                   f'({count},), one for each training example')

@@ -11,6 +11,7 @@ FILES = (
     'csv',
     'images',
     'leaf',
+    'hf',
     'given',
     'text',
     'tfds',

@@ -10,7 +10,6 @@ from hmm_jax.registry import Setting, Source
 from hmm_jax.types import Dataset, InputError
 
 _ENDINGS = ('.png', '.jpg', '.jpeg')
-_MOST_SIDE = 4096
 
 
 def load(path: str, settings) -> Dataset:
@@ -31,14 +30,14 @@ def load(path: str, settings) -> Dataset:
     InputError: there are no such folders, a picture can't be read, or they have several sizes.
   """
   refusal, folder = partial(_error, path), os.path.expanduser(path)
-  size = _size(settings.size)
+  size = images.size(settings.size, 'images.size')
   if not os.path.isdir(folder):
     raise refusal('expected a folder' + (', it is a file' if os.path.exists(folder) else ''))
   has_test = all(os.path.isdir(os.path.join(folder, name)) for name in ('train', 'test'))
   splits = [_found(os.path.join(folder, *name), settings.client_folders, refusal)
             for name in (['train'], ['test'])] if has_test else [
                 _found(folder, settings.client_folders, refusal), []]
-  x = images.stack([path for path, *_ in (*splits[0], *splits[1])], size, refusal)
+  x = images.stack([path for path, *_ in (*splits[0], *splits[1])], size, 'images.size', refusal)
   count = len(splits[0])
   y_train, y_test = (np.array([name for _, name, _ in split], str) for split in splits)
   client, owners = None, ()
@@ -49,17 +48,6 @@ def load(path: str, settings) -> Dataset:
 
 def _error(path, text) -> InputError:
   return InputError(f'got dataset=images:{path}; {text}')
-
-
-def _size(text: str) -> tuple[int, int] | None:
-  """Reads HEIGHTxWIDTH or one number for both; None for the pictures' own size."""
-  if not text or text == '0':
-    return None
-  parts = text.lower().split('x')
-  if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= _MOST_SIDE for part in parts):
-    raise InputError(f'got images.size={text}; expected pixels, such as 32 or 32x48, of at most '
-                     f'{_MOST_SIDE}')
-  return int(parts[0]), int(parts[-1])
 
 
 def _found(folder, client_folders, refusal) -> list[tuple[str, str, str]]:
