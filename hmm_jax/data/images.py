@@ -203,7 +203,7 @@ def stack(paths: Sequence[str], size: tuple[int, int] | None, key: str,
     first = own if first == (0, 0) else first
     if size is None and own != first:
       raise refusal(f'{path} is {own[0]}x{own[1]} and {paths[0]} {first[0]}x{first[1]} pixels; '
-                    'expected one size, or {key} to resize them')
+                    f'expected one size, or {key} to resize them')
   height, width = size or first
   channels = 1 if gray else 3
   made = np.empty((len(paths), height, width, channels), np.uint8)

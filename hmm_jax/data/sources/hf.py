@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hmm_jax.data import columns, images
+from hmm_jax.data import columns, images, values
 from hmm_jax.data.files import reading
 from hmm_jax.registry import Setting, Source, suggestion
 from hmm_jax.types import Dataset, InputError
@@ -36,12 +36,13 @@ def load(path: str, settings) -> Dataset:
   train, test = _splits(_opened(path, refusal), settings, refusal)
   table = _Set(train, test, settings, refusal)
   target, inputs = table.target(), table.inputs()
+  if settings.client:
+    table.known(settings.client, 'hf.client')
   x_train, x_test = table.values(inputs)
   y_train, y_test = table.labels(target)
   client, owners = None, ()
   if settings.client:
-    client, owners = columns.numbered_owners(table.column(train, table.known(
-        settings.client, 'hf.client')))
+    client, owners = columns.numbered_owners(table.column(train, settings.client))
   return Dataset(f'hf:{path}', x_train, y_train, x_test, y_test, 0, client, owners=owners,
                  names=tuple(target) if len(target) > 1 else ())
 
@@ -134,7 +135,7 @@ class _Set:
       both = images.stack_of([picture for split in self._splits for picture in split[names[0]]],
                              size, 'hf.size', self._refusal)
     elif len(names) == 1 and self.column(self._splits[0][:1], names[0]).ndim > 1:
-      both = self._joined(names[0])
+      both = values.inputs(self._joined(names[0]), f'column {names[0]!r}', self._refusal)
     else:
       table = {name: self._joined(name) for name in names}
       both = columns.features(names, table, self._refusal)
@@ -160,10 +161,10 @@ class _Set:
     """Returns the values of a column, numbers or strings."""
     given = split[name][:]
     try:
-      values = np.asarray(given)
+      found = np.asarray(given)
     except ValueError as error:
       raise self._refusal(f'column {name!r} has lists of several lengths; expected one') from error
-    return columns.plain(values, f'column {name!r}', self._refusal)
+    return columns.plain(found, f'column {name!r}', self._refusal)
 
 
 SOURCE = Source(
