@@ -17,7 +17,9 @@ from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.reference import settings_table, table
 from hmm_jax.merging import OPERATORS
 from hmm_jax.models import NETWORKS
+from hmm_jax.models.own.factory import GIVEN
 from hmm_jax.registry import KINDS, NEEDS
+from hmm_jax.tasks import TASKS
 
 MARK = re.compile(r'^\{\{ *(\w+)(?::([\w.,]+))? *\}\}$', re.M)
 # The headings of the Python API, by the room in which a name stands; others are named by it.
@@ -119,6 +121,13 @@ def sources() -> str:
       (f'`{s.form}`', s.summary, papers(s.paper)) for s in SOURCES.values()))
 
 
+def tasks() -> str:
+  """Tables the tasks."""
+  return table(('task', 'what is learned', 'metrics'), (
+      (f'`{kind.name}`', kind.summary, ', '.join(f'`{name}`' for name in kind.metrics))
+      for kind in TASKS.values()))
+
+
 def partitioners() -> str:
   """Tables the partitioners."""
   return table(('partitioner', 'what it does', 'paper'), (
@@ -180,6 +189,12 @@ def _sentence(text):
   return text[0].upper() + text[1:] + '.'
 
 
+def parameters() -> str:
+  """Tables the names of parameters by which a network of one's own is told what it needs."""
+  return table(('what', 'names'), (
+      (what, ', '.join(f'`{name}`' for name in names)) for what, names in GIVEN.items()))
+
+
 MAKERS = {maker.__name__: maker for maker in (
     methods, method, formula, notes, reference, settings, operators, operator_needs,
-    operator_settings, needs, networks, sources, partitioners, api)}
+    operator_settings, needs, networks, parameters, sources, tasks, partitioners, api)}

@@ -129,7 +129,7 @@ def difference(parts: Parts, net: Net, optimizer: str, peer: Torch, batch: int) 
   network = parts.model
   undropped = network._replace(
       apply=lambda *args, key=None, **mode: network.apply(*args, key=None, **mode))
-  update = jax.jit(descent(losses.cross_entropy(undropped), parts.optimizer()))
+  update = jax.jit(descent(losses.supervised(undropped), parts.optimizer()))
   data, start = examples(net.shape, 2 * batch), network.init(jax.random.key(0))
   x = data.x_train[:3 * batch].reshape(3, batch, *net.shape)
   y = data.y_train[:3 * batch].reshape(3, batch)

@@ -34,7 +34,7 @@ _HOME = {
     'Setting': 'registry:Setting',
     'Source': 'registry:Source',
     # data
-    'dataset': 'experiment.federation:dataset',
+    'dataset': 'experiment.federation:given',
     'federation': 'experiment.federation:federation',
     'federate': 'data.federate:federate',
     'partition': 'data.partition:',
@@ -46,7 +46,7 @@ _HOME = {
     'preprocessed': 'models.classifier:preprocessed',
     'resnet': 'models.resnet:resnet',
     # local training and its lifting over clients
-    'cross_entropy': 'client.losses:cross_entropy',
+    'supervised': 'client.losses:supervised',
     'local_training': 'client.local:local_training',
     'map_clients': 'client.mappers:map_clients',
     'mix_clients': 'client.mappers:mix_clients',

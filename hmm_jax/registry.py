@@ -46,8 +46,10 @@ NEEDS = {
     'plain sgd': 'clients train by SGD without momentum',
     'plain loss': 'clients minimize the plain cross-entropy',
     'no prox': 'clients train without local.prox',
+    'constant lr': 'clients train at one learning rate',
     'BatchNorm': 'the network has BatchNorm',
     'trunk': 'the network is more than its head',
+    'classes': 'each example has one class: task=classification',
     'any init': 'models may be trained from different initial ones',
     'shared init': 'models were trained from one initial model',
     'base': 'the parameters that the models were trained from',
@@ -242,7 +244,8 @@ class Partitioner(NamedTuple):
             without inputs.
   settings: {key: Setting}; the built-in ones share the section `partition`.
   overlaps: whether clients may hold the same example.
-  labels:   whether it goes by labels, which any example has; others need an owner or a domain.
+  labels:   whether it needs neither owners nor domains of the examples.
+  classes:  whether it goes by the examples' classes.
   summary:  one line.
   paper:    authors, venue, arXiv number.
   """
@@ -252,8 +255,36 @@ class Partitioner(NamedTuple):
   settings: Mapping[str, Setting] = NOTHING
   overlaps: bool = False
   labels: bool = True
+  classes: bool = False
   summary: str = ''
   paper: str = ''
+
+
+class TaskKind(NamedTuple):
+  """A task: what networks learn of the examples.
+
+  name:      what configs call it.
+  make:      (about, loss) -> Task; `about` as experiment/blueprint.py says, `loss` (outputs, y) ->
+             [B] in place of the task's own, or None.
+  prepare:   (dataset) -> the set with y as the task learns them; raises InputError.
+  groups:    what partitions by class go by: 'classes', 'quantiles' of the first target, or '' for
+             nothing.
+  metrics:   the names of its metrics, the main one first.
+  losses:    {name: loss} that `loss` may name.
+  positions: whether there are outputs at each position of a sequence.
+  settings:  {key: Setting} of the config's section of its name.
+  summary:   one line.
+  """
+
+  name: str
+  make: Callable
+  prepare: Callable
+  groups: str = ''
+  metrics: tuple[str, ...] = ()
+  losses: Mapping[str, Callable] = NOTHING
+  positions: bool = False
+  settings: Mapping[str, Setting] = NOTHING
+  summary: str = ''
 
 
 Record = TypeVar('Record')
@@ -272,7 +303,21 @@ def records(package: str, files: Collection[str], kind: type[Record]) -> dict[st
   return found
 
 
-def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record]) -> Record:
+class Stand(NamedTuple):
+  """What may stand for a record of a kind: a flax module for a `Network`.
+
+  words:  what it is.
+  fits:   (value) -> whether it is such.
+  record: (reference, value) -> the record.
+  """
+
+  words: str
+  fits: Callable[[Any], bool]
+  record: Callable[[str, Any], Any]
+
+
+def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record],
+         stand: Stand | None = None) -> Record:
   """Returns the record of a known name, or of a reference such as `file.py:RECORD`.
 
   Args:
@@ -280,6 +325,7 @@ def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record]) -
     name: of a known record, or a reference to one of somebody's own.
     known: {name: record}.
     kind: of record.
+    stand: what a reference may name instead.
 
   Raises:
     InputError: an unknown name, or a reference to what is not there.
@@ -289,7 +335,7 @@ def find(key: str, name: str, known: Mapping[str, Record], kind: type[Record]) -
   missing = ''
   if is_reference(name):
     try:
-      return load(key, name, kind)
+      return load(key, name, kind, stand=stand)
     except NoModule:
       missing = '; there is no such module'
   forms = [getattr(record, 'form', known_name) for known_name, record in known.items()]
@@ -312,8 +358,14 @@ def absolute(name: str) -> str:
   return os.path.abspath(os.path.expanduser(name))
 
 
-def load(key: str, reference: str, *kinds: type[Record]) -> Record:
+def load(key: str, reference: str, *kinds: type[Record], stand: Stand | None = None) -> Record:
   """Returns the record that a reference names, which is of one of the kinds.
+
+  Args:
+    key: of the config, for errors.
+    reference: `package.module:RECORD` or `path/to/file.py:RECORD`.
+    *kinds: of records.
+    stand: what may stand for one.
 
   Raises:
     InputError: there is no such file, module or record, or it fails when it is imported.
@@ -336,12 +388,17 @@ def load(key: str, reference: str, *kinds: type[Record]) -> Record:
     raise InputError(f'{wanted} a module that can be imported, but {place} fails with '
                      f'{type(error).__name__}: {error}') from error
   record = getattr(module, attribute, None)
-  if not isinstance(record, kinds):
-    own = [name for name, value in vars(module).items() if isinstance(value, kinds)]
-    names = ' or '.join(kind.__name__ for kind in kinds)
-    raise InputError(f'{wanted} a {names}; {place} has {", ".join(own) or "none"}'
-                     + suggestion(attribute, own))
-  return record
+  if isinstance(record, kinds):
+    return record
+  if stand and stand.fits(record):
+    return stand.record(reference, record)
+  # Classes and functions that it imports are hardly meant.
+  own = [name for name, value in vars(module).items()
+         if (isinstance(value, kinds) or (stand and stand.fits(value)))
+         and (not hasattr(value, '__qualname__') or value.__module__ == module.__name__)]
+  names = ' or '.join([kind.__name__ for kind in kinds] + ([stand.words] if stand else []))
+  raise InputError(f'{wanted} a {names}; {place} has {", ".join(own) or "none"}'
+                   + suggestion(attribute, own))
 
 
 @functools.cache

@@ -49,11 +49,13 @@ class Clients(NamedTuple):
 
   Keys and per-client state depend on `id`, never on the position. An example may occur
   more than once and in several clients. `index[k, size[k]:]` is padding and never read.
+  `round` is the number of rounds before the one they train in, where a schedule goes by it.
   """
 
   id: Array  # [K] int32
   index: Array  # [K, N] int32
   size: Array  # [K] int32
+  round: Array | None = None  # [K] int32
 
   def valid(self) -> list[np.ndarray]:
     """Returns the indices of each client without the padding, on the host."""
@@ -91,6 +93,7 @@ class Federation(NamedTuple):
   test: Split
   server: Server | None = None
   corrupted: Array | None = None  # [K] bool, True for clients with corrupted data; None: no client
+  owner: Array | None = None  # [K] int32, number of the natural owner of each client; None: none
 
 
 class Dataset(NamedTuple):
@@ -104,8 +107,9 @@ class Dataset(NamedTuple):
   `domain` ([D] int) are the natural owner and the domain of each training example;
   `relabeled` ([D] int) are alternative labels, such as those of human annotators.
   `names` are what the files call the C classes, () for their numbers; `titles` are what people
-  call them where files have numbers, () if unknown. `facts` are shown before the first round, as
-  (name, value) pairs.
+  call them where files have numbers, () if unknown. `owners` are the names of the natural owners
+  that `client` numbers from 0, () for the numbers themselves. `facts` are shown before the first
+  round, as (name, value) pairs.
   """
 
   name: str
@@ -120,6 +124,7 @@ class Dataset(NamedTuple):
   names: tuple[str, ...] = ()
   facts: tuple[tuple[str, str], ...] = ()
   titles: tuple[str, ...] = ()
+  owners: tuple[str, ...] = ()
 
   def keep(self, rows: np.ndarray) -> 'Dataset':
     """Returns the set with the training examples at `rows` only; the test split is unchanged."""
@@ -164,17 +169,54 @@ class Embedded(NamedTuple):
   x: Array  # [B, E]
 
 
+class Task(NamedTuple):
+  """What a network's outputs mean: their loss, metrics and predictions, as pure functions.
+
+  Outputs are [B, C] float32, or [B, T, C] for next tokens; `y` are the examples' labels, targets
+  or tokens, as in Dataset.
+
+  name:     of its record.
+  loss:     (outputs, y) -> [B]: what is minimized.
+  scores:   (outputs, y) -> {name: [B] or [B, C]}: what the metrics are made from. Means of them
+            over any examples are.
+  metrics:  ({name: [...] or [..., C]}) -> {metric: [...]}, on the host, from means of the scores.
+  names:    of the metrics, the main one first, which tables show.
+  predict:  (outputs) -> probabilities, or values in the unit of y, of the outputs' shape.
+  mix:      (outputs [M, B, ...], weights [M]) -> the outputs of an ensemble, [B, ...].
+  draw:     (outputs, key) -> y, drawn from what is predicted.
+  entropy:  (outputs) -> [B], of what is predicted; None: it has none.
+  smooth:   (outputs) -> [B], the loss of labels that are spread evenly over all classes; None: y
+            holds no classes.
+  """
+
+  name: str
+  loss: Callable
+  scores: Callable
+  metrics: Callable
+  names: tuple[str, ...]
+  predict: Callable
+  mix: Callable
+  draw: Callable
+  entropy: Callable | None
+  smooth: Callable | None
+
+  @property
+  def main(self) -> str:
+    """The main metric."""
+    return self.names[0]
+
+
 class Model(NamedTuple):
   """A network as pure functions; callers do not depend on flax.
 
   init:       (key) -> variables
   apply:      (variables, x, *, train=False, mask=None, key=None)
-              -> (logits [B, C] float32, variables). `mask` [B] bool: examples with
+              -> (outputs [B, C] float32, variables). `mask` [B] bool: examples with
               False are ignored, in BatchNorm too. `key` seeds dropout and
               augmentation; None switches both off.
   features:   (variables, x, *, train=False, mask=None, key=None) -> [B, F], the
-              input of the classifier head.
-  head:       (variables, features [B, F]) -> logits [B, C]: the rest of `apply`. A network
+              input of the head.
+  head:       (variables, features [B, F]) -> outputs [B, C]: the rest of `apply`. A network
               built for `Inputs.positions` has [B, T, F] and [B, T, C].
   statistics: (variables, x, *, mask=None) -> `variables` less 'params' with the
               statistics of this batch: mean and variance at each BatchNorm.
@@ -183,6 +225,7 @@ class Model(NamedTuple):
   modules:    () -> the module paths in the order of the forward pass.
   linear:     (variables, x) -> {module path: Linear} of its dense layers and convolutions.
   symmetry:   () -> Symmetry. Raises InputError if the network does not define it.
+  task:       what its outputs mean.
   normalize:  (x) -> inputs of `bare`: floats, each about N(0, 1).
   bare:       the same network on normalized inputs; None: this one takes them.
   embed:      (variables, x of `bare`) -> x, texts Embedded; `bare.apply` takes both forms.
@@ -199,6 +242,7 @@ class Model(NamedTuple):
   modules: Callable
   linear: Callable
   symmetry: Callable
+  task: Task
   normalize: Callable = lambda x: x
   bare: 'Model | None' = None
   embed: Callable = lambda variables, x: x
@@ -310,12 +354,26 @@ class Algorithm(NamedTuple):
   stacks: tuple[str, ...] = ()
 
 
+class Moment(NamedTuple):
+  """Where in a run a client's local step is; int32 scalars.
+
+  round: rounds before this one; None where no schedule goes by it.
+  step:  local steps before this one, in this round.
+  steps: all local steps of this client in this round.
+  """
+
+  round: Array | None
+  step: Array
+  steps: Array
+
+
 class Batch(NamedTuple):
   """One minibatch; examples with mask False are padding."""
 
   x: PyTree  # [B, ...]
   y: Array  # [B] int32
   mask: Array  # [B] bool
+  moment: Moment | None = None
 
 
 class Local(Protocol):
@@ -451,7 +509,7 @@ class Scores(NamedTuple):
 
   metrics: {<view>/<split>/<metric>: float}.
   clients: {<split>/<metric>: [K]} of the clients' models on their own splits, `rows` for the
-           number of examples; accuracy and loss are NaN for a client without examples.
+           number of examples; the others are NaN for a client without examples.
   """
 
   metrics: dict
@@ -464,7 +522,7 @@ class Experiment(NamedTuple):
   algorithm: Algorithm
   federation: Federation
   evaluate: Callable[[dict], Scores]  # of views
-  criterion: str  # validation metric that selects a round: by highest accuracy or lowest loss
+  criterion: str  # validation metric that selects a round
   seeds: tuple[int, ...]
   seed_map: Callable  # jax.vmap (together) or a loop (in turn)
   sharding: jax.sharding.Sharding  # of states and data
@@ -475,6 +533,7 @@ class Experiment(NamedTuple):
   keep: int = 2  # number of checkpoints kept
   track: tuple[str, ...] = ()  # names of trackers
   classes: int = 0  # C; 0: unknown
+  client_names: tuple[str, ...] = ()  # of the clients' natural owners; () if they have none
   warnings: tuple[str, ...] = ()  # of what is allowed but hardly meant
   init: Callable | None = None  # (key) -> the initial model of a seed, which the run keeps
   about: Mapping[str, Any] = MappingProxyType({})  # what model.json says of network and data

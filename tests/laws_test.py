@@ -238,6 +238,40 @@ def test_every_two_parts_of_a_placement_are_tried():
   assert pairs(tried) == pairs(itertools.product(*parts))
 
 
+@cache
+def task_trial(name: str, task: str) -> Trial:
+  row = TABLE[name]
+  # The squared error is steeper than the cross-entropy.
+  gentle = {'pfedme.personal_lr': 0.03} if (name, task) == ('pfedme', 'regression') else {}
+  return Trial(row.method or name, {'participation': cohort(name), **row.changes, **gentle},
+               task=task)
+
+
+def learns(name: str, task: str) -> bool:
+  """Tells whether a method learns a task.
+
+  Next tokens have a network without BatchNorm here, and a regression has no entropy to minimize.
+  """
+  needs = METHODS[name].needs
+  return not ('classes' in needs or (task == 'next_token' and 'BatchNorm' in needs)
+              or (task, name) == ('regression', 'adamerging'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('name', 'task'), [
+    (name, task) for task in ('regression', 'next_token') for name in METHODS if learns(name, task)]
+    + [(name, 'multilabel') for name in PATHS])
+def test_laws_of_another_task(name, task):
+  for holds in methods.OWN.values():
+    holds(task_trial(name, task))
+
+
+@pytest.mark.parametrize('task', ['regression', 'next_token', 'multilabel'])
+@pytest.mark.parametrize('name', ['fedavg', 'feddle', 'fedmerge'])
+def test_another_task_is_learned(name, task):
+  methods.loss_falls(task_trial(name, task))
+
+
 @pytest.mark.parametrize('name', TABLE)
 def test_is_not_plain_averaging(name):
   TABLE[name].step(trial(name))

@@ -17,13 +17,13 @@ import hmm_jax
 PACKAGE = pathlib.Path(hmm_jax.__file__).parent
 
 # Rooms that stand lower import none of the higher ones: an order that the imports must allow.
-BELOW = ('data', 'models', 'merging', 'client', 'decentralized', 'server', 'algorithms', 'report',
-         'experiment', 'merge', 'check')
+BELOW = ('data', 'tasks', 'models', 'merging', 'client', 'decentralized', 'server', 'algorithms',
+         'report', 'experiment', 'merge', 'check')
 # Files of a folder that know nothing of each other, and what they share.
 STRANGERS = {'algorithms': ('algorithms/parts', 'algorithms/engines'), 'data/sources': ()}
 # Who may import what: files, or rooms.
 DOORS = {
-    'flax': ('models', 'check/toys'),
+    'flax': ('models', 'check/toys', 'check/tasks'),
     'orbax': ('experiment/checkpoint',),
     'tensorflow_datasets': ('data/sources/tfds',),
     'filelock': ('experiment/workdir',),
@@ -34,9 +34,10 @@ DOORS = {
     'networkx': ('decentralized/undirected',),
     'ml_collections': ('experiment', 'merge', 'main'),
     'rich': ('report/screen',),
-    'sklearn': ('data',),
+    'sklearn': ('data', 'tasks/metrics'),
     'scipy': ('report/comparison/numbers', 'report/style'),
     'PIL': ('data',),
+    'datasets': ('data/sources/hf',),
     'tensorboardX': ('report/trackers/tensorboard',),
     'wandb': ('report/trackers/wandb',),
     'mlflow': ('report/trackers/mlflow',),

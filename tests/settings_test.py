@@ -28,6 +28,7 @@ BEFORE = {
     'feddle.batches': {'feddle.statistics': 'server'},
     'feddle.evict': {'feddle.atlas': 5, 'participation': 2},
     'feddle.strikes': {'feddle.strikes': 0},
+    'local.lr_end': {'local.schedule': 'linear'},
     'gossip.degree': {'gossip.topology': 'base', 'gossip.degree': 1},
     'gossip.edge_probability': {'gossip.topology': 'erdos_renyi'},
     'gossip.graph_seed': {'gossip.topology': 'erdos_renyi'},

@@ -88,7 +88,7 @@ def mixture_training(loss: Loss, optimizer: optax.GradientTransformation, *, alp
   Both w_i and u_i minimize `loss`; w_i and v_i have separate optimizer states. `alpha_lr` is
   the learning rate of alpha_i, other arguments are those of `local_training`.
   """
-  step = descent(loss, optimizer)
+  step, advance = descent(loss, optimizer), optax.with_extra_args_support(optimizer).update
 
   def update(carry, given, minibatch, key):
     (w, v, alpha), (w_state, v_state) = carry
@@ -100,7 +100,7 @@ def mixture_training(loss: Loss, optimizer: optax.GradientTransformation, *, alp
       return value, after
 
     (slope, alpha_slope), after = jax.grad(mixed_loss, (0, 1), has_aux=True)(v['params'], alpha)
-    moves, v_state = optimizer.update(slope, v_state, v['params'])
+    moves, v_state = advance(slope, v_state, v['params'], moment=minibatch.moment)
     v = {**after, 'params': optax.apply_updates(v['params'], moves)}
     (w, w_state), value = step((w, w_state), given, minibatch, key)
     alpha = jnp.clip(alpha - alpha_lr * alpha_slope, 0, 1)

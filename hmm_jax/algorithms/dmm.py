@@ -286,6 +286,6 @@ def recalibrated(model: Model, batch: int) -> Callable:
 
 
 METHOD = Method(
-    'dmm', build_dmm, SETTINGS, kind='one-shot', needs=('all clients', 'BatchNorm'),
+    'dmm', build_dmm, SETTINGS, kind='one-shot', needs=('all clients', 'BatchNorm', 'classes'),
     summary='similar models are merged, divergent ones are distilled on synthesized inputs',
     paper='Liu et al. ICASSP 2026. arXiv:2603.05957')

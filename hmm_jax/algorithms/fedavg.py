@@ -62,7 +62,7 @@ def build_fedavg(parts: Parts, settings) -> Algorithm:
 
 
 def build_fedprox(parts: Parts, settings) -> Algorithm:
-  train = parts.training(losses.proximal(parts.cross_entropy(), settings.mu))
+  train = parts.training(losses.proximal(parts.plain_loss(), settings.mu))
   return fedavg(parts.model, train, weigh=WEIGHTS[settings.weights], **parts.cohort)
 
 

@@ -72,6 +72,6 @@ def build_feddf(parts: Parts, settings) -> Algorithm:
 METHOD = Method(
     'feddf', build_feddf,
     {'lr': Setting(1e-3, 'learning rate of Adam, with cosine decay', above=0)},
-    kind='hybrid', needs=('server examples',),
+    kind='hybrid', needs=('server examples', 'classes'),
     summary="the ensemble of local models is distilled into their mean on the server's inputs",
     paper='Lin et al. NeurIPS 2020. arXiv:2006.07242')

@@ -32,8 +32,9 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.algorithms.parts import Parts, named_optimizer
+from hmm_jax.algorithms.parts import Parts
 from hmm_jax.client import mappers, sampling
+from hmm_jax.client.optimizers import named_optimizer
 from hmm_jax.merging import atlas as anchors
 from hmm_jax.merging import recombine, search
 from hmm_jax.merging.batch_norm.recalibrate import recalibrate

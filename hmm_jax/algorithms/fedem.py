@@ -15,6 +15,8 @@ Reference: Marfoq, Neglia, Bellet, Kameni, Vidal. Federated Multi-Task Learning 
   Mixture of Distributions. NeurIPS 2021. arXiv:2108.10252, algorithm 1.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -64,7 +66,7 @@ def fedem(model: Model, local: Local, *, models: int, mapper: Mapper,
   """
   if models < 1:
     raise InputError(f'got models={models}; expected at least 1')
-  row_losses = scoring.cross_entropies(model)
+  row_losses = scoring.losses_of_models(model)
   mean_posterior = scoring.mean_over_rows(
       lambda given, minibatch: posterior(given[0], row_losses(given[1], minibatch)), batch=batch)
   message = models * model.nbytes
@@ -102,12 +104,12 @@ def posterior(weight: Array, row_losses: Array) -> Array:
 
 def surrogate(model: Model) -> Loss:
   """Returns the M-step's loss for all M models, stacked; `extra` is the client's weights."""
-  row_losses = scoring.cross_entropies(model)
+  row_losses = scoring.losses_of_models(model)
 
   def loss(params, statistics, batch, start, weight, key):
     def one(variables):
-      logits, after = model.apply(variables, batch.x, train=True, mask=batch.mask, key=key)
-      return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y), after
+      outputs, after = model.apply(variables, batch.x, train=True, mask=batch.mask, key=key)
+      return model.task.loss(outputs, batch.y), after
 
     rows, variables = jax.lax.map(one, {'params': params, **statistics})
     q = posterior(weight, row_losses(start, batch))
@@ -118,15 +120,24 @@ def surrogate(model: Model) -> Loss:
 
 
 def component_training(model: Model, optimizer: optax.GradientTransformation, *, batch: int,
-                       epochs: int = 1, steps: int = 0) -> Local:
-  """Trains M stacked models as `local_training` does, each with its own optimizer state."""
-  each = optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
-  return local_training(surrogate(model), each, batch=batch, epochs=epochs, steps=steps)
+                       epochs: int = 1, steps: int = 0,
+                       wrap: Callable = lambda loss: loss) -> Local:
+  """Trains M stacked models as `local_training` does, each with its own optimizer state.
+
+  `wrap` is a wrapper of the loss.
+  """
+  advance = optax.with_extra_args_support(optimizer).update
+
+  def update(updates, state, params=None, **others):
+    return jax.vmap(lambda *own: advance(*own, **others))(updates, state, params)
+
+  each = optax.GradientTransformationExtraArgs(jax.vmap(optimizer.init), update)
+  return local_training(wrap(surrogate(model)), each, batch=batch, epochs=epochs, steps=steps)
 
 
 def build_fedem(parts: Parts, settings) -> Algorithm:
   # `component_training` takes the network in place of a loss.
-  train = parts.training(parts.model, make=component_training)
+  train = parts.training(parts.model, make=partial(component_training, wrap=parts.accumulated))
   return fedem(parts.model, train, models=settings.models, batch=parts.config.eval_batch,
                **parts.cohort)
 

@@ -204,6 +204,6 @@ def build_fedgen(parts: Parts, settings) -> Algorithm:
 
 
 METHOD = Method(
-    'fedgen', build_fedgen, SETTINGS,
+    'fedgen', build_fedgen, SETTINGS, needs=('classes',),
     summary="a generator is trained on the clients' heads and regularizes local training",
     paper='Zhu, Hong, Zhou. ICML 2021. arXiv:2105.10056')

@@ -27,9 +27,10 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.algorithms.parts import Parts, named_optimizer
+from hmm_jax.algorithms.parts import Parts
 from hmm_jax.client import losses, mappers, sampling
 from hmm_jax.client.initial import initial_models
+from hmm_jax.client.optimizers import named_optimizer
 from hmm_jax.merging.batch_norm.pool import nonnegative_variances
 from hmm_jax.registry import Method, Setting
 from hmm_jax.types import (
@@ -172,7 +173,11 @@ def same_init(model: Model, key: Key, count: int) -> PyTree:
 
 def head(groups: PyTree) -> PyTree:
   """Returns a mask of the classifier head, which the released code's inner product covers."""
-  return jax.tree.map(lambda module: module == 'head', groups)
+  mask = jax.tree.map(lambda module: module == 'head', groups)
+  if not any(jax.tree.leaves(mask)):
+    raise InputError('got scope=head with a network whose outputs are not those of a Dense or '
+                     'Linear layer; expected such a head, or scope=all')
+  return mask
 
 
 def everything(groups: PyTree) -> PyTree:
@@ -235,7 +240,7 @@ def build_fedmerge(parts: Parts, settings) -> Algorithm:
   """
   rule = settings.weight_step
   return fedmerge(
-      parts.model, parts.training(losses.proximal(parts.cross_entropy(), settings.mu)),
+      parts.model, parts.training(losses.proximal(parts.plain_loss(), settings.mu)),
       models=settings.models, begin=INITS[settings.start], scope=SCOPES[settings.scope],
       rule=RULES.get(rule, plain),
       optimizer=named_optimizer('fedmerge.weight_step', 'sgd' if rule in RULES else rule,

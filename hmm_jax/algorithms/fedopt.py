@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.algorithms.parts import WEIGHTS, WEIGHTS_SETTING, Parts, named_optimizer
+from hmm_jax.algorithms.parts import WEIGHTS, WEIGHTS_SETTING, Parts
 from hmm_jax.client import mappers, sampling
+from hmm_jax.client.optimizers import named_optimizer
 from hmm_jax.registry import Method, Setting
 from hmm_jax.types import Algorithm, Array, Local, Mapper, Model, PyTree, Traffic
 

@@ -53,7 +53,7 @@ def ifca(model: Model, local: Local, *, models: int, mapper: Mapper,
   """
   if models < 1:
     raise InputError(f'got models={models}; expected at least 1')
-  average_loss = scoring.mean_over_rows(scoring.cross_entropies(model), batch=batch)
+  average_loss = scoring.mean_over_rows(scoring.losses_of_models(model), batch=batch)
   size = model.nbytes
 
   def choose(received, examples, clients):

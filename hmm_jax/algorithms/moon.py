@@ -107,7 +107,8 @@ def contrastive(loss: Loss, model: Model, *, mu: float = 1.0, tau: float = 0.5) 
 
 
 def unit(z: Array) -> Array:
-  """Scales rows [B, F] to norm 1; rows of zeros stay zero and have a finite gradient."""
+  """Scales features of B examples to norm 1, as [B, F]; zeros stay, with a finite gradient."""
+  z = z.reshape(len(z), -1)
   return z * jax.lax.rsqrt(jnp.maximum((z * z).sum(1, keepdims=True), 1e-16))
 
 
@@ -119,6 +120,7 @@ SETTINGS = {
 
 def build_moon(parts: Parts, settings) -> Algorithm:
   loss = contrastive(parts.loss(), parts.model, mu=settings.mu, tau=settings.tau)
+  parts.features()  # Raises InputError if there is no head that reads them.
   return moon(parts.model, parts.training(loss), **parts.cohort)
 
 

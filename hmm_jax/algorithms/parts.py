@@ -1,17 +1,17 @@
 """Components from which methods are built, configured by the settings of a config."""
 
 from collections.abc import Callable
-import inspect
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 
-from hmm_jax.client import losses, sampling
+from hmm_jax.client import losses, sampling, schedule
 from hmm_jax.client.local import local_training
+from hmm_jax.client.optimizers import local_optimizer
 from hmm_jax.models.generator import generator
-from hmm_jax.registry import Setting, suggestion
+from hmm_jax.registry import Setting
 from hmm_jax.server import guided_search, objectives, training
 from hmm_jax.types import (
     Algorithm,
@@ -35,10 +35,15 @@ LOCAL = {
     'epochs': Setting(5, "passes over a client's examples per round", at_least=0),
     'steps': Setting(0, 'minibatch steps per round, instead of epochs; 0: epochs', at_least=0),
     'batch': Setting(20, 'examples per minibatch', at_least=1, at_most=10**6),
-    'optimizer': Setting('sgd', 'the optimizer of local training', choices=('sgd', 'adamw')),
+    'accumulate': Setting(1, 'minibatches whose gradients are added up to one step, which is that '
+                          'of a minibatch of them all', at_least=1, at_most=10**6),
+    'optimizer': Setting('sgd', 'the optimizer of local training: sgd, adamw or another one of '
+                         'optax; or package.module:FUNCTION or path/to/file.py:FUNCTION, which '
+                         'returns one'),
     'lr': Setting(0.05, 'learning rate', above=0),
-    'momentum': Setting(0.0, 'momentum of SGD', at_least=0, below=1),
+    'momentum': Setting(0.0, 'momentum, of SGD and others that have it', at_least=0, below=1),
     'weight_decay': Setting(0.0, 'weight decay', at_least=0),
+    **schedule.SETTINGS,
     'clip': Setting(0.0, 'largest global norm of a gradient; 0: no clipping', at_least=0),
     'clip_value': Setting(
         0.0, 'largest absolute value in a gradient; 0: no clipping', at_least=0),
@@ -78,13 +83,13 @@ class Parts(NamedTuple):
     """The number of clients, K."""
     return len(self.federation.clients.id)
 
-  def cross_entropy(self) -> Loss:
-    """Makes the clients' cross-entropy, without a proximal term."""
-    return losses.cross_entropy(self.model, smoothing=self.local.label_smoothing)
+  def plain_loss(self) -> Loss:
+    """Makes the clients' loss of the task, without a proximal term."""
+    return losses.supervised(self.model, smoothing=self.local.label_smoothing)
 
   def loss(self) -> Loss:
     """Makes the clients' training loss."""
-    plain, mu = self.cross_entropy(), self.local.prox
+    plain, mu = self.plain_loss(), self.local.prox
     return losses.proximal(plain, mu) if mu else plain
 
   def optimizer(self) -> optax.GradientTransformation:
@@ -93,11 +98,8 @@ class Parts(NamedTuple):
     steps = [optax.clip_by_global_norm(settings.clip)] if settings.clip else []
     if settings.clip_value:
       steps.append(optax.clip(settings.clip_value))
-    if settings.optimizer == 'adamw':
-      return optax.chain(*steps, optax.adamw(settings.lr, weight_decay=settings.weight_decay))
-    if settings.weight_decay:
-      steps.append(optax.add_decayed_weights(settings.weight_decay))
-    return optax.chain(*steps, optax.sgd(settings.lr, momentum=settings.momentum or None))
+    made = optax.chain(*steps, local_optimizer(settings))
+    return schedule.of_settings(made, settings, self.config.rounds)
 
   def training(self, loss: Loss | Model | None = None, *,
                make: Callable[..., Local] = local_training,
@@ -110,17 +112,27 @@ class Parts(NamedTuple):
       optimizer: None for `optimizer()`.
       **changed: batch, epochs or steps.
     """
-    loop = {'batch': self.local.batch, 'epochs': self.local.epochs, 'steps': self.local.steps}
-    return make(loss or self.loss(), optimizer or self.optimizer(), **loop | changed)
+    loop = {'batch': self.local.batch * self.local.accumulate, 'epochs': self.local.epochs,
+            'steps': self.local.steps}
+    loss = loss or self.loss()
+    loss = loss if isinstance(loss, Model) else self.accumulated(loss)
+    return make(loss, optimizer or self.optimizer(), **loop | changed)
+
+  def accumulated(self, loss: Loss) -> Loss:
+    """Returns a loss whose gradients are of `local.accumulate` minibatches, added up."""
+    return losses.accumulated(loss, self.local.batch) if self.local.accumulate > 1 else loss
 
   def generator(self, *, hidden: int, noise: int) -> Generator:
     """Makes a generator of features, the inputs of the network's head."""
-    features = jax.eval_shape(self.model.features, self.model.shapes, self._example).shape[1]
-    return generator(classes=self.classes(), features=features, hidden=hidden, noise=noise)
+    return generator(classes=self.classes(), features=self.features(), hidden=hidden, noise=noise)
+
+  def features(self) -> int:
+    """Returns the number of features, F; raises InputError if the network has no head."""
+    return jax.eval_shape(self.model.features, self.model.shapes, self._example).shape[1]
 
   def classes(self) -> int:
-    """Returns the number of classes of the network, C."""
-    return jax.eval_shape(self.model.apply, self.model.shapes, self._example)[0].shape[1]
+    """Returns the width of the network's outputs, C."""
+    return jax.eval_shape(self.model.apply, self.model.shapes, self._example)[0].shape[-1]
 
   @property
   def _example(self) -> PyTree:
@@ -136,11 +148,15 @@ class Parts(NamedTuple):
     """
     settings, classes, server = self.config.server, self.classes(), self.federation.server
     assert server, 'a method that learns on the server must list `server examples` in its needs'
+    if (task := self.model.task.name) != 'classification':
+      return self._objective_without_classes(task)
     labels = 1 + int(server.examples.y.max())
     if settings.surrogate == 'labels' and labels > classes:
       raise InputError(f'got server.surrogate=labels with server labels up to {labels - 1}; '
                        f'expected labels below {classes}, the number of classes of the clients, '
                        'or a surrogate among head, distil, entropy')
+    if settings.surrogate == 'head':
+      self.features()  # Raises InputError if there is no head that reads them.
     return {
         'labels': lambda: objectives.labels(self.model),
         'entropy': lambda: objectives.entropy(self.model),
@@ -148,6 +164,14 @@ class Parts(NamedTuple):
         'head': lambda: objectives.fresh_head(
             self.model, labels, ridge=settings.head_ridge, steps=settings.head_steps),
     }[settings.surrogate]()
+
+  def _objective_without_classes(self, task: str) -> Objective:
+    made = {'labels': objectives.labels, 'entropy': objectives.entropy}
+    surrogate = self.config.server.surrogate
+    if surrogate not in made:
+      raise InputError(f'got server.surrogate={surrogate} with task={task}; expected labels or '
+                       'entropy, as the others are for classes')
+    return made[surrogate](self.model)
 
   def guide(self, objective: Objective, search: Search, project: Callable,
             fallback: guided_search.Fallback) -> guided_search.Guide:
@@ -176,44 +200,6 @@ class Parts(NamedTuple):
     return self.server_training(self.objective(), optax.sgd(self.config.server.lr))
 
 
-def named_optimizer(key: str, name: str, settings: dict, *,
-                    others: tuple[str, ...] = ()) -> optax.GradientTransformation:
-  """Makes an optax optimizer by its name, with the settings that it accepts.
-
-  Args:
-    key: config key, for the error.
-    name: name of a factory in optax.
-    settings: values by argument name, with `learning_rate`; others than the factory's are ignored.
-    others: further valid values of the key, for the error.
-
-  Raises:
-    InputError: optax has no such optimizer.
-  """
-  factory = getattr(optax, name, None)
-  takes = inspect.signature(factory).parameters if inspect.isfunction(factory) else {}
-  common = ('sgd', 'adam', 'adagrad', 'yogi', 'adamw', 'lion', 'rmsprop')
-  if factory is None or 'learning_rate' not in takes:
-    wanted = ', '.join([*others, f'an optax optimizer such as {", ".join(common)}'])
-    raise InputError(f'got {key}={name}; expected {wanted}' + suggestion(name, others + common))
-  made = factory(**{name: value for name, value in settings.items() if name in takes})
-  if why := _unfit(made):
-    raise InputError(f'got {key}={name}, {why}; expected an optimizer of gradients alone, such as '
-                     f'{", ".join(common)}')
-  return made
-
-
-def _unfit(optimizer: optax.GradientTransformation) -> str:
-  """Says why an optimizer can't be used here; '' if it can: it is tried on one weight."""
-  weight = jax.ShapeDtypeStruct((1, 1), np.float32)
-  try:
-    state = jax.eval_shape(optimizer.init, weight)
-    jax.eval_shape(optimizer.update, weight, state, weight)
-  except Exception as error:  # Of whatever type the optimizer raises without what it wants.
-    return f'which needs more than gradients ({str(error).partition(".")[0]})'
-  keys = any(jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(state))
-  return 'which draws random numbers with a key of its own' if keys else ''
-
-
 def check_local(config: Any, name: str, needs: tuple[str, ...]):
   """Checks that the settings of local training meet the needs of a method.
 
@@ -226,6 +212,13 @@ def check_local(config: Any, name: str, needs: tuple[str, ...]):
     InputError: a setting does not.
   """
   local = config.local
+  local_optimizer(local)
+  schedule.check(local, config.rounds)
+  if schedule.is_used(local) and {'plain sgd', 'constant lr'} & set(needs):
+    raise InputError(f'got local.schedule={local.schedule}, local.step_schedule='
+                     f'{local.step_schedule}, local.warmup_rounds={local.warmup_rounds}, '
+                     f'local.warmup_steps={local.warmup_steps} with algorithm={name}; expected '
+                     'constant, constant, 0 and 0, as the method computes with one learning rate')
   if 'plain sgd' in needs and (local.optimizer, local.momentum) != ('sgd', 0):
     raise InputError(f'got local.optimizer={local.optimizer}, local.momentum={local.momentum} with '
                      f'algorithm={name}; expected sgd with momentum 0, for which the corrections '
@@ -236,6 +229,21 @@ def check_local(config: Any, name: str, needs: tuple[str, ...]):
   if 'no prox' in needs and local.prox:
     raise InputError(f'got local.prox={local.prox} with algorithm={name}; expected 0, as the '
                      'method does not combine with local.prox')
+
+
+def in_rounds(made: Algorithm, config: Any) -> Algorithm:
+  """Returns a method that tells its clients the round, if their learning rate goes by it."""
+  local = config.local
+  if not schedule.goes_by_round(local):
+    return made
+
+  def round(state, federation, key):
+    clients = federation.clients
+    told = clients._replace(round=jnp.full(clients.id.shape, state.round))
+    return made.round(state, federation._replace(clients=told), key)
+
+  length = made.length if local.schedule == 'constant' else config.rounds
+  return made._replace(round=round, length=length)
 
 
 def one_global_model(parts: Parts, made: Algorithm) -> bool:

@@ -129,6 +129,7 @@ def build_pfedme(parts: Parts, settings) -> Algorithm:
 
 
 METHOD = Method(
-    'pfedme', build_pfedme, SETTINGS, kind='personal', needs=('own examples', 'no prox'),
+    'pfedme', build_pfedme, SETTINGS, kind='personal',
+    needs=('own examples', 'no prox', 'constant lr'),
     summary='personal models are proximal points of the global model (Moreau envelopes)',
     paper='T. Dinh, Tran, Nguyen. NeurIPS 2020. arXiv:2006.08848')

@@ -13,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
 from hmm_jax import tree
-from hmm_jax.algorithms.parts import Parts
-from hmm_jax.check import toys
+from hmm_jax.algorithms.parts import Parts, in_rounds
+from hmm_jax.check import tasks, toys
 from hmm_jax.client import mappers
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.evaluate import STACKED
@@ -46,21 +46,25 @@ class Trial:
     changes: to the tiny config.
     model: the network; chosen by what the method needs if None.
     federation: the data.
+    task: what is learned.
   """
 
   def __init__(self, name: str, changes: Mapping[str, Any] | None = None, *,
-               model: Model | None = None, federation: Federation | None = None):
-    self.name, self.changes = name, dict(changes or {})
-    self.config = configs.configure({'algorithm': name, **TINY, **self.changes})
+               model: Model | None = None, federation: Federation | None = None,
+               task: str = 'classification'):
+    self.name, self.changes, self.task = name, dict(changes or {}), task
+    self.config = configs.configure({
+        'algorithm': name, 'task': task, **TINY, **tasks.RATES.get(task, {}), **self.changes})
     self.method = configs.method(self.config)
-    self.federation = federation or toys.hybrid()
-    self.model = model or _network(self.method.needs)
+    self.federation = tasks.federation(federation or toys.hybrid(), task)
+    self.model = tasks.network(model or _network(self.method.needs), task)
     self.traces = 0
 
   def make(self, mapper: Mapper | None = None) -> Algorithm:
     """Builds the method, with another mapper than one by one if it is given."""
     parts = Parts(self.config, self.model, mapper or mappers.one_by_one(), self.federation)
-    return self.method.build(parts, configs.section(self.config, self.method))
+    made = self.method.build(parts, configs.section(self.config, self.method))
+    return in_rounds(made, self.config)
 
   @property
   def samples(self) -> bool:

@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax import tree
-from hmm_jax.types import Array, Batch, Clients, Cohort, Examples, InputError, Key, Local, Loss
+from hmm_jax.types import (
+    Array,
+    Batch,
+    Clients,
+    Cohort,
+    Examples,
+    InputError,
+    Key,
+    Local,
+    Loss,
+    Moment,
+)
 
 
 def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch: int,
@@ -22,7 +33,7 @@ def local_training(loss: Loss, optimizer: optax.GradientTransformation, *, batch
 
   Args:
     loss: what to minimize.
-    optimizer: any optax transformation.
+    optimizer: any optax transformation; if its update takes `moment`, it gets a `Moment`.
     batch: examples per step, at most; all of the client's where it holds fewer.
     epochs: passes over the client's examples.
     steps: if above 0, this many steps instead, reshuffling after every epoch.
@@ -61,13 +72,15 @@ def descent(loss: Loss, optimizer: optax.GradientTransformation) -> Callable:
   Its `carry` is (variables, optimizer state), its `given` is (start, extra) for the loss.
   """
 
+  advance = optax.with_extra_args_support(optimizer).update
+
   def update(carry, given, minibatch, key):
     variables, opt_state = carry
     params = variables['params']
     statistics = tree.statistics(variables)
     gradient, (variables, value) = jax.grad(loss, has_aux=True)(
         params, statistics, minibatch, *given, key)
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    updates, opt_state = advance(gradient, opt_state, params, moment=minibatch.moment)
     return ({**variables, 'params': optax.apply_updates(params, updates)}, opt_state), value
 
   return update
@@ -106,7 +119,8 @@ def over_minibatches(update: Callable, *, batch: int, epochs: int = 1,
 
       def step(s, loop):
         carry, loss_sum, seen = loop
-        minibatch = gather(examples, rows, s * width, width, client.size)
+        minibatch = gather(examples, rows, s * width, width, client.size)._replace(
+            moment=Moment(client.round, e * per_epoch + s, total))
         carry, value = update(carry, given, minibatch, jax.random.fold_in(epoch_key, s))
         count = minibatch.mask.sum()
         return carry, loss_sum + value * count, seen + count

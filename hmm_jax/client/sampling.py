@@ -49,7 +49,9 @@ def pool(clients: Clients) -> Clients:
   padding = jnp.iinfo(jnp.int32).max
   index = jnp.sort(jnp.where(valid, clients.index, padding).ravel())
   index = jnp.where(index == padding, 0, index)
-  return Clients(jnp.zeros(1, jnp.int32), index[None], clients.size.sum()[None])
+  return clients._replace(id=jnp.zeros(1, jnp.int32), index=index[None],
+                          size=clients.size.sum()[None],
+                          round=None if clients.round is None else clients.round[:1])
 
 
 def by_size(clients: Clients) -> Array:

@@ -1,18 +1,16 @@
-"""Evaluation of models on examples: loss and correctness."""
+"""Evaluation of models on examples: the loss and what the task scores."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 from jax import lax
 import jax.numpy as jnp
-import optax
 
 from hmm_jax.client.local import gather
-from hmm_jax.types import Array, Batch, Examples, Mapper, Model, PyTree
+from hmm_jax.types import Array, Batch, Examples, Mapper, Model, PyTree, Task
 
 
-def cross_entropies(model: Model) -> Callable:
+def losses_of_models(model: Model) -> Callable:
   """Returns (models [M, ...], batch) -> the loss of each model on each example, [M, B].
 
   Models are in evaluation mode, and run sequentially: a batched product of M kernels is slow
@@ -20,8 +18,7 @@ def cross_entropies(model: Model) -> Callable:
   """
 
   def one(variables, batch):
-    logits, _ = model.apply(variables, batch.x, mask=batch.mask)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
+    return model.task.loss(outputs(model, variables, batch), batch.y)
 
   return lambda models, batch: lax.map(lambda variables: one(variables, batch), models)
 
@@ -53,28 +50,33 @@ def mean_over_rows(values: Callable, *, batch: int) -> Callable:
   return mean
 
 
-def logits(model: Model, variables: PyTree, batch: Batch) -> Array:
-  """Returns the logits of a minibatch in evaluation mode: [B, C]."""
+def outputs(model: Model, variables: PyTree, batch: Batch) -> Array:
+  """Returns the outputs of a minibatch in evaluation mode: [B, C]."""
   return model.apply(variables, batch.x, mask=batch.mask)[0]
 
 
-def score_batch(predict: Callable, batch: Batch) -> tuple[Array, Array]:
-  """Returns correctness and loss of each example, [B] float32 both, by predict(batch) [B, C]."""
-  predicted = predict(batch)
-  loss = optax.softmax_cross_entropy_with_integer_labels(predicted, batch.y)
-  return (predicted.argmax(-1) == batch.y).astype(jnp.float32), loss
+def score_batch(task: Task, predicted: Array, batch: Batch) -> dict[str, Array]:
+  """Returns the loss of each example and its scores, float32 [B] or [B, C], of given outputs."""
+  return {'loss': task.loss(predicted, batch.y), **task.scores(predicted, batch.y)}
 
 
-def score_rows(model: Model, mapper: Mapper, variables: PyTree, examples: Examples,
-               rows: Array, batch: int) -> list[Array]:
-  """Scores one model on the examples at `rows` [T], in batches: correctness and loss, [T] each."""
+def over_batches(mapper: Mapper, score: Callable, variables: PyTree, examples: Examples,
+                 rows: Array, batch: int) -> PyTree:
+  """Computes score(variables, minibatch), of [B, ...], for the examples at `rows` [T]: [T, ...]."""
   width = min(batch, len(rows))
   batches = jnp.pad(rows, (0, -len(rows) % width)).reshape(-1, width)
 
   def work(shared, wanted):
     variables, examples = shared
-    minibatch = gather(examples, wanted, 0, width, width)
-    return score_batch(partial(logits, model, variables), minibatch)
+    return score(variables, gather(examples, wanted, 0, width, width))
 
   scores = mapper.each(work, (variables, examples), batches)
-  return [x.ravel()[:len(rows)] for x in scores]
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:len(rows)], scores)
+
+
+def score_rows(model: Model, mapper: Mapper, variables: PyTree, examples: Examples,
+               rows: Array, batch: int) -> dict[str, Array]:
+  """Scores one model on the examples at `rows` [T], in batches: {name: [T] or [T, C]}."""
+  score = lambda variables, batch: score_batch(
+      model.task, outputs(model, variables, batch), batch)
+  return over_batches(mapper, score, variables, examples, rows, batch)

@@ -109,7 +109,8 @@ def pooled_test(dataset: Dataset, assign: Assign, divide: Callable[..., Parts], 
 
 def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
              validation: float, test: float, seed: int,
-             test_rows: Source = own_test, held_out: float = 0.2) -> Federation:
+             test_rows: Source = own_test, held_out: float = 0.2,
+             groups: tuple[np.ndarray, np.ndarray] | None = None) -> Federation:
   """Deals a data set to clients and splits off validation and test examples.
 
   The global test examples are the set's own test split or, if it has none, a stratified
@@ -125,6 +126,8 @@ def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
     seed: of every draw.
     test_rows: where test examples come from: `own_test`, `alike_test` or `pooled_test`.
     held_out: share of all examples for the global test, if the set has no test split.
+    groups: ([D] int32, the same of the test split), numbers of the groups that take the place of
+      classes, where labels are no classes.
 
   Returns:
     A Federation of NumPy arrays; examples that no client holds stay unused.
@@ -136,16 +139,24 @@ def federate(dataset: Dataset, assign: Assign, *, divide: Callable[..., Parts],
   _check(validation, test, seed)
   values.check(dataset)
   parts, global_test = test_rows(
-      dataset, assign, divide, fractions=(validation, test), seed=seed, held_out=held_out)
+      grouped(dataset, groups), assign, divide, fractions=(validation, test), seed=seed,
+      held_out=held_out)
   train, own_validation, own_test = map(_clients, parts)
-  labels = (numbering.checked(y, dataset.classes, dataset.name)
-            for y in (dataset.y_train, dataset.y_test))
   return Federation(
       examples=Examples(x=jax.tree.map(_join, dataset.x_train, dataset.x_test),
-                        y=_join(*labels)),
+                        y=_join(*map(numbering.compact, (dataset.y_train, dataset.y_test)))),
       clients=train,
       validation=Split(np.unique(np.concatenate(own_validation.valid())), own_validation),
       test=Split(global_test.astype(np.int32), own_test))
+
+
+def grouped(dataset: Dataset, groups: tuple[np.ndarray, np.ndarray] | None) -> Dataset:
+  """Returns the set without inputs, with the numbers of groups as labels, if there are any."""
+  bare = dataset._replace(x_train=(), x_test=())
+  if groups is None:
+    return bare
+  count = 1 + max(int(each.max(initial=0)) for each in groups)
+  return bare._replace(y_train=groups[0], y_test=groups[1], classes=count)
 
 
 def deal_then_split(pool: Dataset, assign: Assign, *, fractions: tuple[float, float],
@@ -175,22 +186,23 @@ def split_then_deal(pool: Dataset, assign: Assign, *, fractions: tuple[float, fl
   return tuple(parts)
 
 
-def label_counts(federation: Federation, classes: int) -> np.ndarray:
-  """Counts the training examples of each client by class: [K, C]."""
-  y = np.asarray(federation.examples.y)
+def label_counts(federation: Federation, classes: int,
+                 groups: np.ndarray | None = None) -> np.ndarray:
+  """Counts the training examples of each client by class, or by group ([D]): [K, C]."""
+  y = np.asarray(federation.examples.y if groups is None else groups)
   return np.stack([np.bincount(y[rows], minlength=classes) for rows in federation.clients.valid()])
 
 
-def describe(federation: Federation, dataset: Dataset, *,
+def describe(federation: Federation, dataset: Dataset, counts: np.ndarray, *,
              source: str = '') -> list[tuple[str, str]]:
   """Returns a summary of a federation as (name, figures) pairs, for a short table.
 
   Args:
     federation: on the host.
     dataset: that it was made of; its inputs are not looked at.
+    counts: of the clients' training examples by class, [K, C].
     source: where the server's examples come from, if it is to be shown.
   """
-  counts = label_counts(federation, dataset.classes)
   train, validation, test = (
       np.concatenate(clients.valid()) for clients in
       (federation.clients, federation.validation.clients, federation.test.clients))
@@ -200,8 +212,7 @@ def describe(federation: Federation, dataset: Dataset, *,
       ('clients', f'{len(counts):,}'),
       ('training examples', f'{len(np.unique(train)):,} of {total:,}'),
       ('training examples per client', _spread(counts.sum(axis=1))),
-      *([('classes', numbering.listed(dataset.names))] if dataset.names else []),
-      ('classes per client', _spread((counts > 0).sum(axis=1))),
+      *_describe_labels(dataset, counts),
       ('validation examples', f'{len(federation.validation.rows):,}'),
       ('test examples',
        f"{len(federation.test.rows):,}, and {len(np.unique(test)):,} of clients' own"),
@@ -211,6 +222,15 @@ def describe(federation: Federation, dataset: Dataset, *,
         [('corrupted clients', f'{federation.corrupted.sum():,}')]),
       *dataset.facts,
   ]
+
+
+def _describe_labels(dataset, counts):
+  """Says what is learned: classes and how many a client has, or the targets."""
+  named = [('classes' if dataset.y_train.ndim == 1 else 'targets', numbering.listed(
+      dataset.names))] if dataset.names else []
+  if dataset.y_train.ndim == 1:
+    return [*named, ('classes per client', _spread((counts > 0).sum(axis=1)))]
+  return named
 
 
 def _describe_server(server, source):

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Generator
 import contextlib
+import gzip
 import io
+import lzma
 import os
 import stat
 import textwrap
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import psutil
 
@@ -15,6 +17,7 @@ from hmm_jax.types import InputError
 
 # Makes the error for what is wrong with a file: (text) -> InputError.
 Refusal = Callable[[str], InputError]
+_OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
 UNPACK_LIMIT = {'unpack_limit': Setting(
     0.0, 'GiB that a compressed file may unpack to; 0: a quarter of the memory', at_least=0)}
 
@@ -49,7 +52,7 @@ DEFAULT_LIMIT = Limit()
 class Unpacked(io.RawIOBase):
   """A decompressed stream, which fails beyond a limit."""
 
-  def __init__(self, stream: IO[bytes], limit: Limit, refusal: Refusal):
+  def __init__(self, stream: IO[bytes] | io.BufferedIOBase, limit: Limit, refusal: Refusal):
     super().__init__()
     self._stream, self._limit, self._refusal, self._size = stream, limit, refusal, 0
 
@@ -62,6 +65,16 @@ class Unpacked(io.RawIOBase):
     self._size += len(content)
     self._limit.check(self._size, self._refusal, more=True)
     return len(content)
+
+
+@contextlib.contextmanager
+def opened_text(path: str, limit: Limit, refusal: Refusal) -> Generator[io.TextIOWrapper]:
+  """Yields a text stream of a file, unpacked if it is .gz or .xz, which fails beyond the limit."""
+  path = ordinary(path)
+  packed = _OPENERS.get(os.path.splitext(path)[1])
+  with (packed or open)(path, 'rb') as file:
+    stream: Any = io.BufferedReader(Unpacked(file, limit, refusal)) if packed else file
+    yield io.TextIOWrapper(stream, encoding='utf-8-sig', newline='')
 
 
 def ordinary(path: str) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # What data sets hold, and no format that Pillow gives to other programs, such as PostScript.
 FORMATS = ('JPEG', 'PNG')
+GRAY = ('1', 'L', 'LA', 'I', 'I;16')  # modes of Pillow
+_MOST_SIDE = 4096  # pixels
 
 
 def pictures(folder: str, names: Sequence[str], *, size: int,
@@ -98,19 +100,40 @@ def picture(path: str, shape: Sequence[int]) -> tuple[np.ndarray, tuple[int, int
   Raises:
     InputError: it can't be read.
   """
-  from PIL import Image, ImageOps
-  height, width, channels = shape
+  from PIL import ImageOps
   refusal = lambda text: InputError(f'got {path}; {text}')
   with files.reading(f'a readable image, {" or ".join(FORMATS)}', refusal), opened(
       files.ordinary(path)) as image:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith('I'):  # 16 bits of gray, which Pillow would clip at 255.
-      upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
-    color = upright.convert('RGBA').convert('RGB' if channels == 3 else 'L')
-    size = color.size[::-1]
-    if size != (height, width):
-      color = color.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(color).reshape(height, width, channels), size
+    return _upright(ImageOps.exif_transpose(image), shape)
+
+
+def _upright(image: 'Image.Image', shape: Sequence[int]) -> tuple[np.ndarray, tuple[int, int]]:
+  """Returns a picture as uint8 of a shape, and the (height, width) that it had."""
+  from PIL import Image
+  height, width, channels = shape
+  if image.mode.startswith('I'):  # 16 bits of gray, which Pillow would clip at 255.
+    image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
+  color = image.convert('RGBA').convert('RGB' if channels == 3 else 'L')
+  own = color.size[::-1]
+  if own != (height, width):
+    color = color.resize((width, height), Image.Resampling.BILINEAR)
+  return np.asarray(color).reshape(height, width, channels), own
+
+
+def stack_of(pictures: Sequence['Image.Image'], size: tuple[int, int] | None, key: str,
+             refusal: files.Refusal) -> np.ndarray:
+  """Does what `stack` does, with pictures that are opened already."""
+  missing = [picture is None for picture in pictures]
+  if any(missing):
+    raise refusal(f'example {missing.index(True) + 1} has no picture; expected one everywhere')
+  sizes = [picture.size[::-1] for picture in pictures]
+  if size is None and len({*sizes}) > 1:
+    odd = next(i for i, own in enumerate(sizes) if own != sizes[0])
+    raise refusal(f'example {odd + 1} is {sizes[odd][0]}x{sizes[odd][1]} and the first '
+                  f'{sizes[0][0]}x{sizes[0][1]} pixels; expected one size, or {key} to resize them')
+  channels = 1 if all(picture.mode in GRAY for picture in pictures) else 3
+  shape = (*(size or sizes[0]), channels)
+  return np.stack([_upright(picture, shape)[0] for picture in pictures])
 
 
 def _read(path, size):
@@ -138,3 +161,59 @@ def _write(path, **kept):
         os.remove(part)
   except (OSError, ValueError) as error:  # ValueError: the path holds a null byte.
     logging.warning('decoded images are not kept, crisismmd.cache names another folder: %s', error)
+
+
+def size(text: str, key: str) -> tuple[int, int] | None:
+  """Reads HEIGHTxWIDTH or one number for both; None of '', for the pictures' own size.
+
+  Raises:
+    InputError: it is none of these.
+  """
+  if not text or text == '0':
+    return None
+  parts = text.lower().split('x')
+  if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= _MOST_SIDE for part in parts):
+    raise InputError(f'got {key}={text}; expected pixels, such as 32 or 32x48, of at most '
+                     f'{_MOST_SIDE}')
+  return int(parts[0]), int(parts[-1])
+
+
+def stack(paths: Sequence[str], size: tuple[int, int] | None, key: str,
+          refusal: files.Refusal) -> np.ndarray:
+  """Reads pictures of one size into an array, in gray if all are, else in color.
+
+  Args:
+    paths: of the files.
+    size: (height, width) to resize to; None if they must have one size.
+    key: of the setting of the size, for errors.
+    refusal: makes an error.
+
+  Returns:
+    uint8 [n, height, width, 1 or 3].
+
+  Raises:
+    InputError: a file can't be read, or is of another size than the first.
+  """
+  gray, first = True, (0, 0)
+  for path in paths:
+    with files.reading(f'a readable picture {path}', refusal), opened(
+        files.ordinary(path)) as image:
+      gray = gray and image.mode in GRAY
+      own = _upright_size(image)
+    first = own if first == (0, 0) else first
+    if size is None and own != first:
+      raise refusal(f'{path} is {own[0]}x{own[1]} and {paths[0]} {first[0]}x{first[1]} pixels; '
+                    f'expected one size, or {key} to resize them')
+  height, width = size or first
+  channels = 1 if gray else 3
+  made = np.empty((len(paths), height, width, channels), np.uint8)
+  for place, path in zip(made, paths):
+    place[...] = picture(path, (height, width, channels))[0]
+  return made
+
+
+def _upright_size(image) -> tuple[int, int]:
+  """Returns (height, width) after the rotation that a camera has noted."""
+  width, height = image.size
+  sideways = image.getexif().get(0x0112, 1) >= 5  # Of Orientation, 5 to 8 are by a quarter turn.
+  return (width, height) if sideways else (height, width)

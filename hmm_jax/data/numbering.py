@@ -46,6 +46,11 @@ def listed(names: Sequence[str]) -> str:
   return f'{len(names):,}: {", ".join(shown)}'
 
 
+def compact(y: np.ndarray) -> np.ndarray:
+  """Returns classes [D] as int32; other labels stay."""
+  return y.astype(np.int32, copy=False) if y.ndim == 1 else y
+
+
 def checked(y: np.ndarray, count: int, of: str) -> np.ndarray:
   """Returns labels as int32 if they are integers from 0 to `count` - 1."""
   dtype = getattr(y, 'dtype', np.dtype(object))

@@ -419,11 +419,12 @@ def _resample(pool: Dataset, clients: int, rng: np.random.Generator, settings) -
 
 IID = Partitioner('iid', _iid, summary='shuffled examples, split evenly')
 DIRICHLET = Partitioner(
-    'dirichlet', _dirichlet, SKEW, summary='each class split over the clients by a Dirichlet draw',
+    'dirichlet', _dirichlet, SKEW, classes=True,
+    summary='each class split over the clients by a Dirichlet draw',
     paper='Yurochkin et al. ICML 2019. arXiv:1905.12022')
 SHARDS = Partitioner(
     'shards', _shards, {'shards': Setting(2, 'classes per client (shards)', at_least=1)},
-    summary='a fixed number of classes per client',
+    classes=True, summary='a fixed number of classes per client',
     paper='Li et al. ICDE 2022. arXiv:2102.02079')
 CLUSTERS = Partitioner(
     'clusters', _clusters,
@@ -432,7 +433,7 @@ CLUSTERS = Partitioner(
      'cluster_alpha': Setting(
          10.0, 'concentration of a class over the clients that own it (clusters)',
          at_least=_LEAST_ALPHA, at_most=_MOST_ALPHA)},
-    summary='a fixed number of classes per cluster of clients',
+    classes=True, summary='a fixed number of classes per cluster of clients',
     paper='Chen et al. AAAI 2026. arXiv:2504.06768')
 QUANTITY = Partitioner(
     'quantity', _quantity, SKEW, summary='IID examples, clients of different sizes',
@@ -445,7 +446,8 @@ RESAMPLE = Partitioner(
     'resample', _resample,
     {'alpha': ALPHA, 'size': Setting(
         0, 'examples per client (resample); 0: all examples / clients', at_least=0)},
-    overlaps=True, summary='each client draws from all examples by its own class distribution',
+    overlaps=True, classes=True,
+    summary='each client draws from all examples by its own class distribution',
     paper='Hsu, Qi, Brown. 2019. arXiv:1909.06335')
 
 PARTITIONERS = {record.name: record for record in (

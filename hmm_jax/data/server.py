@@ -68,7 +68,7 @@ def aligned(source: Dataset, dataset: Dataset) -> Dataset:
 
   Classes of other names get the numbers from the clients' C on, and are none of theirs.
   """
-  if source.names == dataset.names:
+  if source.names == dataset.names or dataset.y_train.ndim > 1:
     return source
   ours, theirs = numbering.names(dataset), numbering.names(source)
   ours += tuple(name for name in theirs if name not in ours)
@@ -119,7 +119,12 @@ def _draw(labels, size, most, seed, source):
 
 
 def _stratified(labels, size, rng):
-  """Draws `size` indices, of each class its share within one; the rounding is random."""
+  """Draws `size` indices, of each class its share within one; the rounding is random.
+
+  Labels that are no classes, such as targets, are not looked at.
+  """
+  if labels.ndim > 1:
+    labels = np.zeros(len(labels), np.int32)
   classes, totals = np.unique(labels, return_counts=True)
   ends = np.floor(np.cumsum(totals)[:-1] * size / len(labels) + rng.random()).astype(int)
   counts = np.diff(ends, prepend=0, append=size)
@@ -133,8 +138,10 @@ def _others(total, rows):
 
 def _examples(dataset, rows):
   chosen = dataset.keep(rows)
-  return Examples(
-      chosen.x_train, numbering.checked(chosen.y_train, dataset.classes, dataset.name))
+  y = chosen.y_train
+  if y.ndim == 1:
+    y = numbering.checked(y, dataset.classes, dataset.name)
+  return Examples(chosen.x_train, y)
 
 
 def _check_fits(source, like):

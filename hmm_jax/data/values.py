@@ -32,6 +32,18 @@ def labels(y: np.ndarray, name: str, rows: int, refusal: Refusal) -> np.ndarray:
   return y
 
 
+def targets(y: np.ndarray, name: str, rows: int, refusal: Refusal) -> np.ndarray:
+  """Returns what a file has to learn of each example, for a task to read: [D], or [D, C] numbers.
+
+  Numbers, or strings, which are class names.
+  """
+  if y.dtype.kind not in 'biufU' or y.shape[:1] != (rows,) or y.ndim > 2 or (
+      y.dtype.kind == 'U' and y.ndim > 1) or 0 in y.shape[1:]:
+    raise refusal(f'{name} is {y.dtype} {y.shape}, expected numbers or strings ({rows},), one for '
+                  f'each example, or numbers ({rows}, C)')
+  return y
+
+
 def inputs(x: np.ndarray, name: str, refusal: Refusal) -> np.ndarray:
   """Returns inputs of a file as uint8, int32 or float32, images with a channel axis."""
   if x.dtype.kind not in 'uif' or x.ndim < 2 or not x.size:
@@ -91,7 +103,7 @@ def check(dataset: Dataset):
                      'as in training')
   if not len(dataset.y_train):
     raise InputError(f'got 0 examples in the train split of {name}; expected at least 1')
-  if len({*dataset.names}) not in (0, count):
+  if dataset.y_train.ndim == 1 and len({*dataset.names}) not in (0, count):
     raise InputError(f'got {len({*dataset.names})} names of the {count} classes of {name}; '
                      'expected one for each, or none')
   for field in ('client', 'domain', 'relabeled'):
@@ -115,8 +127,25 @@ def check_counts(clients: int, groups: int):
                      f'most {_MOST_COUNTS:,}')
 
 
+def _check_labels(y, count, of):
+  """Checks classes [D], labels [D, C] uint8, targets [D, C] float32 or tokens [D, T] int32."""
+  dtype = _dtype(y)
+  if dtype == np.float32 and y.ndim == 2:
+    if y.shape[1] != count:
+      raise InputError(f'got {y.shape[1]} targets in the {of}; expected classes={count}')
+    if not finite(y):
+      raise InputError(f'got NaN or infinity among the targets in the {of}; expected finite '
+                       'numbers')
+  elif dtype == np.uint8 and y.ndim == 2:
+    if y.shape[1] != count or y.max(initial=0) > 1:
+      raise InputError(f'got labels up to {y.max(initial=0)} of shape {y.shape} in the {of}; '
+                       f'expected 0 or 1 for each of classes={count}')
+  else:
+    numbering.checked(y.ravel() if dtype == np.int32 and y.ndim == 2 else y, count, of)
+
+
 def _check_split(inputs, y, count, of):
-  numbering.checked(y, count, of)
+  _check_labels(y, count, of)
   for x in inputs:
     if _dtype(x) not in _INPUT_TYPES:
       raise InputError(f'got inputs in {_dtype(x)} in the {of}; expected '

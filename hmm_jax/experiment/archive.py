@@ -13,7 +13,7 @@ from typing import NamedTuple
 from jax.experimental import multihost_utils
 import numpy as np
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.experiment import table
 from hmm_jax.experiment.checkpoint import Checkpoints
 from hmm_jax.experiment.workdir import Workdir

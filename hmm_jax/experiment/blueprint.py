@@ -7,7 +7,10 @@ It has these keys:
                  one example, `dtype`, the `mean` and `std` of the last axis that normalize it
                  (null: it is not normalized), and of uint8 the `largest` value in training
   vocabulary     the number of tokens, of token inputs
-  classes, names number and names of the classes
+  task           what the outputs mean: the name of a task
+  targets        `mean` and `std` of the targets of a regression, by which outputs are scaled; else
+                 null
+  classes, names width of the outputs, and the names of the classes, labels or targets
   dataset        the name of the data set
 """
 
@@ -22,11 +25,13 @@ import numpy as np
 from hmm_jax.data import normalize, numbering
 from hmm_jax.experiment import config as configs
 from hmm_jax.models import NETWORKS, classifier
-from hmm_jax.registry import Inputs, Network, find, section
+from hmm_jax.registry import Inputs, section
+from hmm_jax.tasks import TASKS
 from hmm_jax.types import Array, Dataset, Federation, InputError, Model, PyTree
 
 KEYS = ('network', 'settings', 'compute_dtype', 'inputs', 'vocabulary', 'classes', 'names',
         'dataset')
+NEWER = {'task': 'classification', 'targets': None}  # keys, and what they were in earlier releases
 
 
 def describe(config: ConfigDict, data: Dataset, federated: Federation) -> dict[str, Any]:
@@ -36,14 +41,15 @@ def describe(config: ConfigDict, data: Dataset, federated: Federation) -> dict[s
     InputError: inputs of a kind that the network does not take.
   """
   held = np.unique(np.concatenate(federated.clients.valid()))
-  return without_normalization(config, data) | {'inputs': [
-      entry | _normalization(config, data.name, x, held) for entry, x in zip(
-          _entries(data.x_train), by_modality(federated.examples.x).values(), strict=True)]}
+  return without_normalization(config, data) | {
+      'inputs': [entry | _normalization(config, data.name, x, held) for entry, x in zip(
+          _entries(data.x_train), by_modality(federated.examples.x).values(), strict=True)],
+      'targets': _scale(config, federated.examples.y, held)}
 
 
 def without_normalization(config: ConfigDict, data: Dataset) -> dict[str, Any]:
   """Does what `describe` does, for inputs that are normalized already."""
-  record, x = find('model', config.model, NETWORKS, Network), data.x_train
+  record, x = configs.network(config.model), data.x_train
   kind = _kind(x)
   if kind not in record.takes:
     suitable = [name for name, other in NETWORKS.items() if kind in other.takes]
@@ -56,6 +62,8 @@ def without_normalization(config: ConfigDict, data: Dataset) -> dict[str, Any]:
       'compute_dtype': config.compute_dtype,
       'inputs': _entries(x),
       'vocabulary': _vocabulary(data) if kind == 'tokens' else 0,
+      'task': config.task,
+      'targets': None,
       'classes': data.classes,
       'names': list(data.titles or numbering.names(data)),
       'dataset': data.name,
@@ -68,18 +76,25 @@ def network(about: Mapping[str, Any]) -> Model:
   Raises:
     InputError: the file of its record is gone, or its settings are invalid.
   """
-  record = find('model', about['network'], NETWORKS, Network)
+  record = configs.network(about['network'])
   shape = {entry['modality']: tuple(entry['shape']) for entry in about['inputs']}
   inputs = Inputs(shape.get('', shape), about['classes'], jnp.dtype(about['compute_dtype']),
-                  about['vocabulary'])
+                  about['vocabulary'], TASKS[about['task']].positions)
   settings = {key: tuple(value) if isinstance(value, list) else value  # JSON has no tuples.
               for key, value in about['settings'].items()}
   with section(record.name, record.settings):
     return record.build(inputs, ConfigDict(settings))
 
 
-def model(about: Mapping[str, Any], augment: Callable | None = None) -> Model:
-  """Makes the network for stored inputs, which it normalizes, and augments in training."""
+def model(about: Mapping[str, Any], augment: Callable | None = None,
+          loss: Callable | None = None) -> Model:
+  """Makes the network for stored inputs, which it normalizes, and augments in training.
+
+  Args:
+    about: a blueprint.
+    augment: (key, x) -> x; None for no augmentation.
+    loss: (outputs, y) -> [B], in place of the task's own.
+  """
   normalizers = {entry['modality']: _normalizer(entry) for entry in about['inputs']}
 
   def prepare(x):
@@ -87,7 +102,8 @@ def model(about: Mapping[str, Any], augment: Callable | None = None) -> Model:
       return normalizers[''](x)
     return {name: normalizers[name](leaf) for name, leaf in x.items()}
 
-  return classifier.preprocessed(network(about), normalize=prepare, augment=augment)
+  net = network(about)._replace(task=TASKS[about['task']].make(about, loss))
+  return classifier.preprocessed(net, normalize=prepare, augment=augment)
 
 
 def shapes(x: PyTree) -> PyTree:
@@ -111,6 +127,16 @@ def _normalization(config, name, x, held):
   if config.normalize == 'none' or normalize.is_tokens(x):
     return {}
   mean, std = normalize.constants(name, x, held)
+  return {'mean': mean.tolist(), 'std': std.tolist()}
+
+
+def _scale(config, y, held):
+  """Returns mean and standard deviation of the targets in training; None if there are none."""
+  if config.task != 'regression':
+    return None
+  if config.regression.scale == 'none':
+    return {'mean': [0.0] * y.shape[1], 'std': [1.0] * y.shape[1]}
+  mean, std = normalize.constants('', y, held)
   return {'mean': mean.tolist(), 'std': std.tolist()}
 
 

@@ -1,6 +1,6 @@
 """Builds an experiment from a config: network, devices and method."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,31 +11,36 @@ import numpy as np
 import optax
 import psutil
 
-from hmm_jax import storage, tree
+from hmm_jax import tree
 from hmm_jax.algorithms.engines.fine_tuning import fine_tuned
-from hmm_jax.algorithms.parts import LOCAL, Parts, one_global_model
+from hmm_jax.algorithms.parts import LOCAL, Parts, in_rounds, one_global_model
 from hmm_jax.client import mappers
 from hmm_jax.client.initial import begun_from
-from hmm_jax.data import augment
+from hmm_jax.data import augment, storage
 from hmm_jax.experiment import blueprint, exported
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.evaluate import evaluator
+from hmm_jax.experiment.federation import names
 from hmm_jax.experiment.outline import outline
 from hmm_jax.experiment.trainer import in_turn
 from hmm_jax.models import files
-from hmm_jax.registry import section
+from hmm_jax.registry import section, suggestion
 from hmm_jax.report import trackers
+from hmm_jax.tasks import losses, metrics
 from hmm_jax.types import (
-    Algorithm,
-    Array,
-    Dataset,
-    Experiment,
-    Federation,
-    InputError,
-    Mapper,
-    Model,
+  Algorithm,
+  Array,
+  Dataset,
+  Experiment,
+  Federation,
+  InputError,
+  Mapper,
+  Model,
+  Task,
 )
 
+_FEW = 20  # classes that any data set may have
+_TRIED = 100  # examples on which a metric of one's own is tried
 SEED_MAPS = {'in_turn': in_turn, 'together': jax.vmap}
 
 
@@ -62,7 +67,7 @@ def augmented(config: ConfigDict, about: Mapping[str, Any]) -> Model:
   augmentations = {
       'none': lambda: None,
       'crop_flip': lambda: augment.on_images(augment.crop_flip(config.crop_padding))}
-  return blueprint.model(about, augmentations[config.augment]())
+  return blueprint.model(about, augmentations[config.augment](), losses.chosen(config.loss, about))
 
 
 def mapper(config: ConfigDict) -> Mapper:
@@ -92,7 +97,7 @@ def method(config: ConfigDict, net: Model, mapper: Mapper, federated: Federation
   """
   record, parts = configs.method(config), Parts(config, net, mapper, federated)
   with section('local', LOCAL), section(record.name, record.settings):
-    made = record.build(parts, configs.section(config, record))
+    made = in_rounds(record.build(parts, configs.section(config, record)), config)
     settings = config.fine_tune
     if not settings.epochs:
       return made
@@ -101,7 +106,7 @@ def method(config: ConfigDict, net: Model, mapper: Mapper, federated: Federation
     raise InputError(f'got fine_tune.epochs={settings.epochs} with algorithm={config.algorithm}; '
                      'expected 0, or a method with one global model and no client models')
   train = parts.training(
-      parts.cross_entropy(), optimizer=optax.sgd(settings.lr or config.local.lr),
+      parts.plain_loss(), optimizer=optax.sgd(settings.lr or config.local.lr),
       epochs=settings.epochs, steps=0)
   return fine_tuned(made, train, mapper=mapper)
 
@@ -128,6 +133,8 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation, *,
   spread, sharding = devices(config, jax.devices())
   about = blueprint.describe(config, data, federated)
   net = augmented(config, about)
+  further = metrics.named(config.metrics, net.task, np.asarray(federated.examples.y[:_TRIED]),
+                          data.classes)
   if given is not None:
     net = begun(net, given, config)
   check_fits(net.nbytes, f'model={config.model} of')
@@ -142,9 +149,9 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation, *,
   return Experiment(
       algorithm=algorithm,
       federation=placed,
-      criterion=f'{view}/validation/{config.selection}',
+      criterion=f'{view}/validation/{selection(config, net.task, further)}',
       evaluate=evaluator(net, federated, placed.examples, mapper=spread(mappers.one_by_one()),
-                         sharding=sharding, batch=config.eval_batch),
+                         sharding=sharding, batch=config.eval_batch, further=further),
       seeds=tuple(range(config.seed, config.seed + config.seeds)),
       seed_map=SEED_MAPS[config.seed_map],
       sharding=sharding,
@@ -154,12 +161,28 @@ def experiment(config: ConfigDict, data: Dataset, federated: Federation, *,
       keep_best=config.keep_best,
       keep=config.keep,
       track=trackers.named(config.track),
-      classes=data.classes,
+      classes=data.classes if config.task == 'classification' else 0,
+      client_names=names(federated, data),
       warnings=warnings(config, net, federated),
       init=net.init,
       about=about | {'federation': outline(federated)},
       given={} if given is None else {'tensors in init': storage.digest_of_arrays(given)},
   )
+
+
+def selection(config: ConfigDict, task: Task, further: Collection[str]) -> str:
+  """Returns the metric that selects a round.
+
+  Raises:
+    InputError: it is none of the run.
+  """
+  if config.selection == 'auto':
+    return task.main
+  known = [task.main, *(name for name in task.names if name != task.main), 'loss', *further]
+  if config.selection not in known:
+    raise InputError(f'got selection={config.selection} with task={task.name}; expected auto, '
+                     f'{", ".join(known)}' + suggestion(config.selection, known))
+  return config.selection
 
 
 def begun(net: Model, given: Mapping[str, Array], config: ConfigDict) -> Model:
@@ -176,11 +199,15 @@ def begun(net: Model, given: Mapping[str, Array], config: ConfigDict) -> Model:
 
 def warnings(config: ConfigDict, net: Model, federated: Federation) -> tuple[str, ...]:
   """Returns a line for each thing that is allowed, but hardly meant."""
-  batch = min(config.local.batch, int(federated.clients.size.min()))
+  batch, lines = min(config.local.batch, int(federated.clients.size.min())), []
   if 'batch_stats' in net.shapes and batch == 1:
-    return ('BatchNorm is trained on batches of one example, of which it can learn nothing; '
-            'expected local.batch of at least 2, and as many examples of each client',)
-  return ()
+    lines.append('BatchNorm is trained on batches of one example, of which it can learn nothing; '
+                 'expected local.batch of at least 2, and as many examples of each client')
+  y = np.asarray(federated.examples.y)
+  if config.task == 'classification' and (found := len(np.unique(y))) > max(_FEW, len(y) / 4):
+    lines.append(f'{len(y):,} examples have {found:,} classes; if their labels are numbers to '
+                 'predict, task=regression learns these')
+  return tuple(lines)
 
 
 def check_fits(size: int, what: str):

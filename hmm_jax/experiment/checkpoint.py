@@ -12,7 +12,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.types import InputError, PyTree, SaveError
 
 

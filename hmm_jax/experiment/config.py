@@ -18,11 +18,12 @@ from hmm_jax import registry
 from hmm_jax.algorithms import METHODS
 from hmm_jax.algorithms.engines import fine_tuning, one_shot
 from hmm_jax.algorithms.parts import LOCAL, check_local
-from hmm_jax.data import corrupt, federate, server
+from hmm_jax.data import corrupt, federate, memory, server
 from hmm_jax.data.partition import PARTITIONERS
 from hmm_jax.data.sources import SOURCES
 from hmm_jax.merging.data_free import invert
 from hmm_jax.models import NETWORKS
+from hmm_jax.models import OWN as OWN_NETWORKS
 from hmm_jax.registry import (
     Method,
     Network,
@@ -38,6 +39,7 @@ from hmm_jax.registry import (
 from hmm_jax.report import trackers
 from hmm_jax.report.trackers import TRACKERS
 from hmm_jax.server import objectives, training
+from hmm_jax.tasks import TASKS, metrics
 from hmm_jax.types import InputError
 
 # What is trained, for how long, where: the keys without a section.
@@ -49,7 +51,15 @@ RUN = {
     'data_dir': Setting('', "where the data lie: of TFDS, '' is ~/tensorflow_datasets; of "
                         "crisismmd, '' is ~/tensorflow_datasets/crisismmd"),
     'subset': Setting(1.0, 'share of the examples to use, drawn by partition.seed'),
-    'model': Setting('mlp', f'the network: {", ".join(NETWORKS)}'),
+    'task': Setting('classification', 'what is learned: ' + '; '.join(
+        f'{kind.name}: {kind.summary}' for kind in TASKS.values()), choices=TASKS),
+    'loss': Setting('', "the clients' loss: package.module:FUNCTION or path/file.py:FUNCTION, "
+                    '(outputs, y) -> [B], or, of a regression, ' + ', '.join(
+                        TASKS['regression'].losses) + "; '': the task's own"),
+    'metrics': Setting('', 'further metrics, any of ' + ','.join(
+        dict.fromkeys(name for of in metrics.NAMED.values() for name in of))
+        + ", or one's own, path/file.py:FUNCTION, (y, predictions) -> number"),
+    'model': Setting('mlp', f'the network: {", ".join(NETWORKS)}, or a flax module of your own'),
     'init': Setting('', "the initial model of all seeds: an exported folder, a file (safetensors, "
                     "npz) or a run, RUN@SEED; '': drawn at random"),
     'init_spread': Setting(
@@ -73,8 +83,9 @@ RUN = {
     'seeds': Setting(3, 'number of training seeds, from `seed` on', at_least=1, at_most=1000),
     'seed_map': Setting('in_turn', 'how seeds are trained: one after another, or vectorized',
                         choices=('in_turn', 'together')),
-    'selection': Setting('accuracy', 'the validation metric by which the best round is selected',
-                         choices=('accuracy', 'loss')),
+    'selection': Setting('auto', 'the validation metric by which the best round is selected; auto: '
+                         'accuracy, f1_micro, rmse or perplexity, by the task',
+                         choices=('auto', 'loss', *metrics.BUILT_IN)),
     'keep_best': Setting(False, 'also keep the states of the selected round'),
     'keep': Setting(2, 'number of checkpoints that are kept', at_least=1),
     'resume': Setting('newest', 'from which checkpoint a run goes on: the newest, or, if that is '
@@ -107,16 +118,20 @@ SHARED = {
     'inversion': invert.SETTINGS,
 }
 OWN = {record.name: dict(record.settings)
-       for table in (METHODS, NETWORKS, SOURCES) for record in table.values() if record.settings}
+       for table in (METHODS, NETWORKS, SOURCES, TASKS) for record in table.values()
+       if record.settings}
 
-# Keys whose value may refer to a record of one's own, and what the others are.
+# Keys whose value may refer to a record of one's own: what the others are, and what may stand for
+# one.
 REFERENCES = {
     'algorithm': (METHODS, Method),
-    'model': (NETWORKS, Network),
-    'dataset': (SOURCES, Source),
-    'server.source': (SOURCES, Source),
+    'model': (NETWORKS, Network, OWN_NETWORKS),
+    'dataset': (SOURCES, Source, memory.FUNCTION),
+    'server.source': (SOURCES, Source, memory.FUNCTION),
     'partition.kind': (PARTITIONERS, Partitioner),
 }
+# Keys whose value may refer to a function of one's own.
+FUNCTIONS = ('local.optimizer', 'loss', 'metrics')
 # Keys that say what is shown beside a run or kept of it, and change no number.
 COSMETIC = {'name', 'references', 'variants', 'keep', 'plots', 'track'}
 # Keys that are of one call, and not of the run.
@@ -229,7 +244,10 @@ def placed(key: str, value: Any) -> Any:
     return value
   if key in PATHS:
     return os.path.abspath(os.path.expanduser(value))
-  value = absolute(value) if key in REFERENCES else value
+  if key in REFERENCES:
+    value = absolute(value)
+  if key in FUNCTIONS:  # Of metrics there may be several.
+    value = ','.join(absolute(name.strip()) for name in value.split(','))
   prefix, found, path = value.partition(':')
   path = os.path.expanduser(path)
   if not found or '\0' in path or not os.path.isfile(path):
@@ -291,7 +309,7 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def references(values: Mapping[str, Any]) -> dict[str, str]:
   """Picks those values that refer to records of one's own."""
-  return {key: values[key] for key, (known, _) in REFERENCES.items()
+  return {key: values[key] for key, (known, *_) in REFERENCES.items()
           if isinstance(values.get(key), str) and values[key].partition(':')[0] not in known
           and is_reference(values[key]) and not values[key].startswith('domain:')}
 
@@ -329,6 +347,11 @@ def method(config: ConfigDict) -> Method:
   return find('algorithm', config.algorithm, METHODS, Method)
 
 
+def network(name: str) -> Network:
+  """Returns the network of a name, or of a reference; InputError if there is none."""
+  return find('model', name, NETWORKS, Network, OWN_NETWORKS)
+
+
 def check(config: ConfigDict):
   """Checks every value, and what goes together.
 
@@ -337,7 +360,7 @@ def check(config: ConfigDict):
   """
   values, known = flat(config), settings(config)
   chosen = method(config)
-  find('model', config.model, NETWORKS, Network)
+  network(config.model)
   find('partition.kind', config.partition.kind, PARTITIONERS, Partitioner)
   for key, value in values.items():
     known[key].check(key, value)
@@ -347,6 +370,9 @@ def check(config: ConfigDict):
   if config.seed + config.seeds > 2**31:
     raise InputError(f'got seed={config.seed}; expected seeds below 2**31')
   check_local(config, chosen.name, chosen.needs)
+  if 'classes' in chosen.needs and config.task != 'classification':
+    raise InputError(f'got task={config.task} with algorithm={chosen.name}, which needs classes; '
+                     'expected task=classification, or another method')
   if chosen.check:
     with registry.section(chosen.name, chosen.settings):
       chosen.check(config)

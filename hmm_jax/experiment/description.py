@@ -168,9 +168,9 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _record(key: str, name: str) -> Any:
   """Returns the record that a config names; None if that is gone, or a data set by its name."""
-  known, kind = configs.REFERENCES[key]
+  known = configs.REFERENCES[key][0]
   try:
-    return known.get(name.partition(':')[0]) or find(key, name, known, kind)
+    return known.get(name.partition(':')[0]) or find(key, name, *configs.REFERENCES[key])
   except InputError:
     return None
 

@@ -1,21 +1,22 @@
-"""Evaluation of an algorithm's views: accuracy and loss on the validation and test splits.
+"""Evaluation of an algorithm's views: loss and metrics on the validation and test splits.
 
 The name of a view determines its examples:
   clients   stacked, or a Mixture: each client's own model on the client's own split
   locals    stacked: every client's model on the global split: mean over clients,
-            accuracy also of the worst, `locals_min`, and of the best, `locals_max`
+            the task's main metric also of the worst, `locals_min`, and of the best, `locals_max`
   any other one model on the global split; `global` also on each client's own
             split where the algorithm has no `clients` view
 
 Metrics are named <view>/<split>/<metric>. `clients` is the unweighted mean over the clients
 that hold examples of the split; `clients_weighted` is weighted by their number of examples,
-and `clients_worst` is the mean over the worst tenth of them, by accuracy. With views
+and `clients_worst` is the mean over the worst tenth of them, by the main metric. With views
 `locals` and `merged`, mergeability/<split>/gap is the mean loss of the local models
 minus the loss of the merged model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import jax
 from jax import lax
@@ -24,7 +25,8 @@ from jax.sharding import Sharding
 import numpy as np
 
 from hmm_jax.client import local, mappers
-from hmm_jax.client.scoring import logits, score_batch, score_rows
+from hmm_jax.client.scoring import outputs, over_batches, score_batch, score_rows
+from hmm_jax.tasks.metrics import lower_is_better
 from hmm_jax.types import (
   Examples,
   Federation,
@@ -38,7 +40,8 @@ STACKED = ('clients', 'locals')
 
 
 def evaluator(model: Model, federation: Federation, examples: Examples, *,
-              mapper: Mapper, sharding: Sharding, batch: int = 512) -> Callable:
+              mapper: Mapper, sharding: Sharding, batch: int = 512,
+              further: Mapping[str, Callable] = MappingProxyType({})) -> Callable:
   """Makes the evaluation function of a federation, compiled once for each kind of view.
 
   Args:
@@ -48,6 +51,7 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
     mapper: how batches and clients are mapped.
     sharding: sharding of models and scores.
     batch: examples scored at a time.
+    further: metrics of predictions, {name: (y, predictions) -> float}, on the host.
 
   Returns:
     (views) -> Scores; empty splits give no entry.
@@ -55,58 +59,92 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
   splits = {'validation': federation.validation, 'test': federation.test}
   needed = {name: np.unique(np.concatenate([split.rows, *split.clients.valid()]))
             for name, split in splits.items()}
+  task, y = model.task, np.asarray(federation.examples.y)
+  metrics_of = lambda means: {**task.metrics(means), 'loss': means['loss']}
 
   @partial(jax.jit, out_shardings=sharding)
   def score(variables, examples, rows):
-    """Scores one model on the examples at `rows` [T]: correctness and loss of each."""
+    """Scores one model on the examples at `rows` [T]: the scores of each, [T, ...]."""
     return score_rows(model, mapper, variables, examples, rows, batch)
 
   @partial(jax.jit, out_shardings=sharding)
-  def score_clients(models, examples, clients):
-    """Scores K models on their own examples: sums of correctness and loss, [K]."""
-    if isinstance(models, Mixture):
-      shared, own = models
-      predict = partial(_mixed_log_probabilities, model)
-    else:
-      shared, own = (), models
-      predict = lambda shared, own, batch: logits(model, own, batch)
+  def predict(variables, examples, rows):
+    """Predicts the examples at `rows` [T] by one model: [T, ...]."""
+    one = lambda variables, batch: task.predict(outputs(model, variables, batch))
+    return over_batches(mapper, one, variables, examples, rows, batch)
 
-    def work(given, one):
-      shared, examples = given
-      own, client = one
-      return _score_client(partial(predict, shared, own), examples, client, batch)
+  def of_each_client(work):
+    """Lifts work(predict, examples, client) over each client and its own model."""
 
-    return mapper.each(work, (shared, examples), (own, clients), clients.size)
+    @partial(jax.jit, out_shardings=sharding)
+    def lifted(models, examples, clients):
+      mixture = isinstance(models, Mixture)
+      shared, own = models if mixture else ((), models)
+
+      def one(given, member):
+        shared, examples = given
+        own, client = member
+        out = (partial(_mixed, model, shared, own) if mixture else partial(outputs, model, own))
+        return work(out, examples, client)
+
+      return mapper.each(one, (shared, examples), (own, clients), clients.size)
+
+    return lifted
+
+  score_clients = of_each_client(partial(_score_client, task, batch))
+  predict_clients = of_each_client(
+      lambda out, examples, client: _predict_client(task, batch, out, examples, client))
 
   @partial(jax.jit, out_shardings=sharding)
   def score_locals(stacked, examples, rows):
-    """Scores K models on the examples at `rows` [T]: mean accuracy and loss, [K]."""
+    """Scores K models on the examples at `rows` [T]: means, [K, ...]."""
     def work(shared, variables):
       scores = score_rows(model, mappers.one_by_one(), variables, *shared, batch)
-      return [x.mean() for x in scores]
+      return jax.tree.map(lambda x: x.mean(axis=0), scores)
 
     return mapper.each(work, (examples, rows), stacked)
-
   def one_model(variables, split_name, split):
-    """Returns the model's scores: of each global example, and means on each client's examples."""
+    """Returns the model's metrics on the global examples, and on each client's own, [K] each."""
     rows = needed[split_name]
-    scores = list(map(np.asarray, score(variables, examples, rows)))
+    scores = jax.tree.map(np.asarray, score(variables, examples, rows))
     at = partial(np.searchsorted, rows)
-    own = np.array([[x[at(r)].mean() if len(r) else np.nan for x in scores]
-                    for r in split.clients.valid()])
-    return [x[at(split.rows)] for x in scores], own.T
+    mean = lambda x, r: x[at(r)].mean(axis=0) if len(r) else np.full(x.shape[1:], np.nan)
+    own = split.clients.valid()
+    overall = metrics_of({name: mean(x, split.rows) for name, x in scores.items()})
+    each = metrics_of({name: np.stack([mean(x, r) for r in own]) for name, x in scores.items()})
+    if further:
+      predicted = np.asarray(predict(variables, examples, rows))
+      overall |= more(split.rows, lambda r: predicted[at(r)])
+      each |= stacked_metrics([more(r, lambda r: predicted[at(r)]) for r in own])
+    return overall, each
 
   def own_models(models, split):
-    """Returns accuracy and mean loss of each client's model on its own examples."""
+    """Returns the metrics of each client's model on its own examples, [K] each."""
     held = np.asarray(split.clients.size)
-    sums = [np.asarray(x, np.float64) for x in score_clients(models, examples, split.clients)]
-    return [np.divide(x, held, out=np.full(len(held), np.nan), where=held > 0) for x in sums]
+
+    def mean(total):
+      total = np.asarray(total, np.float64)
+      count = held.reshape(-1, *[1] * (total.ndim - 1))
+      return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+    each = metrics_of(jax.tree.map(mean, score_clients(models, examples, split.clients)))
+    if further:
+      predicted = np.asarray(predict_clients(models, examples, split.clients))
+      each |= stacked_metrics([more(r, lambda r, p=p: p[:len(r)]) for r, p in zip(
+          split.clients.valid(), predicted)])
+    return each
+
+  def more(rows, predicted):
+    """Returns the further metrics of the examples at `rows`; NaN where there are none."""
+    return {name: metric(y[rows], predicted(rows)) if len(rows) else np.nan
+            for name, metric in further.items()}
 
   def local_models(stacked, split_name, split):
-    correct, loss = map(np.asarray, score_locals(stacked, examples, split.rows))
-    return _named('locals', split_name, correct.mean(), loss.mean()) | {
-        f'locals_min/{split_name}/accuracy': float(correct.min()),
-        f'locals_max/{split_name}/accuracy': float(correct.max())}
+    each = metrics_of(jax.tree.map(np.asarray, score_locals(stacked, examples, split.rows)))
+    worst, best = (np.max, np.min) if lower_is_better(task.main) else (np.min, np.max)
+    return _named('locals', split_name, {name: x.mean() for name, x in each.items()}) | {
+        f'locals_min/{split_name}/{task.main}': float(worst(each[task.main])),
+        f'locals_max/{split_name}/{task.main}': float(best(each[task.main]))}
 
   def evaluate(views):
     metrics, clients = {}, {}
@@ -117,15 +155,16 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
       for name in (n for n in views if n not in STACKED):
         overall, each = one_model(views[name], split_name, split)
         if len(split.rows):
-          metrics |= _named(name, split_name, *(x.mean() for x in overall))
+          metrics |= _named(name, split_name, overall)
         if name == 'global' and own is None:
           own = each
       if 'locals' in views and len(split.rows):
         metrics |= local_models(views['locals'], split_name, split)
       if own is not None and split.clients.size.any():
-        metrics |= _over_clients(split_name, *own, np.asarray(split.clients.size))
-        clients |= {f'{split_name}/rows': np.asarray(split.clients.size),
-                    f'{split_name}/accuracy': own[0], f'{split_name}/loss': own[1]}
+        held = np.asarray(split.clients.size)
+        metrics |= _over_clients(split_name, own, held, task.main)
+        clients |= {f'{split_name}/rows': held} | {
+            f'{split_name}/{name}': x for name, x in own.items()}
       if {f'locals/{split_name}/loss', f'merged/{split_name}/loss'} <= metrics.keys():
         metrics[f'mergeability/{split_name}/gap'] = (
             metrics[f'locals/{split_name}/loss'] - metrics[f'merged/{split_name}/loss'])
@@ -134,35 +173,64 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
   return evaluate
 
 
-def _over_clients(split: str, accuracy: np.ndarray, loss: np.ndarray, rows: np.ndarray) -> dict:
-  """Averages over clients with examples: equally, by number of examples, over the worst tenth."""
+def stacked_metrics(each: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+  """Returns {metric: [K]} from those of each client."""
+  return {name: np.array([one[name] for one in each]) for name in each[0]}
+
+
+def _over_clients(split: str, own: Mapping[str, np.ndarray], rows: np.ndarray, main: str) -> dict:
+  """Averages over clients with examples: equally, by number of examples, over the worst tenth.
+
+  A client of whose examples a metric is undefined, NaN, is left out of that metric's means.
+  """
   held = rows > 0
-  accuracy, loss, rows = accuracy[held], loss[held], rows[held]
-  worst = np.argsort(accuracy, kind='stable')[:-(-len(rows) // 10)]
-  return (_named('clients', split, accuracy.mean(), loss.mean())
-          | _named('clients_weighted', split, *(x @ rows / rows.sum() for x in (accuracy, loss)))
-          | _named('clients_worst', split, accuracy[worst].mean(), loss[worst].mean()))
+  own, rows = {name: x[held] for name, x in own.items()}, rows[held]
+  order = np.argsort(-own[main] if lower_is_better(main) else own[main], kind='stable')
+  worst = order[:-(-len(rows) // 10)]
+  return (_named('clients', split, {name: _mean(x) for name, x in own.items()})
+          | _named('clients_weighted', split, {name: _mean(x, rows) for name, x in own.items()})
+          | _named('clients_worst', split, {name: _mean(x[worst]) for name, x in own.items()}))
 
 
-def _named(view: str, split: str, accuracy: float, loss: float) -> dict:
-  return {f'{view}/{split}/accuracy': float(accuracy), f'{view}/{split}/loss': float(loss)}
+def _mean(x: np.ndarray, weights: np.ndarray | None = None) -> float:
+  known = ~np.isnan(x)
+  if not known.any():
+    return np.nan
+  if weights is None:
+    return x[known].mean()
+  return x[known] @ weights[known] / weights[known].sum()
 
 
-def _mixed_log_probabilities(model, models, weights, batch):
-  """Returns the logarithm of a weighted mean of M models' probabilities, [B, C]."""
-  each = lax.map(lambda variables: logits(model, variables, batch), models)
-  log_weights = jnp.log(jnp.maximum(weights, jnp.finfo(weights.dtype).tiny))[:, None, None]
-  return jax.nn.logsumexp(jax.nn.log_softmax(each) + log_weights, axis=0)
+def _named(view: str, split: str, metrics: Mapping[str, float]) -> dict:
+  return {f'{view}/{split}/{name}': float(value) for name, value in metrics.items()}
 
 
-def _score_client(predict, examples, client, batch):
-  """Returns the sums of correctness and loss over one client's examples, in batches."""
+def _mixed(model, models, weights, batch):
+  """Returns the outputs of an ensemble of M models by a client's weights."""
+  each = lax.map(lambda variables: outputs(model, variables, batch), models)
+  return model.task.mix(each, weights)
+
+
+def _score_client(task, batch, predict, examples, client):
+  """Returns the sums of the scores over one client's examples, in batches."""
   width = min(batch, client.index.shape[0])
   rows = jnp.pad(client.index, (0, -client.index.shape[0] % width))
 
-  def body(i, sums):
+  def sums(i):
     minibatch = local.gather(examples, rows, i * width, width, client.size)
-    scores = score_batch(predict, minibatch)
-    return [total + jnp.where(minibatch.mask, x, 0).sum() for total, x in zip(sums, scores)]
+    masked = lambda x: jnp.where(minibatch.mask.reshape(-1, *[1] * (x.ndim - 1)), x, 0).sum(axis=0)
+    return jax.tree.map(masked, score_batch(task, predict(minibatch), minibatch))
 
-  return lax.fori_loop(0, -(-client.size // width), body, [jnp.float32(0), jnp.float32(0)])
+  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(sums, 0))
+  add = lambda i, total: jax.tree.map(jnp.add, total, sums(i))
+  return lax.fori_loop(0, -(-client.size // width), add, nothing)
+
+
+def _predict_client(task, batch, predict, examples, client):
+  """Predicts one client's examples, in batches, and its padding: [N, ...]."""
+  width = min(batch, client.index.shape[0])
+  rows = jnp.pad(client.index, (0, -client.index.shape[0] % width))
+  one = lambda i: task.predict(predict(
+      local.gather(examples, rows, i * width, width, client.size)))
+  made = lax.map(one, jnp.arange(len(rows) // width))
+  return made.reshape(-1, *made.shape[2:])[:client.index.shape[0]]

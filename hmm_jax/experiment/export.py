@@ -10,6 +10,8 @@ from hmm_jax.experiment import exported, locate
 from hmm_jax.experiment.evaluate import STACKED
 from hmm_jax.experiment.predictor import Predictor
 from hmm_jax.experiment.saved import FOR_ALL, Run
+from hmm_jax.report import words
+from hmm_jax.tasks.metrics import lower_is_better
 from hmm_jax.types import InputError
 
 BEST = 'best'  # The client whose own model is best on its own validation examples.
@@ -124,21 +126,26 @@ def usual_view(run: Run, views: Mapping[str, Any], client: int | None) -> str:
 
 
 def best_client(run: Run, seed: int) -> int:
-  """Returns the client whose own model is the most accurate on its own validation examples.
+  """Returns the client whose own model is best on its own validation examples.
+
+  By the main metric of the task, such as accuracy.
 
   Of equals, the one with the lowest loss, and the lowest id; never by test examples.
 
   Raises:
     InputError: clients have no validation examples.
   """
-  rows = [row for row in run.folder.read_table('clients') if row['seed'] == seed
-          and np.isfinite(row.get('validation/accuracy', np.nan))]
+  table = run.folder.read_table('clients')
+  kind = words.main(table[0] if table else ())
+  sign = 1 if lower_is_better(kind) else -1
+  rows = [row for row in table if row['seed'] == seed
+          and np.isfinite(row.get(f'validation/{kind}', np.nan))]
   if not rows:
-    raise InputError(f'got client={BEST} with {run.folder.path}, whose clients have no accuracy '
+    raise InputError(f'got client={BEST} with {run.folder.path}, whose clients have no {kind} '
                      'on validation examples of their own; expected the id of a client')
   last = [row for row in rows if row['round'] == rows[-1]['round']]
   return int(min(last, key=lambda row: (
-      -row['validation/accuracy'], row['validation/loss'], row['client']))['client'])
+      sign * row[f'validation/{kind}'], row['validation/loss'], row['client']))['client'])
 
 
 def _number(client):

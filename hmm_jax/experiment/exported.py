@@ -40,7 +40,7 @@ def described(about: Mapping[str, Any], *, mixture: np.ndarray | None = None,
   """
   inputs = {entry['modality']: expected(entry, about['vocabulary']) for entry in about['inputs']}
   return {
-      **{key: about[key] for key in blueprint.KEYS},
+      **{key: about[key] for key in (*blueprint.KEYS, *blueprint.NEWER)},
       'expects': '; '.join(f'{name}: {said}' if name else said for name, said in inputs.items()),
       'normalized': 'floats (x - mean) / std, of uint8 (x / 255 - mean) / std; null: as they are',
       'weights': weights, 'mixture': None if mixture is None else np.asarray(mixture).tolist(),
@@ -85,7 +85,7 @@ def read(folder: str) -> dict[str, Any]:
     raise InputError(f'got {folder}; expected the folder of a run, or an exported one')
   if os.path.basename(about['weights']) != about['weights']:
     raise InputError(f'got {folder} with weights={about["weights"]}; expected a file in it')
-  return about
+  return blueprint.NEWER | about
 
 
 def load(folder: str) -> Predictor:

@@ -7,7 +7,6 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from hmm_jax.data.federate import describe, label_counts
 from hmm_jax.experiment import build, federation, locate, more_seeds, pages, plots, tracking
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
@@ -20,8 +19,15 @@ from hmm_jax.report.screen import Screen
 from hmm_jax.types import Algorithm, Dataset, Experiment, Federation, InputError, SaveError
 
 
-def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
+def train(config: ConfigDict, workdir: Workdir, screen: Screen,
+          data: Dataset | None = None) -> dict:
   """Trains one config in its workdir, or resumes it; a finished run is only read.
+
+  Args:
+    config: all settings.
+    workdir: of the run.
+    screen: shows what is done.
+    data: in place of the data set that the config names.
 
   Returns:
     The summary.
@@ -31,10 +37,10 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
     SaveError: a result can't be saved.
     Diverged, Stopped: as in `run`.
   """
-  made = prepare(config, workdir)
+  made = prepare(config, workdir, data)
   if parts := Parts.of(config, workdir):
     del made
-    return _train_more(config, parts, workdir, screen)
+    return _train_more(config, parts, workdir, screen, data)
   leads = jax.process_index() == 0
   if made is None:
     summary = read_summary(workdir) or {}
@@ -42,7 +48,7 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
     if leads and config.plots and not pages.are_there(workdir):
       try:
         if plots.read_partition(workdir) is None:
-          plots.write_partition(workdir, *_partition(config))
+          plots.write_partition(workdir, *_partition(config, data))
         pages.of_run(workdir)
       except SaveError as error:  # The run is saved, if only on a disk that can't be written.
         screen.say(str(error))
@@ -50,20 +56,20 @@ def train(config: ConfigDict, workdir: Workdir, screen: Screen) -> dict:
       tracking.catch_up(config, workdir, screen)
     return summary
 
-  experiment, federated, data = made
+  experiment, federated, loaded = made
+  ids, counts = np.asarray(federated.clients.id), federation.counts(config, federated, loaded)
   screen.table(f'{workdir.path}: {config.algorithm} on {config.dataset}', ['what', 'figures'],
-               [*describe(federated, data, source=config.server.source),
+               [*federation.described(config, federated, loaded),
                 *experiment.algorithm.facts])
-  ids, counts = np.asarray(federated.clients.id), label_counts(federated, data.classes)
   digests = _digests(config, federated, experiment)
   settings = _kept(config)
-  del made, federated, data  # The devices have what they need.
+  del made, federated, loaded  # The devices have what they need.
 
   with workdir.owned() if leads else contextlib.nullcontext():
     compare(config, workdir)  # Again, for another process may have been quicker.
     check_extension(config, workdir, experiment.algorithm)
     if leads:
-      plots.write_partition(workdir, ids, counts)
+      plots.write_partition(workdir, ids, counts, experiment.client_names)
     summary = run(experiment, settings, workdir, screen, data=digests,
                   previous=config.resume == 'previous',
                   show=plots.Painter(lambda: _draw(config, workdir)))
@@ -77,11 +83,12 @@ def _draw(config: ConfigDict, workdir: Workdir):
     pages.of_run(workdir)
 
 
-def _train_more(config: ConfigDict, parts: Parts, workdir: Workdir, screen: Screen) -> dict:
+def _train_more(config: ConfigDict, parts: Parts, workdir: Workdir, screen: Screen,
+                data: Dataset | None) -> dict:
   """Finishes the seeds that are there, trains those that are added, and joins them."""
-  train(parts.had, workdir, screen)
-  train(parts.added, parts.beside, screen)
-  experiment, federated, _ = _built(config)
+  train(parts.had, workdir, screen, data)
+  train(parts.added, parts.beside, screen, data)
+  experiment, federated, _ = _built(config, data)
   with workdir.owned():
     if Parts.of(config, workdir):  # Another process may have been quicker.
       more_seeds.join(experiment, _kept(config), workdir, parts.beside,
@@ -102,11 +109,12 @@ def _kept(config: ConfigDict) -> dict:
   return {key: value for key, value in config.to_dict().items() if key not in configs.OF_ONE_CALL}
 
 
-def _partition(config):
-  """Returns the ids of a run's clients and their training examples by class, [K, C]."""
-  data = federation.dataset(config)
+def _partition(config, data):
+  """Returns the ids of a run's clients, their training examples by class, [K, C], and names."""
+  data = federation.dataset(config, data)
   federated = federation.federation(config, data)
-  return np.asarray(federated.clients.id), label_counts(federated, data.classes)
+  return (np.asarray(federated.clients.id), federation.counts(config, federated, data),
+          federation.names(federated, data))
 
 
 def read_summary(workdir: Workdir) -> dict | None:
@@ -117,23 +125,27 @@ def read_summary(workdir: Workdir) -> dict | None:
 
 
 @in_32_bits
-def run_config(config: ConfigDict, workdir: str, *, silent: bool = False) -> Run:
+def run_config(config: ConfigDict, workdir: str, *, silent: bool = False,
+               data: Dataset | None = None) -> Run:
   """Trains a config in a folder, or resumes it; the library's form of the command.
 
   Args:
     config: of `hmm_jax.config(...)`.
     workdir: folder of the run, made if need be.
     silent: print nothing.
+    data: of `hmm_jax.dataset(...)`, in place of the data set that the config names.
 
   Raises:
     InputError: before anything is written.
     Diverged: a round turned non-finite; what was saved stays.
   """
-  train(configs.configure(configs.flat(config)), Workdir(workdir), Screen(silent=silent))
+  values = configs.flat(config) | ({} if data is None else {'dataset': f'given:{data.name}'})
+  train(configs.configure(values), Workdir(workdir), Screen(silent=silent), data)
   return Run.load(workdir)
 
 
-def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federation, Dataset] | None:
+def prepare(config: ConfigDict, workdir: Workdir,
+            data: Dataset | None = None) -> tuple[Experiment, Federation, Dataset] | None:
   """Builds what a run needs; None if it is finished. The data set is without its inputs.
 
   Raises:
@@ -143,20 +155,20 @@ def prepare(config: ConfigDict, workdir: Workdir) -> tuple[Experiment, Federatio
   compare(config, workdir)
   parts, summary = Parts.of(config, workdir), read_summary(workdir)
   if parts:  # What is wrong with one shows before the other is trained.
-    prepare(parts.had, workdir)
-    prepare(parts.added, parts.beside)
+    prepare(parts.had, workdir, data)
+    prepare(parts.added, parts.beside, data)
   elif summary and summary['rounds_requested'] == config.rounds:
     return None
   workdir.check_writable()
   for name in trackers.named(config.track):
     trackers.opener(name)  # What it lacks shows before anything is written.
-  made = _built(config)
+  made = _built(config, data)
   check_extension(config, workdir, made[0].algorithm)
   return made
 
 
-def _built(config) -> tuple[Experiment, Federation, Dataset]:
-  data = federation.dataset(config)
+def _built(config, data) -> tuple[Experiment, Federation, Dataset]:
+  data = federation.dataset(config, data)
   federated = federation.federation(config, data)
   given = locate.tensors(config.init) if config.init else None
   experiment = build.experiment(config, data, federated, given=given)
@@ -198,6 +210,8 @@ def compare(config: ConfigDict, workdir: Workdir):
   now = configs.flat(config)
   for key in sorted((before.keys() | now.keys()) - configs.COSMETIC - configs.OF_ONE_CALL):
     was, wanted = (as_json(configs.placed(key, values.get(key))) for values in (before, now))
+    if key == 'selection' and config.task == 'classification':  # Earlier releases had no `auto`.
+      was, wanted = ('accuracy' if value == 'auto' else value for value in (was, wanted))
     grows = key in ('rounds', 'seeds') and type(was) is int and wanted > was
     decides = config.keep_best or config.stop.patience
     if was != wanted and not grows and (key != 'eval_every' or decides):

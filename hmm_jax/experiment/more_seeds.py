@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.archive import Archive
 from hmm_jax.experiment.run import Progress, finished, summarize

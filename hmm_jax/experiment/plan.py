@@ -6,7 +6,6 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from hmm_jax.data.federate import describe
 from hmm_jax.experiment import comparisons, cost, federation, launch
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.archive import Archive
@@ -44,7 +43,7 @@ def plan(config: ConfigDict, workdir: Workdir, *, measure: bool = False) -> list
        f'seeds {experiment.seeds[0]} to {experiment.seeds[-1]}'),
       ('evaluations', _evaluations(experiment, done)),
       ('clients in a round', f'{min(federation.cohort(config) or clients, clients):,}'),
-      *describe(federated, data, source=config.server.source),
+      *federation.described(config, federated, data),
       *experiment.algorithm.facts,
       ('parameters of a model', f'{cost.parameters(experiment):,}'),
       *_traffic(experiment),

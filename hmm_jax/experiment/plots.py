@@ -1,6 +1,6 @@
 """The plots of a run, drawn from the tables in its folder: at the end, and while it trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import os
 import pathlib
@@ -10,6 +10,7 @@ import numpy as np
 
 from hmm_jax.experiment import description
 from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report import words
 from hmm_jax.report.plots import clients, curves, lines, partition, search, updates, weights
 from hmm_jax.report.style import Figure, save_pair
 from hmm_jax.types import InputError, SaveError
@@ -33,7 +34,7 @@ def of_clients(workdir: Workdir, title: str = '') -> dict[str, Figure]:
   """Returns the figures of a run that are no learning curves."""
   made, rows = {}, workdir.read_table('clients')
   if (counts := read_partition(workdir)) is not None:
-    made['partition'] = partition.partition(counts, title)
+    made['partition'] = partition.partition(counts, title, client_names(workdir))
   if runs := accuracies(workdir):
     made['clients'] = clients.clients(runs, title)
   made |= weights.client_tables(rows, title)
@@ -48,12 +49,13 @@ def of_clients(workdir: Workdir, title: str = '') -> dict[str, Figure]:
 
 
 def accuracies(workdir: Workdir) -> dict[str, list[dict]]:
-  """Returns the clients.csv of a run and of those beside it that have test accuracies, by name."""
+  """Returns the clients.csv of a run and of those beside it that have test metrics, by name."""
   beside = sorted(pathlib.Path(workdir.path).glob('references/*/config.json'))
   runs = {description.describe(workdir).name: workdir} | {
       path.parent.name: Workdir(str(path.parent)) for path in beside}
   tables = {name: run.read_table('clients') for name, run in runs.items()}
-  return {name: rows for name, rows in tables.items() if any('test/accuracy' in r for r in rows)}
+  return {name: rows for name, rows in tables.items()
+          if any(f'test/{kind}' in row for row in rows for kind in words.MAIN)}
 
 
 def are_drawn(workdir: Workdir) -> bool:
@@ -63,17 +65,32 @@ def are_drawn(workdir: Workdir) -> bool:
              for name in names for ending in ('png', 'pdf'))
 
 
-def write_partition(workdir: Workdir, ids: np.ndarray, counts: np.ndarray):
-  """Writes partition.csv: the training examples of each client by class, counts [K, C]."""
+def write_partition(workdir: Workdir, ids: np.ndarray, counts: np.ndarray,
+                    names: Sequence[str] = ()):
+  """Writes partition.csv: the training examples of each client by class, counts [K, C].
+
+  Args:
+    workdir: of the run.
+    ids: of the clients, [K].
+    counts: [K, C].
+    names: of the clients, () if they have none.
+  """
+  called = [{'name': name} for name in names] or [{}] * len(ids)
   workdir.table('partition').write([
-      {'client': int(i)} | {str(c): int(n) for c, n in enumerate(row)}
-      for i, row in zip(ids, counts)])
+      {'client': int(i)} | name | {str(c): int(n) for c, n in enumerate(row)}
+      for i, name, row in zip(ids, called, counts)])
 
 
 def read_partition(workdir: Workdir) -> np.ndarray | None:
   """Returns the counts in partition.csv, [K, C]; None for a run of before there was one."""
   rows = workdir.read_table('partition')
-  return np.array([list(row.values())[1:] for row in rows], int) if rows else None
+  count = lambda row: [value for name, value in row.items() if name not in ('client', 'name')]
+  return np.array([count(row) for row in rows], int) if rows else None
+
+
+def client_names(workdir: Workdir) -> tuple[str, ...]:
+  """Returns the names of a run's clients, as partition.csv has them; () if they have none."""
+  return tuple(row['name'] for row in workdir.read_table('partition') if 'name' in row)
 
 
 class Painter:

@@ -21,9 +21,9 @@ class Predictor:
   model:     the network, as a `Model` that normalizes its inputs.
   variables: its parameters and statistics; of a mixture of M models [M, ...].
   mixture:   [M], the weights of the models' probabilities; None for a single model.
-  classes:   the number of classes, C; `names` are what they are called.
+  classes:   the width of the outputs, C; `names` are what classes, labels or targets are called.
   about:     how the model came about, and what its inputs must be.
-  forward:   the compiled (variables, x) -> class probabilities of one model.
+  forward:   the compiled (variables, x) -> predictions of one model.
   """
 
   def __init__(self, about: Mapping[str, Any], variables: PyTree,
@@ -32,11 +32,13 @@ class Predictor:
     self.about, self.variables, self.mixture = about, variables, mixture
     self.model = model or blueprint.model(about)
     self.classes, self.names = about['classes'], tuple(about['names'])
-    self.forward = forward or probabilities(self.model)
+    self.forward = forward or predictions(self.model)
 
   @in_32_bits
   def predict(self, x: PyTree) -> np.ndarray:
-    """Returns class probabilities [B, C] float32.
+    """Returns the task's predictions, float32: probabilities of classes or labels, or targets.
+
+    They are [B, C], or, of next tokens, [B, T, C].
 
     Args:
       x: [B, ...], or {modality: [B, ...]}; B may be 0.
@@ -48,19 +50,30 @@ class Predictor:
     count = len(next(iter(jax.tree.leaves(x))))
     parts = [self._predict(tree.take(x, np.arange(first, min(first + _BATCH, count))))
              for first in range(0, count, _BATCH)]
-    return np.concatenate([np.zeros((0, self.classes), np.float32), *parts])
+    nothing = np.zeros((0, *self._places, self.classes), np.float32)
+    return np.concatenate([nothing, *parts])
+
+  @property
+  def _places(self) -> tuple[int, ...]:
+    """The shape of an example's outputs before their last axis."""
+    return tuple(self.about['inputs'][0]['shape'][:1]) if self.task == 'next_token' else ()
+
+  @property
+  def task(self) -> str:
+    """What the model predicts: the name of a task."""
+    return self.about['task']
 
   def _predict(self, x):
     if self.mixture is None:
       return np.asarray(self.forward(self.variables, x))
     each = [np.asarray(self.forward(tree.take(self.variables, m), x))
             for m in range(len(self.mixture))]
-    return np.einsum('m,mbc->bc', self.mixture, np.stack(each))
+    return np.einsum('m,m...->...', self.mixture, np.stack(each))
 
 
-def probabilities(model: Model) -> Callable:
-  """Returns the compiled (variables, x) -> class probabilities [B, C]."""
-  return jax.jit(lambda variables, x: jax.nn.softmax(model.apply(variables, x)[0]))
+def predictions(model: Model) -> Callable:
+  """Returns the compiled (variables, x) -> the task's predictions."""
+  return jax.jit(lambda variables, x: model.task.predict(model.apply(variables, x)[0]))
 
 
 def checked(about: Mapping[str, Any], x: PyTree) -> PyTree:

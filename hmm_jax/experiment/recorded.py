@@ -10,6 +10,7 @@ from hmm_jax.experiment import description, more_seeds
 from hmm_jax.experiment.launch import as_json
 from hmm_jax.experiment.run import finished, selected
 from hmm_jax.experiment.workdir import Workdir
+from hmm_jax.report import words
 from hmm_jax.report.comparison.numbers import Entry, OneSeed
 from hmm_jax.types import InputError
 
@@ -89,13 +90,13 @@ def _read(folder: str, name: str) -> Recorded | None:
   summary = workdir.read_json('summary.json') or {}
   criterion = summary.get('criterion') or criterion_of(settings, rows)
   clients, seeds = workdir.read_table('clients'), {}
-  numbers = list(dict.fromkeys(row['seed'] for row in rows))
+  numbers, kind = list(dict.fromkeys(row['seed'] for row in rows)), words.main(rows[0])
   for seed in numbers:
     own = [_row(row, len(numbers)) for row in rows if row['seed'] == seed]
     last = {row['client']: row for row in clients if row['seed'] == seed}.values()
     seeds[settings['partition.seed'], seed] = OneSeed(
         own, selected(own, criterion),
-        [row['test/accuracy'] for row in last if 'test/accuracy' in row], finished(own))
+        [row[f'test/{kind}'] for row in last if f'test/{kind}' in row], finished(own))
   return Recorded(name, settings, seeds, criterion)
 
 
@@ -104,7 +105,8 @@ def criterion_of(settings: Mapping[str, Any], rows: Sequence[Mapping]) -> str:
   known = METHODS.get(settings['algorithm'])
   own = settings['fine_tune.epochs'] or (known is not None and known.kind == 'personal')
   view = 'clients' if own or 'global/validation/loss' not in rows[-1] else 'global'
-  return f'{view}/validation/{settings["selection"]}'
+  chosen = settings['selection']
+  return f'{view}/validation/{words.main(rows[-1]) if chosen == "auto" else chosen}'
 
 
 def _row(row: Mapping, seeds: int) -> dict:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pathlib
 
 import hmm_jax
-from hmm_jax import storage
 from hmm_jax.algorithms import METHODS
+from hmm_jax.data import storage
 from hmm_jax.data.partition import PARTITIONERS
 from hmm_jax.data.sources import SOURCES
 from hmm_jax.experiment import catalog

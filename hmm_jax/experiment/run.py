@@ -17,7 +17,9 @@ from hmm_jax.experiment.tracking import tracked
 from hmm_jax.experiment.trainer import Chunk, Diverged, Trainer
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.models import files
+from hmm_jax.report import words
 from hmm_jax.report.screen import Screen
+from hmm_jax.tasks.metrics import lower_is_better
 from hmm_jax.types import Experiment, InputError, PyTree
 
 
@@ -189,6 +191,8 @@ def _evaluate(experiment, trainer, states, done, metrics, seconds, rows):
     tables = scores.clients | {name: value for name, value in gauges.items() if value.ndim}
     if experiment.federation.corrupted is not None:
       tables['corrupted'] = np.asarray(experiment.federation.corrupted, np.int32)
+    if tables and experiment.client_names:
+      tables = {'name': np.array(experiment.client_names)} | tables
     each += _client_rows(done, seed, np.asarray(experiment.federation.clients.id), tables)
   return fresh, each
 
@@ -220,7 +224,7 @@ def _records(experiment: Experiment, metrics: dict, done: int) -> dict[str, list
 
 def _selected(rows: list[dict], seed: int, criterion: str) -> list[float]:
   """Returns one seed's values of the selection criterion; higher is better."""
-  sign = -1 if criterion.endswith('loss') else 1
+  sign = -1 if lower_is_better(criterion) else 1
   values = [sign * row[criterion] for row in rows if row['seed'] == seed and criterion in row]
   # A finite model may have a loss of NaN, which np.argmax would select as the largest.
   return [-np.inf if np.isnan(value) else value for value in values]
@@ -267,7 +271,8 @@ def _patience_ran_out(rows, experiment) -> bool:
 
 
 def _headline(fresh, metrics, seconds):
-  names = ('global/test/accuracy', 'locals/test/accuracy', 'clients/test/accuracy', 'train/loss')
+  main = words.main(fresh[0])
+  names = (*(f'{view}/test/{main}' for view in ('global', 'locals', 'clients')), 'train/loss')
   values = {n: np.mean([row[n] for row in fresh]) for n in names if n in fresh[0]}
   count = metrics['train/loss'].shape[1]
   return f'{count / seconds:.2f} rounds/s  ' + '  '.join(f'{n} {v:.4f}' for n, v in values.items())

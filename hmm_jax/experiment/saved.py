@@ -15,7 +15,7 @@ from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.archive import Archive
 from hmm_jax.experiment.devices import in_32_bits
 from hmm_jax.experiment.evaluate import STACKED
-from hmm_jax.experiment.predictor import Predictor, probabilities
+from hmm_jax.experiment.predictor import Predictor, predictions
 from hmm_jax.experiment.run import Progress
 from hmm_jax.experiment.views import Views, with_data, without_data
 from hmm_jax.experiment.workdir import Workdir
@@ -85,7 +85,9 @@ class Run:
   def about(self) -> Mapping[str, Any]:
     """What the network is built from: a blueprint, without the data set if the run has kept it."""
     kept = self.folder.read_json('model.json', blueprint.KEYS)
-    return kept or blueprint.describe(self.config, self.dataset, self.federation)
+    if kept:
+      return blueprint.NEWER | kept
+    return blueprint.describe(self.config, self.dataset, self.federation)
 
   @cached_property
   def model(self) -> Model:
@@ -181,7 +183,7 @@ class Run:
   @in_32_bits
   def predict(self, x: PyTree, *, view: str = 'global', client: int | None = None,
               seed: int | None = None) -> Array:
-    """Returns class probabilities for inputs in the stored format: [B, C] float32.
+    """Returns predictions for inputs in the stored format, as of `Predictor.predict`.
 
     Args:
       x: [B, ...], such as uint8 images.
@@ -218,7 +220,7 @@ class Run:
 
   @cached_property
   def _forward(self) -> Callable:
-    return probabilities(self.model)
+    return predictions(self.model)
 
   @cached_property
   @in_32_bits

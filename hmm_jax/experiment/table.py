@@ -6,8 +6,10 @@ import csv
 import hashlib
 import os
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.types import InputError, SaveError
+
+TEXTS = ('name',)  # columns that hold no numbers
 
 
 class Table:
@@ -90,7 +92,8 @@ class Table:
                              f'columns {", ".join(sorted(self._needed))}')
           if up_to is not None and _number(text['round']) > up_to:
             return
-          yield text, {name: _number(value) for name, value in text.items()}
+          yield text, {name: value if name in TEXTS else _number(value)
+                       for name, value in text.items()}
     except (FileNotFoundError, NotADirectoryError):
       return
     except InputError:

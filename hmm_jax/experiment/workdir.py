@@ -8,7 +8,7 @@ import tempfile
 
 import filelock
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.experiment.table import Table
 from hmm_jax.types import InputError
 

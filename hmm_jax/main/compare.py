@@ -11,7 +11,7 @@ def compare(
     out: Annotated[str, typer.Option(help='Folder for the figure and the tables.')],
     by: Annotated[str, typer.Option(help='Curves over: round, bytes or seconds.')] = 'round',
     metric: Annotated[str, typer.Option(
-        help='A column of metrics.csv; by default a test accuracy that all runs have.')] = '',
+        help='A column of metrics.csv; by default the main test metric, such as accuracy.')] = '',
     references: Annotated[bool, typer.Option(
         '--references', help='Also what the runs were compared with, RUN/references/*.')] = False):
   """Compare runs in one figure and one table, with paired differences to the first.

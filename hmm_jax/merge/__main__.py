@@ -22,7 +22,7 @@ from typing import Any
 from absl import app, flags, logging
 import numpy as np
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.experiment import exported, locate
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.merge import lora, models, state_dict
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]):
   if made.pairs:
     say_rank(made, screen)
   if made.on:
-    screen.table('on the test examples', ['model', 'accuracy', 'loss'],
+    screen.table('on the test examples', ['model', *made.on.model.task.names, 'loss'],
                  models.scores(made, operator.name, MODELS.value))
   if out:
     write(out, made.merged, made.metadata, network(made))

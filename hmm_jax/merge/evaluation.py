@@ -6,8 +6,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 
 from hmm_jax.client import mappers
 from hmm_jax.client.scoring import score_rows
@@ -26,13 +26,6 @@ class Bench(NamedTuple):
   held_out: Array  # [T] indices of validation examples, for merges that learn
   test: Array  # [T'] indices of test examples
   about: Mapping[str, Any] = MappingProxyType({})  # what the network is built from
-
-
-class Score(NamedTuple):
-  """Accuracy and mean loss on test examples."""
-
-  accuracy: float
-  loss: float
 
 
 def read_config(path: str) -> ConfigDict:
@@ -64,11 +57,13 @@ def bench(path: str) -> Bench:
       (federated.examples, federated.validation.rows, federated.test.rows)), about)
 
 
-def score(bench: Bench, variables: PyTree) -> Score:
-  """Scores one model on the test examples."""
+def score(bench: Bench, variables: PyTree) -> dict[str, float]:
+  """Returns the task's metrics of one model on the test examples, and its mean loss."""
   of = lambda *given: score_rows(bench.model, mappers.one_by_one(), *given, 512)
-  right, loss = jax.jit(of)(variables, bench.examples, bench.test)
-  return Score(float(jnp.mean(right)), float(jnp.mean(loss)))
+  scores = jax.jit(of)(variables, bench.examples, bench.test)
+  means = {name: np.asarray(x.mean(axis=0)) for name, x in scores.items()}
+  found = {**bench.model.task.metrics(means), 'loss': means['loss']}
+  return {name: float(value) for name, value in found.items()}
 
 
 def barrier(bench: Bench, a: PyTree, b: PyTree) -> float:

@@ -159,15 +159,17 @@ def check_finite(merged: dict, stacked: dict):
 
 
 def scores(made: Merged, name: str, paths: Sequence[str]) -> list[list[str]]:
-  """Returns table rows: scores of each model and the merged one, barriers of consecutive models."""
+  """Returns table rows: metrics and loss of each model and the merged one, and the barriers of the
+  loss between consecutive models."""
   assert made.on
   models = [files.unflatten(one) for one in tree.unstack(made.stacked)]
-  shown = lambda score: [f'{value:.4f}' for value in score]
+  shown = lambda score: [f'{value:.4f}' for value in score.values()]
   rows = [[path, *shown(evaluation.score(made.on, model))]
           for path, model in zip(paths, models, strict=True)]
   rows.append([name, *shown(evaluation.score(made.on, files.unflatten(made.merged)))])
   for i, (a, b) in enumerate(itertools.pairwise(models)):
-    rows.append([f'barrier between models {i + 1} and {i + 2}', '',
+    empty = [''] * len(made.on.model.task.names)
+    rows.append([f'barrier between models {i + 1} and {i + 2}', *empty,
                  f'{evaluation.barrier(made.on, a, b):.4f}'])
   return rows
 

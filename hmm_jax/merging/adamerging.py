@@ -21,7 +21,7 @@ from hmm_jax.merging.learning import (
 )
 from hmm_jax.merging.soups import Soup
 from hmm_jax.registry import Operator, Setting
-from hmm_jax.types import Array, InputError, PyTree
+from hmm_jax.types import InputError, PyTree
 
 
 def learn_factors(stacked: PyTree, base: PyTree, loss: Callable, batches: PyTree, *, unit: PyTree,
@@ -50,12 +50,6 @@ def learn_factors(stacked: PyTree, base: PyTree, loss: Callable, batches: PyTree
   return Soup(mix(c), c)
 
 
-def entropy(logits: Array) -> Array:
-  """Returns the entropy of each prediction: [B, C] -> [B]."""
-  log_p = jax.nn.log_softmax(logits)
-  return -(jnp.exp(log_p) * log_p).sum(axis=-1)
-
-
 def adamerging(*, by: str = 'layer', initial: float = 0.3, lr: float = 1e-3,
                steps: int = 500) -> Callable:
   """Returns AdaMerging, by the entropy of predictions on examples whose labels are not read.
@@ -71,7 +65,10 @@ def adamerging(*, by: str = 'layer', initial: float = 0.3, lr: float = 1e-3,
     raise InputError(f'got initial={initial}; expected a number from 0 to 1')
 
   def apply(model, stacked, base, examples, rows, key):
-    logits = logits_of(model, stacked)
+    entropy, logits = model.task.entropy, logits_of(model, stacked)
+    if entropy is None:
+      raise InputError(f'got adamerging with task={model.task.name}; expected another operator, as '
+                       'its predictions have no entropy')
 
     def loss(params, own):
       batch = take(examples, own)

@@ -27,7 +27,8 @@ def epoch(key: Key, rows: Array, *, batch: int) -> Array:
 def take(examples: Examples, own: Array) -> Batch:
   """Returns the examples at the indices `own` [B]."""
   at = lambda leaf: jnp.take(leaf, jnp.maximum(own, 0), axis=0)
-  return Batch(*jax.tree.map(at, tuple(examples)), own >= 0)
+  x, y = jax.tree.map(at, tuple(examples))
+  return Batch(x, y, own >= 0)
 
 
 def masked_mean(values: Array, mask: Array) -> Array:

@@ -11,7 +11,7 @@ from hmm_jax import tree
 from hmm_jax.merging.batches import take
 from hmm_jax.merging.delta import wide
 from hmm_jax.registry import Operator, Setting
-from hmm_jax.types import Array, Examples, InputError, Key, Model, PyTree
+from hmm_jax.types import Array, Examples, InputError, Key, Model, PyTree, Task
 
 
 def fisher(*, floor: float = 1e-6, labels: str = 'given', chunk: int = 8) -> Callable:
@@ -68,7 +68,7 @@ def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, k
              labels: Callable, chunk: int) -> PyTree:
   """Estimates the diagonal of a model's Fisher information, shaped as its parameters.
 
-  That is the mean over examples of the squared gradient of log p(label | x).
+  That is the mean over examples of the squared gradient of log p(label | x), the negative loss.
 
   Args:
     model: the network.
@@ -76,22 +76,22 @@ def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, k
     examples: flat data.
     rows: [T], indices, of which -1 is padding.
     key: of labels that are drawn.
-    labels: (logits [C], y, key) -> label: `given` or `drawn`.
+    labels: (task, outputs [1, C], y [1], key) -> labels [1]: `given` or `drawn`.
     chunk: examples that are differentiated at a time.
   """
-  params = variables['params']
+  params, task = variables['params'], model.task
   statistics = tree.statistics(variables)
 
   def log_likelihood(params, x, y, key):
     x = jax.tree.map(lambda leaf: leaf[None], x)
-    logits = model.apply({'params': params, **statistics}, x)[0][0]
-    return jax.nn.log_softmax(logits)[labels(logits, y, key)]
+    outputs = model.apply({'params': params, **statistics}, x)[0]
+    return -task.loss(outputs, labels(task, outputs, y[None], key))[0]
 
   gradients = jax.vmap(jax.grad(log_likelihood), (None, 0, 0, 0))
 
   def add(total, batch):
     own, key = batch
-    x, y, mask = take(examples, own)
+    x, y, mask, _ = take(examples, own)
     each = gradients(params, x, y, jax.random.split(key, chunk))
     counts = mask.astype(jnp.float32)
     return jax.tree.map(lambda t, g: t + jnp.tensordot(counts, jnp.square(g), 1), total, each), None
@@ -101,16 +101,16 @@ def diagonal(model: Model, variables: PyTree, examples: Examples, rows: Array, k
   return tree.scale(1 / (rows >= 0).sum(), total)
 
 
-def given(logits: Array, y: Array, key: Key) -> Array:
+def given(task: Task, outputs: Array, y: Array, key: Key) -> Array:
   """Returns the example's label: the empirical Fisher."""
-  del logits, key
+  del task, outputs, key
   return y
 
 
-def drawn(logits: Array, y: Array, key: Key) -> Array:
+def drawn(task: Task, outputs: Array, y: Array, key: Key) -> Array:
   """Returns a label drawn from the model's prediction: the true Fisher; `y` is not read."""
   del y
-  return jax.random.categorical(key, logits)
+  return jax.lax.stop_gradient(task.draw(outputs, key))
 
 
 LABELS = {'given': given, 'drawn': drawn}

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
-import optax
 
 from hmm_jax import tree
 from hmm_jax.merging import atlas
@@ -96,25 +95,28 @@ def learned(stacked: PyTree, loss: Callable, batches: PyTree, *, unit: PyTree,
 
 
 def greedy_soup() -> Callable:
-  """Returns the greedy soup, by accuracy on the examples."""
+  """Returns the greedy soup, by accuracy on the examples, or by the loss of tasks without one."""
 
   def apply(model, stacked, base, examples, rows, key):
     del base, key
     logits = logits_of(model, stacked)
 
-    def correct(params, own):
+    def gain(params, own):
       batch = take(examples, own)
-      return ((logits(params, batch).argmax(axis=-1) == batch.y) & batch.mask).sum()
+      predicted = logits(params, batch)
+      right = model.task.scores(predicted, batch.y).get('accuracy')
+      values = -model.task.loss(predicted, batch.y) if right is None else right
+      return jnp.where(batch.mask, values, 0).sum()
 
-    # A count: means of as many right answers may differ in their last digit.
-    score = lambda params: lax.map(lambda own: correct(params, own), pooled(rows)).sum()
+    # A sum: means of as many right answers may differ in their last digit.
+    score = lambda params: lax.map(lambda own: gain(params, own), pooled(rows)).sum()
     return greedy(stacked['params'], score).params
 
   return apply
 
 
 def learned_soup(*, by: str = 'model', lr: float = 0.05, epochs: int = 5) -> Callable:
-  """Returns the learned soup, by cross-entropy on the examples.
+  """Returns the learned soup, by the loss on the examples.
 
   Args:
     by: which parameters share weights, one of `UNITS`.
@@ -129,8 +131,7 @@ def learned_soup(*, by: str = 'model', lr: float = 0.05, epochs: int = 5) -> Cal
 
     def loss(params, own):
       batch = take(examples, own)
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits(params, batch), batch.y)
-      return masked_mean(losses, batch.mask)
+      return masked_mean(model.task.loss(logits(params, batch), batch.y), batch.mask)
 
     batches = minibatches(key, rows, epochs * len(pooled(rows)))
     return learned(stacked['params'], loss, batches,

@@ -4,7 +4,9 @@ This is the registry: a network is built in if its file is listed here. flax is 
 package only.
 """
 
-from hmm_jax.registry import Network, records
+from typing import Any
+
+from hmm_jax.registry import Network, Stand, records
 
 FILES = (
     'mlp',
@@ -18,3 +20,16 @@ FILES = (
 )
 
 NETWORKS = records(__name__, FILES, Network)
+
+
+def _is_own(value: Any) -> bool:
+  from hmm_jax.models.own import factory  # It imports flax.nnx, which takes most of a second.
+  return factory.is_own(value)
+
+
+def _own_network(reference: str, value: Any) -> Network:
+  from hmm_jax.models.own import factory
+  return factory.own_network(reference, value)
+
+
+OWN = Stand('flax module, its class, or a function that returns one', _is_own, _own_network)

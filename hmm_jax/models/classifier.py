@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from hmm_jax import tree
 from hmm_jax.models import layer_io, layers
 from hmm_jax.models import symmetry as symmetries
-from hmm_jax.types import Array, InputError, Model, PyTree
+from hmm_jax.tasks.classification import CLASSIFICATION
+from hmm_jax.types import Array, InputError, Model, PyTree, Task
 
 
 class Classifier(nn.Module):
@@ -37,6 +38,7 @@ def classifier(
     input_shape: PyTree,
     dtype: jnp.dtype = jnp.float32,
     wiring: Callable | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Model:
   """Returns the `Model` of a trunk with a linear head.
 
@@ -49,6 +51,7 @@ def classifier(
     dtype: what the trunk computes in, float32 or bfloat16. Inputs are cast to it,
       but for leaves whose jax.ShapeDtypeStruct is not floating.
     wiring: how the layers are connected, see models/symmetry.py; None if unknown.
+    task: what the outputs mean.
   """
   network = Classifier(trunk, classes)
   example = _example(input_shape, dtype)
@@ -118,7 +121,7 @@ def classifier(
 
   return Model(
       init, apply, features, head, statistics, groups, modules, linear=record_layers,
-      symmetry=symmetry)
+      symmetry=symmetry, task=task)
 
 
 def _example(input_shape, dtype):

@@ -14,8 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hmm_jax import storage
-from hmm_jax.data import members
+from hmm_jax.data import members, storage
 from hmm_jax.data.files import DEFAULT_LIMIT, Limit
 from hmm_jax.types import Array, InputError
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hmm_jax import tree
@@ -23,7 +22,7 @@ class Interpolation(NamedTuple):
 
   position: np.ndarray  # [P], 0 at the first model and 1 at the second
   loss: np.ndarray  # [P]
-  accuracy: np.ndarray  # [P]
+  accuracy: np.ndarray  # [P], or the main metric of another task
   barrier: float
 
 
@@ -34,7 +33,7 @@ class Surface(NamedTuple):
   points: np.ndarray  # [P, 2]: the center first, the boundary last
   weights: np.ndarray  # [P, K], of the models at each point
   loss: np.ndarray  # [P]
-  accuracy: np.ndarray  # [P]
+  accuracy: np.ndarray  # [P], or the main metric of another task
 
 
 def interpolate(model: Model, a: PyTree, b: PyTree, examples: Examples, rows: Array, *,
@@ -159,13 +158,12 @@ def _cross(a, b):
 
 
 def _score(model, stacked, weights, examples, rows, mapper, batch, calibrate):
-  """Returns mean loss and accuracy for each of the weights [P, K]: float64 [P] both."""
+  """Returns mean loss and main metric for each of the weights [P, K]: float64 [P] both."""
   if not len(rows):
     raise InputError('got no rows; expected at least 1 example to score models on')
-  scores = _score_mixtures(model, mapper, batch, calibrate, stacked, weights.astype(np.float32),
-                           examples, rows)
-  accuracy, loss = (np.asarray(x, np.float64) for x in scores)
-  return loss, accuracy
+  means = jax.tree.map(lambda x: np.asarray(x, np.float64), _score_mixtures(
+      model, mapper, batch, calibrate, stacked, weights.astype(np.float32), examples, rows))
+  return means['loss'], model.task.metrics(means)[model.task.main]
 
 
 # A module-level function, so that it is compiled once for all pairs of models.
@@ -177,6 +175,6 @@ def _score_mixtures(model, mapper, batch, calibrate, stacked, weights, examples,
     if calibrate:
       variables = calibrate(variables, examples)
     scores = score_rows(model, mappers.one_by_one(), variables, examples, rows, batch)
-    return [jnp.mean(x) for x in scores]
+    return jax.tree.map(lambda x: x.mean(axis=0), scores)
 
   return mapper.each(work, (stacked, examples, rows), weights)

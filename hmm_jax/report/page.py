@@ -8,7 +8,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.report import words
 from hmm_jax.report.plots import clients, curves, lines
 from hmm_jax.report.style import Figure, look
@@ -16,7 +16,8 @@ from hmm_jax.report.svg import frame, inline, themed
 from hmm_jax.report.tables import spread
 
 # Of several runs, the first of these that all have is compared.
-COMMON = tuple(f'{view}/test/accuracy' for view in ('global', 'merged', 'clients', 'locals'))
+COMMON = tuple(f'{view}/test/{kind}' for kind in words.MAIN
+               for view in ('global', 'merged', 'clients', 'locals'))
 
 
 class Told(NamedTuple):
@@ -70,7 +71,7 @@ def render(runs: Sequence[Told]) -> str:
 def _section(run: Told, name: str) -> dict:
   """Returns what the template needs of one run."""
   shown = lines.kinds(run.metrics)
-  first = [kind for kind in ('accuracy', 'loss') if kind in shown]
+  first = [kind for kind in (*words.MAIN, 'loss') if kind in shown]
   pictures = {kind: [
       hovering(lines.of_run(run.metrics, metrics), kind, _heading(kind, split),
                f'{name}{kind}{split}') for split, metrics in splits.items()]
@@ -96,11 +97,11 @@ def _common(runs: Sequence[Told]) -> dict:
   found = next((name for name in COMMON if all(
       name in row for rows in metrics.values() for row in rows)), None)
   own = {run.name: run.clients for run in runs
-         if any('test/accuracy' in row for row in run.clients)}
+         if any(f'test/{kind}' in row for row in run.clients for kind in words.MAIN)}
   pictures = []
   if found:
-    pictures.append(
-        hovering(lines.of_runs(metrics, found), 'accuracy', words.sentence(found), 'common'))
+    kind, heading = words.metric(found).kind, words.sentence(found)
+    pictures.append(hovering(lines.of_runs(metrics, found), kind, heading, 'common'))
   if own:
     pictures.append(still(clients.clients(own), words.FIGURES['clients'], 'commonclients'))
   return {'curves': pictures, 'metric': words.sentence(found) if found else '',

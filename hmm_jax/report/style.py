@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 
 # Okabe and Ito's colors, which color-blind readers can tell apart, in an order of contrast.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterable
 
+from hmm_jax.report import words
 from hmm_jax.report.screen import Screen
-from hmm_jax.report.words import BOOKKEEPING
 
 _MODELS = {'locals': 'locals, mean', 'clients': 'clients, mean on their own examples'}
 
 
 def brief(summaries: dict[str, dict], screen: Screen):
-  """Prints what went wrong, the costs, and last the test accuracies of every run, small."""
+  """Prints what went wrong, the costs, and last the main test metric of every run, small."""
   warn(summaries, screen)
   costs(next(iter(summaries.values())), screen)
-  screen.table(f'test accuracy{about_seeds(summaries.values())}',
-               ['run', 'model', 'last round', 'selected on validation'], accuracies(summaries))
+  screen.table(f'test {_main(summaries)}{about_seeds(summaries.values())}',
+               ['run', 'model', 'last round', 'selected on validation'], main_metrics(summaries))
 
 
 def about_seeds(summaries: Iterable[dict]) -> str:
@@ -25,13 +25,19 @@ def about_seeds(summaries: Iterable[dict]) -> str:
           'the data, so that its variance is left out')
 
 
-def accuracies(summaries: dict[str, dict]) -> list[list[str]]:
-  """Returns one row per run and model: the last and the selected test accuracy."""
+def _main(summaries) -> str:
+  """Returns the main metric of the runs."""
+  return words.main(name for summary in summaries.values() for name in summary['last'])
+
+
+def main_metrics(summaries: dict[str, dict]) -> list[list[str]]:
+  """Returns one row per run and model: the last and the selected main test metric."""
+  main = _main(summaries)
   rows = []
   for name, summary in summaries.items():
     selected = summary['selected_on_validation'] or {}
     for view in ('global', 'merged', 'locals', 'clients'):
-      metric = f'{view}/test/accuracy'
+      metric = f'{view}/test/{main}'
       if found := summary['last'].get(metric):
         best = selected.get(metric)
         rows.append([name, _MODELS.get(view, view), spread(found), spread(best) if best else ''])
@@ -39,7 +45,7 @@ def accuracies(summaries: dict[str, dict]) -> list[list[str]]:
 
 
 def show(summaries: dict[str, dict], screen: Screen):
-  """Prints all metrics of the first run, and the test accuracies of every run and seed."""
+  """Prints all metrics of the first run, and the main test metric of every run and seed."""
   name, summary = next(iter(summaries.items()))
   now = f'round {summary["rounds"]}'
   columns = {now: summary['last'], f'{now}, before the finish': summary.get('before_finish'),
@@ -47,13 +53,14 @@ def show(summaries: dict[str, dict], screen: Screen):
   columns = {title: values for title, values in columns.items() if values}
   screen.table(f'{name}, mean ± std over seeds', ['metric', *columns],
                [[metric, *(spread(v[metric]) if metric in v else '' for v in columns.values())]
-                for metric in summary['last'] if metric not in BOOKKEEPING])
+                for metric in summary['last'] if metric not in words.BOOKKEEPING])
   seeds = [f'seed {seed}' for seed in summary['seeds']]
+  main = _main(summaries)
   for title, header, rows in (
-      ('accuracy on the global test split', ['model', now], global_accuracies(summaries)),
-      ("accuracy of each client's model on its own test examples",
+      (f'{main} on the global test split', ['model', now], of_global_models(summaries, main)),
+      (f"{main} of each client's model on its own test examples",
        ['model', 'mean', 'selected', 'weighted by examples', 'worst tenth'],
-       own_accuracies(summaries))):
+       of_own_models(summaries, main))):
     if rows:
       screen.table(title, ['run', *header, *seeds], rows)
   if said := about_seeds(summaries.values()):
@@ -77,26 +84,27 @@ def costs(summary: dict, screen: Screen):
 
 
 def show_arms(name: str, arms: dict[str, dict], seeds: Iterable[int], screen: Screen):
-  """Prints the test accuracies of a run's models, merged by several variants."""
-  scores = {arm: values['global/test/accuracy'] for arm, values in arms.items()}
-  screen.table(f'{name}: accuracy of the merged model on the global test split',
+  """Prints the main test metric of a run's models, merged by several variants."""
+  main = words.main(metric for values in arms.values() for metric in values)
+  scores = {arm: values[f'global/test/{main}'] for arm, values in arms.items()}
+  screen.table(f'{name}: {main} of the merged model on the global test split',
                ['variant', 'mean ± std', *(f'seed {seed}' for seed in seeds)],
                [[arm, spread(score), *seed_by_seed(score)] for arm, score in scores.items()])
 
 
-def global_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
-  """Returns one row per run and model with a test accuracy, and one before the final merge."""
+def of_global_models(summaries: dict[str, dict], main: str) -> list[list[str]]:
+  """Returns one row per run and model with a test metric, and one before the final merge."""
   rows = []
   for name, summary in summaries.items():
     before = summary.get('before_finish') or {}
     for when, values in (('', summary['last']), (', before', before)):
       for view in ('global', 'merged', 'locals'):
-        if found := values.get(f'{view}/test/accuracy'):
+        if found := values.get(f'{view}/test/{main}'):
           rows.append([name, view + when, spread(found), *seed_by_seed(found)])
   return rows
 
 
-def own_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
+def of_own_models(summaries: dict[str, dict], main: str) -> list[list[str]]:
   """Returns one row per run whose clients have test examples, and one before the final merge."""
   rows = []
   for name, summary in summaries.items():
@@ -104,10 +112,10 @@ def own_accuracies(summaries: dict[str, dict]) -> list[list[str]]:
     before = summary.get('before_finish') or {}
     # A run has one selected round, so it is shown only in the row of the last evaluation.
     for when, values, chosen in (('', summary['last'], selected), (', before', before, {})):
-      means = [values.get(f'{view}/test/accuracy', {})
+      means = [values.get(f'{view}/test/{main}', {})
                for view in ('clients', 'clients_weighted', 'clients_worst')]
       if all(means):
-        best = chosen.get('clients/test/accuracy')
+        best = chosen.get(f'clients/test/{main}')
         mean, *others = map(spread, means)
         rows.append([name, 'clients' + when, mean, spread(best) if best else '', *others,
                      *seed_by_seed(means[0])])

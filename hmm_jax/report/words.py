@@ -1,6 +1,9 @@
 """Names of metrics in words, for axes, labels and tables."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from hmm_jax.tasks import TASKS
 
 # Columns of metrics.csv that are not measurements.
 BOOKKEEPING = ('round', 'seed', 'seconds', 'bytes_up', 'bytes_down')
@@ -17,13 +20,18 @@ VIEWS = {
     'realised': 'realized',
 }
 KINDS = {
-    'loss': 'cross-entropy loss', 'bytes': 'megabytes of an agent',
+    'rmse': 'root mean squared error', 'mae': 'mean absolute error', 'r2': 'R²',
+    'f1_micro': 'F1, micro average', 'f1_macro': 'F1, macro average', 'auroc': 'AUROC',
+    'bytes': 'megabytes of an agent',
     'server_loss': "loss on the server's examples", 'found_loss': 'loss of what is found',
     'fallback': 'searches without effect, share', 'gap': 'mean local less merged loss',
     'consensus': 'distance from the mean model',
     'contraction': 'contraction of the distance',
     'share_of_allreduce': 'bytes / those of AllReduce',
 }
+
+# The main metrics of tasks: a run has one of these, which tables and clients' figures show.
+MAIN = tuple(kind.metrics[0] for kind in TASKS.values())
 
 # Metrics that are called otherwise than their names are made: kind, split, and what of.
 NAMED = {
@@ -34,7 +42,7 @@ NAMED = {
 # Figures of a run that are no learning curves, by the names of their files.
 FIGURES = {
     'partition': 'training examples of each client, by class',
-    'clients': "clients' own accuracies", 'weight': 'weights of the shared models for each client',
+    'clients': "the clients' own scores", 'weight': 'weights of the shared models for each client',
     'coefficients': "coefficients of the clients' updates", 'staleness': 'delays of the updates',
     'search': 'the search for coefficients',
 }
@@ -51,6 +59,12 @@ class Metric(NamedTuple):
   kind: str
   split: str
   of: str
+
+
+def main(names: Iterable[str]) -> str:
+  """Returns the main metric that is among the names, VIEW/SPLIT/METRIC; 'accuracy' if none is."""
+  kinds = {name.rpartition('/')[2] for name in names}
+  return next((kind for kind in MAIN if kind in kinds), MAIN[0])
 
 
 def metric(name: str) -> Metric:

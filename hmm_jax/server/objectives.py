@@ -10,18 +10,17 @@ import jax.numpy as jnp
 import optax
 
 from hmm_jax.client import losses
-from hmm_jax.merging.adamerging import entropy as entropy_of
 from hmm_jax.registry import Setting
-from hmm_jax.types import Examples, Loss, Model, Objective, PyTree
+from hmm_jax.types import Examples, InputError, Loss, Model, Objective, PyTree
 
 
 def labels(model: Model) -> Objective:
-  """Returns the cross-entropy with the labels of the clients' task."""
+  """Returns the loss of the clients' task."""
 
   def rows(variables, x, y, context, **mode):
     del context
-    logits, variables = model.apply(variables, x, **mode)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, y), variables
+    outputs, variables = model.apply(variables, x, **mode)
+    return model.task.loss(outputs, y), variables
 
   return Objective(_own_labels, _no_context, rows)
 
@@ -29,14 +28,22 @@ def labels(model: Model) -> Objective:
 def entropy(model: Model) -> Objective:
   """Returns the entropy of predictions, which needs no labels.
 
+  Raises:
+    InputError: predictions of the task have none.
+
   Reference: Yang, Wang, Shen, Liu, Guo, Wang, Tao. AdaMerging: Adaptive Model Merging for
     Multi-Task Learning. ICLR 2024. arXiv:2310.02575.
   """
 
+  entropy_of = model.task.entropy
+  if entropy_of is None:
+    raise InputError(f'got surrogate=entropy with task={model.task.name}; expected labels, as its '
+                     'predictions are no probabilities')
+
   def rows(variables, x, y, context, **mode):
     del y, context
-    logits, variables = model.apply(variables, x, **mode)
-    return entropy_of(logits), variables
+    outputs, variables = model.apply(variables, x, **mode)
+    return entropy_of(outputs), variables
 
   return Objective(_own_labels, _no_context, rows)
 

@@ -17,7 +17,7 @@ FEDERATION = rounds.FEDERATION
 
 
 def make(network=toys.linear, *, batch=99, epochs=3, alpha_lr=0.8, **settings):
-  local = apfl.mixture_training(losses.cross_entropy(network()), rounds.OPTIMIZER,
+  local = apfl.mixture_training(losses.supervised(network()), rounds.OPTIMIZER,
                                 alpha_lr=alpha_lr, batch=batch, epochs=epochs)
   return apfl.apfl(network(), local, mapper=mappers.one_by_one(), **settings)
 

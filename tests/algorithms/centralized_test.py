@@ -19,7 +19,7 @@ FEDERATION = rounds.FEDERATION
 @cache
 def make(batch):
   train = local_training(
-      losses.cross_entropy(toys.linear()), optax.sgd(LR), batch=batch, epochs=2)
+      losses.supervised(toys.linear()), optax.sgd(LR), batch=batch, epochs=2)
   return centralized.centralized(toys.linear(), train, mapper=mappers.one_by_one())
 
 

@@ -23,7 +23,7 @@ FEDERATION = jax.device_put(rounds.FEDERATION)
 
 def make(network=toys.linear, local=None, **settings):
   local = local or local_training(
-      losses.cross_entropy(network()), optax.sgd(rounds.LR), batch=99, epochs=STEPS)
+      losses.supervised(network()), optax.sgd(rounds.LR), batch=99, epochs=STEPS)
   return clusamp.clusamp(network(), local, mapper=mappers.one_by_one(), **settings)
 
 

@@ -19,7 +19,7 @@ FEDERATION = rounds.FEDERATION
 
 def make(lam, network=toys.linear, optimizer=rounds.OPTIMIZER, *, personal_epochs=2, batch=2,
          **settings):
-  loss = losses.cross_entropy(network())
+  loss = losses.supervised(network())
   pulled = losses.proximal(loss, lam, anchor=ditto.received)
   return ditto.ditto(
       network(), local_training(loss, optimizer, batch=batch, epochs=2),

@@ -19,7 +19,7 @@ LR = rounds.LR
 FEDERATION = rounds.FEDERATION
 
 
-def make(network=toys.linear, *, loss=losses.cross_entropy, epochs=3, **settings):
+def make(network=toys.linear, *, loss=losses.supervised, epochs=3, **settings):
   local = local_training(loss(network()), optax.sgd(LR), batch=99, epochs=epochs)
   return fedavg.fedavg(network(), local, mapper=mappers.one_by_one(), **settings)
 
@@ -76,7 +76,7 @@ class FedAvgTest(parameterized.TestCase):
 
   def test_fedprox_equals_the_formula(self):
     states, _ = rounds.play(
-        make(loss=lambda net: losses.proximal(losses.cross_entropy(net), 0.7)), 2)
+        make(loss=lambda net: losses.proximal(losses.supervised(net), 0.7)), 2)
     expected, tables = toys.twin(toys.start(toys.linear)), toys.tables(FEDERATION)
     for _ in range(2):
       models = []

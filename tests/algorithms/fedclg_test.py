@@ -19,7 +19,7 @@ from hmm_jax.server import objectives, training
 LR = rounds.LR
 SIZES = (6, 3, 0, 8, 1)
 FEDERATION = toys.hybrid(SIZES)
-LOSS = losses.cross_entropy(toys.norm())
+LOSS = losses.supervised(toys.norm())
 OWN = full_gradient(LOSS, batch=99)
 
 

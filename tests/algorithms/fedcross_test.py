@@ -34,7 +34,7 @@ def adding(start, examples, client, extra, key):
 
 def make(network=toys.perceptron, train=None, collaborator=fedcross.in_order, **settings):
   train = train or local_training(
-      losses.cross_entropy(network()), optax.sgd(LR), batch=99, epochs=STEPS)
+      losses.supervised(network()), optax.sgd(LR), batch=99, epochs=STEPS)
   return fedcross.fedcross(network(), train, mapper=mappers.one_by_one(),
                            collaborator=collaborator, **settings)
 

@@ -31,7 +31,7 @@ def make(network=toys.linear, server=None):
   server = server or training.server_training(objective, local_training(
       objectives.training_loss(objective), optimizer, batch=99, epochs=STEPS))
   local = local_training(
-      losses.cross_entropy(network()), optax.sgd(LR), batch=99, epochs=EPOCHS)
+      losses.supervised(network()), optax.sgd(LR), batch=99, epochs=EPOCHS)
   return feddf.feddf(network(), local, server=server, mapper=mappers.one_by_one(),
                      participation=3)
 

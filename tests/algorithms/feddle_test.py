@@ -49,7 +49,7 @@ def guide(network=toys.perceptron, *, find=None, objective=None):
 def make(network=toys.perceptron, *, train=None, leads=None, slots=5, coefficients='global',
          lengths='whole', evict='came', **settings):
   train = train or local_training(
-      losses.cross_entropy(network()), optax.sgd(LR), batch=99, epochs=EPOCHS)
+      losses.supervised(network()), optax.sgd(LR), batch=99, epochs=EPOCHS)
   return feddle.feddle(
       network(), train, mapper=mappers.one_by_one(), guide=leads, slots=slots,
       units=UNITS[coefficients], lengths=LENGTHS[lengths], eviction=EVICT[evict], **settings)

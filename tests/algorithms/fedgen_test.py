@@ -32,7 +32,7 @@ def generator(features=5):
 
 def taught(network=toys.perceptron, features=5):
   return fedgen.taught(
-      losses.cross_entropy(network()), network(), generator(features), batch=BATCH)
+      losses.supervised(network()), network(), generator(features), batch=BATCH)
 
 
 def make(*, network=toys.perceptron, features=5, train=None, **settings):
@@ -150,7 +150,7 @@ class FedGenTest(parameterized.TestCase):
     # What is wrapped draws as it would alone, and is not told of the generator.
     def noisy(params, statistics, batch, start, extra, key):
       self.assertEqual(extra, ())
-      value, (variables, report) = losses.cross_entropy(toys.perceptron())(
+      value, (variables, report) = losses.supervised(toys.perceptron())(
           params, statistics, batch, start, extra, key)
       return value + jax.random.uniform(key), (variables, report)
 

@@ -32,7 +32,7 @@ WEIGHS = {'column': fedmerge.column_normalized, 'none': fedmerge.exact}
 def make(network=toys.perceptron, *, train=None, scope='head', rule='max_normalized',
          normalize='column', weight_lr=0.01, **settings):
   train = train or local_training(
-      losses.proximal(losses.cross_entropy(network()), MU), optax.sgd(LR), batch=99, epochs=STEPS)
+      losses.proximal(losses.supervised(network()), MU), optax.sgd(LR), batch=99, epochs=STEPS)
   return fedmerge.fedmerge(
       network(), train, mapper=mappers.one_by_one(),
       **{'models': MODELS, 'begin': initial_models, 'scope': SCOPES[scope],

@@ -23,7 +23,7 @@ STEPS = 2
 
 def make(network=toys.perceptron, train=None, units=recombine.tensors, **settings):
   train = train or local_training(
-      losses.cross_entropy(network()), optax.sgd(LR), batch=99, epochs=STEPS)
+      losses.supervised(network()), optax.sgd(LR), batch=99, epochs=STEPS)
   return fedmr.fedmr(network(), train, mapper=mappers.one_by_one(), units=units, **settings)
 
 

@@ -37,7 +37,7 @@ class FedOptTest(parameterized.TestCase):
       (fedopt.adagrad(0.1, 1e-3), partial(reference.adagrad, lr=0.1, tau=1e-3)))
   def test_equals_the_pseudo_code(self, server, twin):
     train = local_training(
-        losses.cross_entropy(toys.linear()), optax.sgd(rounds.LR), batch=99, epochs=3)
+        losses.supervised(toys.linear()), optax.sgd(rounds.LR), batch=99, epochs=3)
     algorithm = fedopt.fedopt(toys.linear(), train, server=server, mapper=mappers.one_by_one())
     states, _ = rounds.play(algorithm, 4, federation=FEDERATION)
     expected = reference.fedopt(

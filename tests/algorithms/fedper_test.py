@@ -24,7 +24,7 @@ HIDDEN = ('hidden_kernel', 'hidden_bias')
 
 @cache
 def make(network, private):
-  local = local_training(losses.cross_entropy(network()), optax.sgd(LR), batch=99, epochs=2)
+  local = local_training(losses.supervised(network()), optax.sgd(LR), batch=99, epochs=2)
   return private_part.private_part(
       network(), local, private=private, mapper=mappers.one_by_one(), participation=2)
 

@@ -30,7 +30,7 @@ def phase(of_head):
   part = jax.tree.map(lambda is_head: is_head == of_head, head(toys.norm()))
   loop = {'epochs': 2} if of_head else {'steps': 5}
   return part, toys.jit(fedrep.only(
-      part, losses.cross_entropy(toys.norm()), DECAYING, batch=1, **loop))
+      part, losses.supervised(toys.norm()), DECAYING, batch=1, **loop))
 
 
 def train(work, start, key):
@@ -41,7 +41,7 @@ class FedRepTest(parameterized.TestCase):
 
   def test_equals_the_pseudo_code(self):
     local = fedrep.head_first(
-        losses.cross_entropy(toys.perceptron()), optax.sgd(LR), head=head(toys.perceptron()),
+        losses.supervised(toys.perceptron()), optax.sgd(LR), head=head(toys.perceptron()),
         batch=99, head_epochs=3, epochs=2)
     algorithm = private_part(
         toys.perceptron(), local, private=head, mapper=mappers.one_by_one(), participation=2)
@@ -64,7 +64,7 @@ class FedRepTest(parameterized.TestCase):
 
   def test_the_frozen_part_counts_in_no_norm(self):
     clipped = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
-    phase = fedrep.only(head(toys.perceptron()), losses.cross_entropy(toys.perceptron()), clipped,
+    phase = fedrep.only(head(toys.perceptron()), losses.supervised(toys.perceptron()), clipped,
                         batch=99, epochs=1)
     start = toys.start(toys.perceptron)
     trained, _, _ = train(toys.jit(phase), start, toys.key(0))
@@ -77,7 +77,7 @@ class FedRepTest(parameterized.TestCase):
 
   def test_the_head_comes_first_and_phases_shuffle_anew(self):
     both = fedrep.head_first(
-        losses.cross_entropy(toys.norm()), DECAYING, head=head(toys.norm()), batch=1,
+        losses.supervised(toys.norm()), DECAYING, head=head(toys.norm()), batch=1,
         head_epochs=2, steps=5)
     trained, _, report = train(toys.jit(both), toys.start(toys.norm), toys.key(0))
     model = toys.start(toys.norm)

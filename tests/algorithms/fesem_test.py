@@ -21,7 +21,7 @@ FEDERATION = toys.federation((6, 3, 0, 8, 1, 4, 5))
 
 def training(network, batch):
   return local_training(
-      losses.cross_entropy(network()), optax.sgd(rounds.LR), batch=batch, epochs=2)
+      losses.supervised(network()), optax.sgd(rounds.LR), batch=batch, epochs=2)
 
 
 def make(models, network=toys.linear, *, batch=99, participation=3):

@@ -21,7 +21,7 @@ FEDERATION = rounds.FEDERATION
 
 def training(network, epochs, batch):
   return local_training(
-      losses.cross_entropy(network()), optax.sgd(rounds.LR), batch=batch, epochs=epochs)
+      losses.supervised(network()), optax.sgd(rounds.LR), batch=batch, epochs=epochs)
 
 
 @cache

@@ -51,7 +51,7 @@ def make(graph='ring', network=toys.linear, *, agents=5, optimizer=None, batch=9
          rate=1.0, text='', begin=gossip.different_inits, share=gossip.everything, final=None,
          fix=averaged):
   """Returns gossip; agents rest unless they have an optimizer."""
-  work = continued_training(losses.cross_entropy(network()), OPTIMIZERS[optimizer], batch=batch,
+  work = continued_training(losses.supervised(network()), OPTIMIZERS[optimizer], batch=batch,
                             epochs=epochs) if optimizer else rest
   graph = topology.topology(graph, agents)
   return gossip.gossip(

@@ -20,7 +20,7 @@ FEDERATION = rounds.FEDERATION
 
 def make(models, network=toys.linear, local=None, **settings):
   local = local or local_training(
-      losses.cross_entropy(network()), optax.sgd(rounds.LR), batch=99, epochs=2)
+      losses.supervised(network()), optax.sgd(rounds.LR), batch=99, epochs=2)
   return ifca.ifca(network(), local, models=models, mapper=mappers.one_by_one(), **settings)
 
 

@@ -19,7 +19,7 @@ class LocalTest(absltest.TestCase):
 
   def test_who_takes_part_trains_on_its_own_rows_and_the_others_stay(self):
     train = local_training(
-        losses.cross_entropy(toys.linear()), optax.sgd(rounds.LR), batch=99, epochs=2)
+        losses.supervised(toys.linear()), optax.sgd(rounds.LR), batch=99, epochs=2)
     algorithm = local.local(
         toys.linear(), train, mapper=mappers.one_by_one(), participation=2)
     states, metrics = rounds.play(algorithm, 2)

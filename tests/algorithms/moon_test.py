@@ -25,7 +25,7 @@ MASK = np.array([True, True, False, True, False, True])
 
 @cache
 def contrastive(network=toys.perceptron, **settings):
-  return moon.contrastive(losses.cross_entropy(network()), network(), **settings)
+  return moon.contrastive(losses.supervised(network()), network(), **settings)
 
 
 def make(loss, network=toys.perceptron, optimizer=None, *, batch=99, epochs=STEPS, **settings):
@@ -126,13 +126,13 @@ class MoonTest(parameterized.TestCase):
       rows.append(np.log1p(np.exp(far - near)))
     toys.assert_close(value - plain, np.mean(rows), rtol=1e-4)
     # And the contrast leaves the statistics to the loss.
-    once = toys.jit(losses.cross_entropy(toys.norm()))(
+    once = toys.jit(losses.supervised(toys.norm()))(
         variables['params'], statistics, Batch(X, Y, MASK), None, (), None)[1][0]
     toys.assert_close(updated, once)
 
   def test_wraps_any_loss(self):
     models = [perceptron(seed) for seed in range(3)]
-    pulled = losses.proximal(losses.cross_entropy(toys.perceptron()), 0.3)
+    pulled = losses.proximal(losses.supervised(toys.perceptron()), 0.3)
     value, *_ = grad(moon.contrastive(pulled, toys.perceptron()), models[0],
                      start=models[1], extra=models[2])
     alone, *_ = grad(contrastive(), models[0], start=models[1], extra=models[2])
@@ -152,7 +152,7 @@ class MoonTest(parameterized.TestCase):
     def features(sign, x, *, train=False, mask=None, key=None):
       return x * jax.random.normal(key, x.shape) if train else x * sign
 
-    plain, key = losses.cross_entropy(toys.linear()), toys.key(5)
+    plain, key = losses.supervised(toys.linear()), toys.key(5)
     loss = moon.contrastive(plain, toys.linear()._replace(features=features))
     value, (_, without) = loss(
         toys.start(toys.linear)['params'], {}, Batch(X, Y, MASK), 1.0, -1.0, key)

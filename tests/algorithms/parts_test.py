@@ -9,8 +9,9 @@ import pytest
 from reference import toys
 from reference.configs import tiny
 
-from hmm_jax.algorithms.parts import Parts, named_optimizer
+from hmm_jax.algorithms.parts import Parts
 from hmm_jax.client import mappers
+from hmm_jax.client.optimizers import named_optimizer
 from hmm_jax.types import InputError
 
 FEDERATION = toys.hybrid()

@@ -23,7 +23,7 @@ CLOSE = {'rtol': 1e-4, 'atol': 1e-5}
 
 def training(network=toys.linear, optimizer=None, **settings):
   return pfedme.moreau_training(
-      losses.cross_entropy(network()), optimizer or optax.sgd(INNER_LR), lr=LR,
+      losses.supervised(network()), optimizer or optax.sgd(INNER_LR), lr=LR,
       **{'batch': 99, 'epochs': 3, **settings})
 
 

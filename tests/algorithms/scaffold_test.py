@@ -18,7 +18,7 @@ STEPS = 3
 
 def make(network=toys.linear, *, batch=99, epochs=STEPS, **settings):
   local = local_training(
-      losses.corrected(losses.cross_entropy(network())), optax.sgd(LR), batch=batch, epochs=epochs)
+      losses.corrected(losses.supervised(network())), optax.sgd(LR), batch=batch, epochs=epochs)
   return scaffold.scaffold(network(), local, lr=LR, mapper=mappers.one_by_one(), **settings)
 
 

@@ -28,7 +28,7 @@ def make():
   loop = lambda epochs: {'batch': 99, 'epochs': epochs}
   server = training.server_training(objective, local_training(
       objectives.training_loss(objective), optax.sgd(LR), **loop(3)))
-  local = local_training(losses.cross_entropy(toys.linear()), optax.sgd(LR), **loop(2))
+  local = local_training(losses.supervised(toys.linear()), optax.sgd(LR), **loop(2))
   return server_as_client.server_as_client(
       toys.linear(), local, server=server, mapper=mappers.one_by_one(), participation=2)
 

@@ -35,7 +35,7 @@ class ServerOnlyTest(absltest.TestCase):
   def test_trains_on_the_servers_rows_round_after_round(self):
     states, metrics = play()
     train = toys.jit(
-        local_training(losses.cross_entropy(toys.norm()), optax.sgd(rounds.LR), **LOOP))
+        local_training(losses.supervised(toys.norm()), optax.sgd(rounds.LR), **LOOP))
     variables = toys.start(toys.norm)
     for r, measured in enumerate(metrics):
       variables, _, report = train(variables, FEDERATION.server.examples,

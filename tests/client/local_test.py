@@ -18,7 +18,7 @@ LR = 0.3
 FEDERATION = toys.federation((7, 3, 0, 4))
 SPARE = toys.federation((7, 3, 0, 4), spare=9)
 TABLES = toys.tables(FEDERATION)
-LOSS = losses.cross_entropy(toys.linear())
+LOSS = losses.supervised(toys.linear())
 OPTIMIZERS = {'sgd': optax.sgd(LR), 'adamw': optax.adamw(LR, weight_decay=0.1)}
 
 
@@ -30,7 +30,7 @@ def training(loss=LOSS, optimizer='sgd', **settings):
 @cache
 def work(network, optimizer='sgd', **settings):
   """Returns compiled cross-entropy training, by default of 2 epochs in batches of 3."""
-  return training(losses.cross_entropy(network()), optimizer, **settings)
+  return training(losses.supervised(network()), optimizer, **settings)
 
 
 def train(work, k, *, federation=FEDERATION, network=toys.linear, extra=()):

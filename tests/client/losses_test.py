@@ -15,7 +15,7 @@ from hmm_jax.types import Batch
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 Y = np.array([0, 2, 1, 1, 0, 2], np.int32)
 MASK = np.array([True, True, False, True, False, True])
-PLAIN = losses.cross_entropy(toys.linear())
+PLAIN = losses.supervised(toys.linear())
 
 
 @cache
@@ -54,7 +54,7 @@ class LossesTest(absltest.TestCase):
     smoothing = 0.6
     variables = model(0)
     value, report, gradient = grad(
-        losses.cross_entropy(toys.linear(), smoothing=smoothing), variables['params'])
+        losses.supervised(toys.linear(), smoothing=smoothing), variables['params'])
     params, x, y = toys.twin(variables), X[MASK].astype(np.float64), Y[MASK]
     target = (1 - smoothing) * np.eye(3)[y] + smoothing / 3
     chance = softmax_regression.probabilities(params, x)
@@ -72,7 +72,7 @@ class LossesTest(absltest.TestCase):
   def test_cross_entropy_updates_the_statistics(self):
     variables = toys.start(toys.norm)
     statistics = {'batch_stats': variables['batch_stats']}
-    _, (updated, _) = toys.jit(losses.cross_entropy(toys.norm()))(
+    _, (updated, _) = toys.jit(losses.supervised(toys.norm()))(
         variables['params'], statistics, Batch(X, Y, MASK), None, (), None)
     self.assertEqual(updated.keys(), variables.keys())
     moved = updated['batch_stats']['trunk']['BatchNorm_0']['mean']

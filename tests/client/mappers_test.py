@@ -25,7 +25,7 @@ def problem(name):
   """Returns (local, federation, start, extra): one client has no rows, extras differ."""
   network, shape = NETWORKS[name]
   train = local_training(
-      losses.corrected(losses.cross_entropy(network())), optax.sgd(0.2, momentum=0.9),
+      losses.corrected(losses.supervised(network())), optax.sgd(0.2, momentum=0.9),
       batch=3, epochs=2)
 
   def local(start, examples, client, extra, key):

@@ -159,7 +159,7 @@ class CentralTest(absltest.TestCase):
     client = sampling.central(toys.hybrid(search=5, held_out=3).server)
     self.assertEqual((int(client.id), int(client.size)), (-1, 8))
     self.assertEqual(client.index.tolist(), [*range(8)])
-    self.assertEqual({leaf.dtype for leaf in client}, {np.dtype('int32')})
+    self.assertEqual({leaf.dtype for leaf in jax.tree.leaves(client)}, {np.dtype('int32')})
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ class CrossEntropiesTest(absltest.TestCase):
 
   def test_every_model_on_every_row(self):
     stacked = models(toys.linear)
-    got = toys.jit(scoring.cross_entropies(toys.linear()))(stacked, Batch(X, Y, np.ones(5, bool)))
+    got = toys.jit(scoring.losses_of_models(toys.linear()))(stacked, Batch(X, Y, np.ones(5, bool)))
     toys.assert_close(got, np.stack([
         softmax_regression.losses(toys.twin(model), X.astype(np.float64), Y)
         for model in tree.unstack(stacked)]))
@@ -31,7 +31,7 @@ class CrossEntropiesTest(absltest.TestCase):
   def test_uses_the_running_statistics(self):
     stacked = models(toys.norm)
     shifted = {**stacked, 'batch_stats': jax.tree.map(lambda x: x + 2, stacked['batch_stats'])}
-    got = toys.jit(scoring.cross_entropies(toys.norm()))(shifted, Batch(X, Y, np.ones(5, bool)))
+    got = toys.jit(scoring.losses_of_models(toys.norm()))(shifted, Batch(X, Y, np.ones(5, bool)))
     by_hand = (X.astype(np.float64) - 2) / np.sqrt(3 + 1e-5)
     toys.assert_close(got, np.stack([
         softmax_regression.losses(toys.twin(model), by_hand, Y)

@@ -402,6 +402,11 @@ class SubsetTest(parameterized.TestCase):
       federate.subset(dataset(), share, seed=0)
 
 
+def summary(made, data=None, **more):
+  return dict(federate.describe(
+      made, data or dataset(), federate.label_counts(made, 5), **more))
+
+
 class SummaryTest(absltest.TestCase):
 
   def test_label_counts(self):
@@ -416,7 +421,7 @@ class SummaryTest(absltest.TestCase):
         dataset(test_rows=2000), partial(lambda pool, rng: partition.natural(
             pool.y_train, 2, rng, owner=np.repeat([0, 1, 2], [100, 10, 190]))),
         divide=federate.deal_then_split, validation=0.1, test=0.2, seed=0)
-    table = dict(federate.describe(made, dataset()))
+    table = summary(made)
     train, validation, own = (sum(held.size) for held in (
         made.clients, made.validation.clients, made.test.clients))
     low, high = sorted(made.clients.size)
@@ -432,27 +437,27 @@ class SummaryTest(absltest.TestCase):
 
   def test_description_counts_shared_rows_once(self):
     made = deal('resample')
-    table = dict(federate.describe(made, dataset()))
+    table = summary(made)
     self.assertEqual(table['training examples'], f'{len(flat(made.clients))} of 300')
     self.assertLess(len(flat(made.clients)), sum(made.clients.size))
 
   def test_description_of_the_data_set(self):
     data = dataset()._replace(names=('a\x1b', *'bcd', 'e' * 50), facts=(('inputs', 'rounded'),))
-    table = dict(federate.describe(deal('iid'), data))
+    table = summary(deal('iid'), data)
     self.assertEqual(table['classes'], fr"5: 'a\x1b', 'b', 'c', ..., '{'e' * 20}...'")
     self.assertEqual(table['inputs'], 'rounded')
 
   def test_description_of_the_server_and_of_the_corrupted(self):
     made = deal()
     self.assertNoCommonElements(
-        dict(federate.describe(made, dataset(), source='held_out')),
+        summary(made, source='held_out'),
         ['server examples', 'corrupted clients'])
     rows = np.arange(1500, dtype=np.int32)
     hybrid = made._replace(server=Server(made.examples, rows[:1200], rows[1200:]),
                            corrupted=np.arange(6) < 2)
     for source, said in (('', ''), ('held_out', ', from held_out')):
-      self.assertEqual(federate.describe(hybrid, dataset(), source=source), [
-          *federate.describe(made, dataset()),
+      self.assertEqual([*summary(hybrid, source=source).items()], [
+          *summary(made).items(),
           ('server examples', f'1,200 to learn from, 300 held out{said}'),
           ('corrupted clients', '2')])
 

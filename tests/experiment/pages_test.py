@@ -114,11 +114,11 @@ class PagesTest(parameterized.TestCase):
     self.assertEqual(cells[place + 1], f'{last["mean"]:.4f} ± {last["std"]:.4f}')
 
   def test_the_table_begins_with_the_accuracies_on_test_examples(self):
-    names = [text for text in self.made.inside('td') if text.startswith(('accuracy', 'cross'))]
+    names = [text for text in self.made.inside('td') if text.startswith(('accuracy', 'loss'))]
     self.assertEqual(names[0], 'accuracy, global model, test examples')
     self.assertLess(names.index('accuracy, mean over clients, validation examples'),
-                    names.index('cross-entropy loss, global model, test examples'))
-    self.assertIn('cross-entropy loss, mean over clients, training examples', names)
+                    names.index('loss, global model, test examples'))
+    self.assertIn('loss, mean over clients, training examples', names)
 
   def test_letters_of_all_figures_have_one_size(self):
     inches = [float(value.partition(': ')[2]) for name, value in self.made.attributes
@@ -178,7 +178,7 @@ class PagesTest(parameterized.TestCase):
     captions = self.page().inside('figcaption')
     partition = 'training examples of each client, by class'
     self.assertNotIn(partition, captions)
-    self.assertIn("clients' own accuracies", captions)
+    self.assertIn("the clients' own scores", captions)
     self.assertIn(partition, self.made.inside('figcaption'))
 
   @parameterized.parameters(([0.0, 0.0], False), ([0.0, 2.0], True))

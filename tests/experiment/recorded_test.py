@@ -102,7 +102,7 @@ class RecordedTest(parameterized.TestCase):
     row = {name: 1 for name in ('global/validation/loss', 'clients/validation/loss')
            if name not in lacks}
     self.assertEqual(recorded.criterion_of(settings, [row]),
-                     f'{view}/validation/{settings["selection"]}')
+                     f'{view}/validation/{changes.get("selection", "accuracy")}')
 
 
 if __name__ == '__main__':

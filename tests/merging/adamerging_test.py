@@ -10,6 +10,7 @@ from reference import soups as reference
 from hmm_jax import tree
 from hmm_jax.merging import adamerging
 from hmm_jax.merging.task_arithmetic import task_arithmetic
+from hmm_jax.tasks import classification
 
 BATCHES = np.random.default_rng(9).normal(size=(20,)).astype(np.float32)
 
@@ -48,14 +49,8 @@ class AdamergingTest(absltest.TestCase):
         models, {'x': models['x'][0]}, value, BATCHES, unit={'x': 0}, initial=0.3, lr=0.1), models)
     self.assertEqual({got.params['x'].dtype, *seen}, {jnp.dtype(jnp.bfloat16)})
 
-  def test_entropy(self):
-    p = np.array([[0.5, 0.25, 0.25], [1 / 3] * 3, [0.98, 0.01, 0.01]])
-    np.testing.assert_allclose(adamerging.entropy(jnp.float32(np.log(p) + 7)),
-                               -(p * np.log(p)).sum(axis=1), rtol=1e-5)
-    self.assertEqual(adamerging.entropy(jnp.float32([[500, 0, 0]]))[0], 0)
-
   def test_predicts_more_surely_and_never_reads_running_statistics(self):
-    unsure = lambda params: adamerging.entropy(normalized.predict()(params)).mean()
+    unsure = lambda params: classification.entropy(normalized.predict()(params)).mean()
     stacked, base = normalized.models(), normalized.base()
     learn = normalized.merge(adamerging.adamerging(lr=0.02, steps=30))
     first = task_arithmetic()(stacked['params'], base['params'], toys.key(0))

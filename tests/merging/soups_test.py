@@ -14,6 +14,7 @@ from reference import soups as reference
 
 from hmm_jax import tree
 from hmm_jax.merging import soups
+from hmm_jax.tasks.classification import CLASSIFICATION
 from hmm_jax.types import Examples
 
 BATCHES = np.random.default_rng(9).normal(size=(20,)).astype(np.float32)
@@ -72,7 +73,8 @@ class GreedySoupTest(parameterized.TestCase):
 
   def test_as_many_right_answers_in_other_batches_are_no_rise(self):
     model = SimpleNamespace(apply=lambda variables, x, train, mask: (
-        jnp.stack([variables['params'][x], jnp.zeros(len(x))], axis=-1), variables))
+        jnp.stack([variables['params'][x], jnp.zeros(len(x))], axis=-1), variables),
+        task=CLASSIFICATION)
     merge = toys.jit(lambda stacked: soups.greedy_soup()(
         model, {'params': stacked}, None, Examples(jnp.arange(40), jnp.zeros(40, int)),
         jnp.arange(40).reshape(2, 20), None))

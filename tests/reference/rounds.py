@@ -41,7 +41,7 @@ def positions(metrics):
 
 def training(network, **loop):
   """Returns training by cross-entropy in small batches."""
-  return local_training(losses.cross_entropy(network()), OPTIMIZER,
+  return local_training(losses.supervised(network()), OPTIMIZER,
                         **{'batch': 2, 'epochs': 2} | loop)
 
 

@@ -50,10 +50,11 @@ class TableTest(parameterized.TestCase):
     for values in (measured(NUMBERS), measured(NUMBERS[6:]), measured(NUMBERS[12:])):
       for value in values.values():
         self.assertIn(tables.spread(value), numbers)
-    rows = tables.global_accuracies({name: summary()}) + tables.own_accuracies({name: summary()})
+    rows = [row for table in (tables.of_global_models, tables.of_own_models)
+            for row in table({name: summary()}, 'accuracy')]
     for cell in {cell for row in rows for cell in row if '.' in cell}:
       self.assertIn(cell, numbers)
-    for row in tables.accuracies({name: summary()}):
+    for row in tables.main_metrics({name: summary()}):
       self.assertContainsSubset({cell for cell in row if '.' in cell}, re.findall(
           r'\d\.\d{4} ± \d\.\d{4}', printed(
               lambda paper: tables.brief({name: summary(), 'another': summary()}, paper), width)))

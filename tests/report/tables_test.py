@@ -36,13 +36,13 @@ class ShowTest(parameterized.TestCase):
     summary = {
         'last': measured(merged__test__accuracy=0.9, locals__test__accuracy=0.8),
         'before_finish': measured(merged__test__accuracy=0.7, locals__test__accuracy=0.2)}
-    self.assertEqual([row[:3] for row in tables.global_accuracies({'talk': summary})], [
+    self.assertEqual([row[:3] for row in tables.of_global_models({'talk': summary}, 'accuracy')], [
         ['talk', 'merged', '0.9000 ± 0.1000'], ['talk', 'locals', '0.8000 ± 0.1000'],
         ['talk', 'merged, before', '0.7000 ± 0.1000'],
         ['talk', 'locals, before', '0.2000 ± 0.1000']])
     for summary in ({'last': measured(global__test__accuracy=0.5)},
                     {'last': measured(global__test__accuracy=0.5), 'before_finish': None}):
-      self.assertEqual(tables.global_accuracies({'mean': summary}), [
+      self.assertEqual(tables.of_global_models({'mean': summary}, 'accuracy'), [
           ['mean', 'global', '0.5000 ± 0.1000', '0.4000', '0.6000']])
 
   def own(self, mean, **others):
@@ -60,14 +60,15 @@ class ShowTest(parameterized.TestCase):
                    'selected_on_validation': measured(global__test__accuracy=0.2)},
         # As runs from before the worst tenth was measured left it.
         'old': {'last': measured(clients__test__accuracy=0.1), 'selected_on_validation': selected}}
-    self.assertEqual(tables.own_accuracies(summaries), [
+    self.assertEqual(tables.of_own_models(summaries, 'accuracy'), [
         ['merge', 'clients', '0.8000 ± 0.1000', '0.6000 ± 0.1000', '0.8500 ± 0.1000',
          '0.5000 ± 0.1000', '0.7000', '0.9000'],
         ['merge', 'clients, before', '0.7000 ± 0.1000', '', '0.7500 ± 0.1000', '0.4000 ± 0.1000',
          '0.6000', '0.8000'],
         ['mean', 'clients', '0.5000 ± 0.1000', '', '0.5500 ± 0.1000', '0.2000 ± 0.1000', '0.4000',
          '0.6000']])
-    self.assertEmpty(tables.own_accuracies({name: summaries[name] for name in ('nobody', 'old')}))
+    self.assertEmpty(tables.of_own_models(
+        {name: summaries[name] for name in ('nobody', 'old')}, 'accuracy'))
 
   def test_the_short_table_has_each_run_and_model_once(self):
     run = {'last': self.own(0.8, global__test__accuracy=0.5, train__loss=1), 'seeds': [0, 1],

@@ -187,7 +187,7 @@ class TrainingLossTest(parameterized.TestCase):
     given = variables['params'], statistics, batch, None, (), toys.key(0)
     got, wanted = toys.jit(lambda *given: [loss(*given) for loss in (
         objectives.training_loss(objectives.labels(toys.norm())),
-        losses.cross_entropy(toys.norm()))])(*given)
+        losses.supervised(toys.norm()))])(*given)
     toys.assert_close(got, wanted)
 
   @parameterized.named_parameters(*((name, name) for name in (

@@ -35,7 +35,7 @@ class ServerTrainingTest(absltest.TestCase):
     local = local_training(objectives.training_loss(objective), optax.sgd(rounds.LR), **LOOP)
     train = toys.jit(training.server_training(objective, local))
     got, cohort, metrics = train(toys.start(toys.norm), (), SERVER, toys.key(1))
-    plain = local_training(losses.cross_entropy(toys.norm()), optax.sgd(rounds.LR), **LOOP)
+    plain = local_training(losses.supervised(toys.norm()), optax.sgd(rounds.LR), **LOOP)
     wanted, _, report = toys.jit(plain)(
         toys.start(toys.norm), SERVER.examples, central(SERVER), (), toys.key(1))
     toys.assert_close(got, wanted)

@@ -74,6 +74,8 @@ def head(model: Model) -> PyTree:
     InputError: the network has no other layers.
   """
   is_head = jax.tree.map(lambda group: group == 'head', _groups(model))
+  if not any(jax.tree.leaves(is_head)):
+    model.head(model.shapes, None)  # A network without a head says here why it has none.
   if all(jax.tree.leaves(is_head)):
     raise InputError('got a network that is all head; expected one with a trunk to share, such as '
                      'model=mlp with mlp.hidden=(128,)')

@@ -8,6 +8,11 @@ from hmm_jax.registry import Source, records
 FILES = (
     'builtin',
     'npz',
+    'csv',
+    'images',
+    'leaf',
+    'hf',
+    'given',
     'text',
     'tfds',
     'crisismmd',

@@ -1,6 +1,6 @@
 """User-supplied data set from an .npz file."""
 
-from hmm_jax.data import files, numbering, values
+from hmm_jax.data import files, values
 from hmm_jax.data.arrays import read
 from hmm_jax.registry import Source
 from hmm_jax.types import Dataset, InputError
@@ -18,11 +18,11 @@ def load(path: str, *, unpack_limit: float = 0.0) -> Dataset:
   Args:
     path: of the file. x is uint8 (images, kept), of another integer type (tokens,
       becomes int32) or floating (becomes float32); inputs [H, W] get a channel axis.
-      y is integers or strings.
+      y is numbers or strings [D], or numbers [D, C].
     unpack_limit: GiB that compressed arrays may unpack to; 0: a quarter of the memory.
 
   Returns:
-    A Dataset whose classes are the distinct labels of both splits, in their order.
+    A Dataset with y as in the file; a task makes of it what it learns.
 
   Raises:
     InputError: the file cannot be read, or its arrays do not fit together.
@@ -39,12 +39,14 @@ def load(path: str, *, unpack_limit: float = 0.0) -> Dataset:
                   f'expected {x_train.dtype} {x_train.shape[1:]} as in training')
   if (y_train.dtype.kind == 'U') != (y_test.dtype.kind == 'U'):
     raise refusal(f'labels are {y_train.dtype} in training and {y_test.dtype} in test, expected '
-                  'integers in both or strings in both')
-  y_train, y_test, classes, names = numbering.numbered(y_train, y_test)
+                  'numbers in both or strings in both')
+  if y_train.shape[1:] != y_test.shape[1:]:
+    raise refusal(f'y is {y_train.shape} in training and {y_test.shape} in test, expected as many '
+                  'numbers for each example')
   client, domain = (values.owners(arrays, name, len(y_train), refusal)
                     for name in ('client', 'domain'))
-  return Dataset(f'npz:{path}', x_train, y_train, x_test, y_test, classes, client, domain,
-                 names=names, facts=_facts(arrays))
+  return Dataset(f'npz:{path}', x_train, y_train, x_test, y_test, 0, client, domain,
+                 facts=_facts(arrays))
 
 
 def _facts(arrays):
@@ -61,10 +63,10 @@ def _split(refusal, arrays, x_name, y_name):
     raise refusal(f'expected arrays {x_name} and {y_name}, it has '
                   f'{", ".join(arrays) or "none of " + ", ".join(_NAMES)}')
   x = values.inputs(arrays[x_name], x_name, refusal)
-  return x, values.labels(arrays[y_name], y_name, len(x), refusal)
+  return x, values.targets(arrays[y_name], y_name, len(x), refusal)
 
 
 SOURCE = Source(
     'npz', lambda path, settings, data_dir: load(path, **settings), files.UNPACK_LIMIT, path=True,
-    summary='an .npz file with x_train, y_train, x_test, y_test, or x, y (labels: integers or '
-    'strings; floats become float32); optional: client, domain')
+    summary='an .npz file with x_train, y_train, x_test, y_test, or x, y (labels: strings or '
+    'numbers, of one target or several); optional: client, domain')

@@ -1,13 +1,8 @@
 """Text of many owners, from a JSON-lines file."""
 
 from collections import defaultdict
-import contextlib
 from functools import partial
-import gzip
-import io
 import json
-import lzma
-import os
 import textwrap
 
 import numpy as np
@@ -15,8 +10,6 @@ import numpy as np
 from hmm_jax.data import files
 from hmm_jax.registry import Setting, Source
 from hmm_jax.types import Dataset, InputError
-
-_OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
 
 
 def load(path: str, *, owner: tuple[str, ...], window: int, min_rows: int,
@@ -70,8 +63,8 @@ def _error(path, text):
 def _read(path, owner, limit):
   """Returns the texts of each owner, in the order of the file: {owner: [text, ...]}."""
   texts, refusal = defaultdict(list), partial(_error, path)
-  with files.reading('a readable file of JSON lines', refusal), _opened(
-      files.ordinary(path), limit, refusal) as file:
+  with files.reading('a readable file of JSON lines', refusal), files.opened_text(
+      path, limit, refusal) as file:
     for number, line in enumerate(file, 1):
       if line.strip():
         document = _document(path, number, line, owner)
@@ -79,15 +72,6 @@ def _read(path, owner, limit):
         texts[tuple(str(document[field]) for field in owner)].append(
             document['text'].removeprefix('\ufeff'))
   return texts
-
-
-@contextlib.contextmanager
-def _opened(path, limit, refusal):
-  """Yields a text stream of a file, unpacked if need be, which fails beyond the limit."""
-  packed = _OPENERS.get(os.path.splitext(path)[1])
-  with (packed or open)(path, 'rb') as file:
-    stream = io.BufferedReader(files.Unpacked(file, limit, refusal)) if packed else file
-    yield io.TextIOWrapper(stream, encoding='utf-8-sig')
 
 
 def _document(path, number, line, owner):

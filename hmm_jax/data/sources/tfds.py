@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hmm_jax.data import files, images, numbering
-from hmm_jax.registry import Source
+from hmm_jax.registry import Setting, Source
 from hmm_jax.types import Dataset, InputError
 
 _NAME = re.compile(r'\w+(/[\w.+-]+)?(:[\d.*]+)?', re.ASCII)
@@ -27,12 +27,13 @@ class Unknown(InputError):
   """The name of no set of TFDS."""
 
 
-def load(name: str, data_dir: str | None = None) -> Dataset:
+def load(name: str, data_dir: str | None = None, label: str = 'label') -> Dataset:
   """Loads a prepared image-classification set into memory.
 
   Args:
     name: as in TFDS: 'mnist', 'mnist:3.0.1', 'emnist/digits'.
     data_dir: where it was prepared; None for the default of TFDS.
+    label: the feature to learn, such as coarse_label.
 
   Returns:
     A Dataset of uint8 images [D, H, W, C]; `x_test` is empty if the set
@@ -43,19 +44,19 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
       uint8 images of one shape.
   """
   builder = _find(name, data_dir)
-  shape, label = _image_features(name, builder)
-  classes = label.num_classes
+  shape, feature = _image_features(name, builder, label)
+  classes = feature.num_classes
   refusal = lambda text: InputError(f'got dataset={name!r}; {text}')
   with files.reading(f'readable array_record files in {builder.data_path}', refusal):
-    x_train, y_train = _read(builder, 'train', shape)
+    x_train, y_train = _read(builder, 'train', shape, label)
     x_test, y_test = x_train[:0].copy(), y_train[:0].copy()
     if 'test' in builder.info.splits:
-      x_test, y_test = _read(builder, 'test', shape)
+      x_test, y_test = _read(builder, 'test', shape, label)
   if min(y_train.min(initial=0), y_test.min(initial=0)) < 0:
     raise refusal('expected a label on every example, some have none')
   y_train, y_test = (numbering.checked(y, classes, name) for y in (y_train, y_test))
   return Dataset(name.partition(':')[0], x_train, y_train, x_test, y_test, classes,
-                 titles=tuple(label.names))
+                 titles=tuple(feature.names))
 
 
 def _find(name, data_dir):
@@ -129,7 +130,7 @@ def _not_prepared(name, data_dir, path):
       f"tfds.builder({name!r}{where}, file_format='array_record').download_and_prepare()\"")
 
 
-def _image_features(name, builder):
+def _image_features(name, builder, wanted):
   """Returns the shape (H, W, C) of an image, and the feature of the label."""
   import tensorflow_datasets as tfds
 
@@ -137,10 +138,10 @@ def _image_features(name, builder):
     raise InputError(f"got dataset={name!r}; expected a split 'train', it has "
                      f'{", ".join(builder.info.splits)}')
   features = dict(builder.info.features)
-  image, label = features.get('image'), features.get('label')
+  image, label = features.get('image'), features.get(wanted)
   if not isinstance(image, tfds.features.Image) or not isinstance(
       label, tfds.features.ClassLabel) or not label.num_classes:
-    raise InputError(f"got dataset={name!r}; expected an 'image' and a class 'label', it has "
+    raise InputError(f"got dataset={name!r}; expected an 'image' and a class {wanted!r}, it has "
                      f'{", ".join(sorted(features))}')
   if image.np_dtype != np.uint8 or None in image.shape or image.shape[2] not in _MODES:
     raise InputError(f'got dataset={name!r}; expected uint8 images of one shape, not '
@@ -148,7 +149,7 @@ def _image_features(name, builder):
   return image.shape, label
 
 
-def _read(builder, split, shape):
+def _read(builder, split, shape, label):
   """Returns the images [D, H, W, C] and the labels [D] of a split."""
   import tensorflow_datasets as tfds
 
@@ -158,7 +159,7 @@ def _read(builder, split, shape):
   source = builder.as_data_source(
       split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
   features = tfds.features.FeaturesDict({
-      name: builder.info.features[name] for name in ('image', 'label')})
+      name: builder.info.features[name] for name in ('image', label)})
   x = np.empty((len(source), *shape), np.uint8)
   y = np.empty(len(source), np.int64)
   for first in range(0, len(source), _CHUNK):
@@ -167,7 +168,7 @@ def _read(builder, split, shape):
       example: Any = features.deserialize_example_np(
           record, decoders={'image': tfds.decode.SkipDecoding()})
       x[row] = _decode(example['image'], shape)
-      y[row] = example['label']
+      y[row] = example[label]
   return x, y
 
 
@@ -180,5 +181,6 @@ def _decode(content, shape):
 
 
 SOURCE = Source(
-    'tfds', lambda path, settings, data_dir: load(path, data_dir or None), path=True,
+    'tfds', lambda path, settings, data_dir: load(path, data_dir or None, settings.label),
+    {'label': Setting('label', 'the class to learn, such as coarse_label of cifar100')}, path=True,
     summary='any prepared image set of TensorFlow Datasets by its name, with or without tfds:')

@@ -70,7 +70,7 @@ def in_words(metric: str) -> str:
   view, _, rest = metric.partition('/')
   split, _, kind = rest.partition('/')
   if view in _MODELS and kind:
-    return f'{split} {kind} {_MODELS[view]}'
+    return f'{split} {words.kind(kind)} {_MODELS[view]}'
   return metric
 
 

@@ -7,11 +7,13 @@ import numpy as np
 from scipy.special import stdtrit
 
 from hmm_jax.registry import suggestion
+from hmm_jax.report import words
 from hmm_jax.types import InputError
 
 CONFIDENCE = 0.95
 # What is compared unless a metric is named: the first of these that all runs have.
-METRICS = tuple(f'{view}/test/accuracy' for view in ('global', 'merged', 'clients', 'locals'))
+METRICS = tuple(f'{view}/test/{kind}' for kind in words.MAIN
+                for view in ('global', 'merged', 'clients', 'locals'))
 # Columns of rows that say where a run is, and not how good.
 PLACES = ('round', 'seed', 'seconds', 'bytes', 'bytes_up', 'bytes_down')
 
@@ -21,7 +23,7 @@ class OneSeed(NamedTuple):
 
   rows:     of metrics.csv, with `bytes`, those sent by the clients and to them.
   selected: the row of the round that is best on validation data; None if nothing selects one.
-  clients:  test accuracy of each client's model at the last evaluation; empty if not measured.
+  clients:  main test metric of each client's model at the last evaluation; empty if not measured.
   finished: whether the last row is of the same round, after a final merge.
   """
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import os
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.report.comparison import figure, table
 from hmm_jax.report.comparison.numbers import (
     Entry,

@@ -6,48 +6,53 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from hmm_jax.report import words
+from hmm_jax.report.plots.curves import LIMITS
 from hmm_jax.report.plots.lines import deviation
 from hmm_jax.report.style import label_ends, look, new, short, styled, whole_numbers
+from hmm_jax.tasks.metrics import lower_is_better
 
 HEIGHT = 2.7  # inches
 
 
 @styled
 def clients(runs: Mapping[str, Sequence[dict]], title: str = '') -> Figure:
-  """Draws the sorted test accuracies of each run's clients: mean and ± std over seeds.
+  """Draws each run's clients by their main test metric, sorted: mean and ± std over seeds.
 
   Args:
     runs: rows of clients.csv by name of the run; each seed's last evaluation is drawn.
     title: what was run.
   """
-  curves = {name: accuracies(rows) for name, rows in runs.items()}
+  kind = words.main(name for rows in runs.values() for row in rows for name in row)
+  curves = {name: scores(rows, kind) for name, rows in runs.items()}
   seeds = max((len(one) for one in curves.values()), default=1)
   merged = ', after the final merge' if any(map(_are_merged, runs.values())) else ''
-  figure = new(4.9, HEIGHT, title, 'clients of each seed by their accuracy on their own test '
-               f'examples{merged}; {words.seeds_drawn(seeds)}')
+  figure = new(4.9, HEIGHT, title, f'clients of each seed by their {words.kind(kind)} on their own '
+               f'test examples{merged}; {words.seeds_drawn(seeds)}')
   axes = figure.subplots()
   ends = []
   for place, (name, values) in enumerate(curves.items()):
-    mean = _draw(axes, values, look(place))
+    mean = _draw(axes, values, look(place), LIMITS.get(kind, (-np.inf, np.inf)))
     label = f'{short(name)}  mean {mean.mean():.3f}'
     ends.append((len(mean), mean[-1], label, look(place)['color']))
   low, high = axes.get_ylim()
-  axes.set_ylim(max(low, -0.02), min(high, 1.02))  # No accuracy leaves [0, 1].
-  axes.set(xlabel='clients, the worst first', ylabel='accuracy')
+  if LIMITS.get(kind) == (0, 1):
+    axes.set_ylim(max(low, -0.02), min(high, 1.02))
+  axes.set(xlabel='clients, the worst first', ylabel=words.kind(kind))
   axes.xaxis.set_major_locator(whole_numbers())
   axes.margins(x=0.02)
   label_ends(axes, ends, 0.85 * HEIGHT)
   return figure
 
 
-def accuracies(rows: Sequence[dict]) -> np.ndarray:
-  """Returns the sorted test accuracies of each seed's last evaluation, [S, clients with examples].
+def scores(rows: Sequence[dict], kind: str) -> np.ndarray:
+  """Returns a test metric at each seed's last evaluation, worst first, [S, clients with examples].
 
   A seed that has been written in part, while a run trains, is left out.
   """
   last = last_evaluation(rows)
-  by_seed = [sorted(row['test/accuracy'] for row in last
-                    if row['seed'] == seed and 'test/accuracy' in row)
+  by_seed = [sorted((row[f'test/{kind}'] for row in last
+                     if row['seed'] == seed and f'test/{kind}' in row),
+                    reverse=lower_is_better(kind))
              for seed in sorted({row['seed'] for row in last})]
   most = max(map(len, by_seed), default=0)
   return np.array([own for own in by_seed if len(own) == most])
@@ -65,10 +70,10 @@ def _are_merged(rows: Sequence[dict]) -> bool:
   return len(same) > 1
 
 
-def _draw(axes, values, look):
+def _draw(axes, values, look, limits):
   """Draws one run as curves.py does its lines; returns the mean over seeds."""
   mean, std = values.mean(axis=0), deviation(values)
-  band = np.clip([mean - std, mean + std], 0, 1)
+  band = np.clip([mean - std, mean + std], *limits)
   if len(mean) == 1:
     axes.errorbar([1], mean, np.abs(band - mean), fmt='o', capsize=3, color=look['color'])
     return mean

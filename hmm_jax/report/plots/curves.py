@@ -20,8 +20,12 @@ from hmm_jax.report.style import (
 )
 
 # What values of a kind can be.
-LIMITS = {'accuracy': (0, 1), 'fallback': (0, 1)} | dict.fromkeys(
-    ('loss', 'server_loss', 'bytes', 'consensus', 'contraction', 'share_of_allreduce'), (0, np.inf))
+LIMITS = dict.fromkeys(
+    ('accuracy', 'fallback', 'f1_micro', 'f1_macro', 'label_accuracy', 'exact_match',
+     'token_accuracy', 'balanced_accuracy', 'auroc', 'average_precision', 'calibration_error'),
+    (0, 1)) | dict.fromkeys(
+    ('loss', 'rmse', 'mae', 'median_absolute_error', 'perplexity', 'server_loss', 'bytes',
+     'consensus', 'contraction', 'share_of_allreduce'), (0, np.inf))
 DECADES = 50  # A kind whose means span such a factor is drawn on a logarithmic scale.
 DOTS = 12  # As many evaluations are marked, so that nobody takes a line for a measurement.
 MERGED = '★ after the final merge'

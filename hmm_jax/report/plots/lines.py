@@ -8,7 +8,7 @@ import numpy as np
 from hmm_jax.report import words
 from hmm_jax.report.style import short
 
-ALWAYS = ('accuracy', 'loss')  # That one of these stays what it is, is worth seeing.
+ALWAYS = (*words.MAIN, 'loss')  # That one of these stays what it is, is worth seeing.
 # Our choice: nearly the curve of the plain mean; the tables have it.
 NOT_DRAWN = 'clients_weighted/'
 

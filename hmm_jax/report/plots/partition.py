@@ -1,19 +1,22 @@
 """The partition: who holds how many training examples of which class."""
 
+from collections.abc import Sequence
+
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 import numpy as np
 
-from hmm_jax.report.style import EMPTY, logarithmic, new, styled, whole_numbers
+from hmm_jax.report.style import EMPTY, logarithmic, new, short, styled, whole_numbers
 
+_NAMED = 40  # clients whose names can be read
 DECADES = 20  # Counts that span such a factor have colors on a logarithmic scale.
 
 
 @styled
-def partition(counts: np.ndarray, title: str = '') -> Figure:
+def partition(counts: np.ndarray, title: str = '', names: Sequence[str] = ()) -> Figure:
   """Draws the training examples of each client by class, counts [K, C], as a heat map.
 
-  Cells without an example are gray.
+  Cells without an example are gray. Few clients bear their names, if they have any.
   """
   counts = np.ma.masked_equal(np.asarray(counts), 0)
   wide, high = np.clip([0.16 * counts.shape[0] + 1.6, 0.2 * counts.shape[1] + 1.2], 2, [9, 8])
@@ -30,4 +33,6 @@ def partition(counts: np.ndarray, title: str = '') -> Figure:
   axes.set(xlabel='client', ylabel='class')
   for axis in (axes.xaxis, axes.yaxis):
     axis.set_major_locator(whole_numbers())
+  if 0 < len(names) <= _NAMED:
+    axes.set_xticks(range(len(names)), [short(name) for name in names], rotation=90)
   return figure

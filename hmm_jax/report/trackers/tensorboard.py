@@ -6,7 +6,7 @@ import shutil
 
 from tensorboardX import SummaryWriter
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.report.trackers import Tracked
 from hmm_jax.types import SaveError
 

@@ -67,7 +67,7 @@ class ClientsTest(parameterized.TestCase):
 
   def test_a_seed_that_is_written_in_part_is_left_out(self):
     rows = [*evaluated([0.1, 0.2]), *evaluated([0.3], seed=1)]
-    np.testing.assert_allclose(clients.accuracies(rows), [[0.1, 0.2]])
+    np.testing.assert_allclose(clients.scores(rows, 'accuracy'), [[0.1, 0.2]])
 
 
 if __name__ == '__main__':

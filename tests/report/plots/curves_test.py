@@ -35,7 +35,7 @@ class CurvesTest(parameterized.TestCase):
     titles = [axes.get_title(loc='left') for axes in figures['accuracy'].axes]
     self.assertEqual(titles, ['test examples', 'validation examples'])
     self.assertEqual(figures['accuracy'].get_suptitle(), 'fedavg on digits')
-    self.assertEqual(figures['loss'].axes[0].get_ylabel(), 'cross-entropy loss')
+    self.assertEqual(figures['loss'].axes[0].get_ylabel(), 'loss')
 
   def test_a_column_that_some_rows_lack_is_left_out(self):
     rows = [{'round': 1, 'seed': 0, 'train/loss': 2.0},

@@ -9,7 +9,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import numpy as np
 
-from hmm_jax import storage
+from hmm_jax.data import storage
 from hmm_jax.types import SaveError
 
 

@@ -1,0 +1,79 @@
+"""Folders of pictures: a folder for each class, and a folder of these for each client."""
+
+from functools import partial
+import os
+
+import numpy as np
+
+from hmm_jax.data import columns, images
+from hmm_jax.registry import Setting, Source
+from hmm_jax.types import Dataset, InputError
+
+_ENDINGS = ('.png', '.jpg', '.jpeg')
+
+
+def load(path: str, settings) -> Dataset:
+  """Loads pictures by the folders they lie in.
+
+  FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with FOLDER/test/CLASS/*.png; with
+  client_folders a folder for each client, above those of the classes. Only if all pictures are
+  gray they have one channel, else three.
+
+  Args:
+    path: of the folder.
+    settings: of the source.
+
+  Returns:
+    A Dataset of uint8 images [D, H, W, 1 or 3], with y as names of classes.
+
+  Raises:
+    InputError: there are no such folders, a picture can't be read, or they have several sizes.
+  """
+  refusal, folder = partial(_error, path), os.path.expanduser(path)
+  size = images.size(settings.size, 'images.size')
+  if not os.path.isdir(folder):
+    raise refusal('expected a folder' + (', it is a file' if os.path.exists(folder) else ''))
+  has_test = all(os.path.isdir(os.path.join(folder, name)) for name in ('train', 'test'))
+  splits = [_found(os.path.join(folder, *name), settings.client_folders, refusal)
+            for name in (['train'], ['test'])] if has_test else [
+                _found(folder, settings.client_folders, refusal), []]
+  x = images.stack([path for path, *_ in (*splits[0], *splits[1])], size, 'images.size', refusal)
+  count = len(splits[0])
+  y_train, y_test = (np.array([name for _, name, _ in split], str) for split in splits)
+  client, owners = None, ()
+  if settings.client_folders:
+    client, owners = columns.numbered_owners(np.array([owner for *_, owner in splits[0]]))
+  return Dataset(f'images:{path}', x[:count], y_train, x[count:], y_test, 0, client, owners=owners)
+
+
+def _error(path, text) -> InputError:
+  return InputError(f'got dataset=images:{path}; {text}')
+
+
+def _found(folder, client_folders, refusal) -> list[tuple[str, str, str]]:
+  """Returns (path, class, client) of each picture, in the order of their names."""
+  found = []
+  for owner in _folders(folder) if client_folders else ['']:
+    for name in _folders(os.path.join(folder, owner)):
+      own = os.path.join(folder, owner, name)
+      found += [(os.path.join(own, file), name, owner) for file in sorted(os.listdir(own))
+                if file.lower().endswith(_ENDINGS)]
+  if not found:
+    wanted = 'CLIENT/CLASS' if client_folders else 'CLASS'
+    raise refusal(f'expected pictures in {wanted} folders ({", ".join(_ENDINGS)}), there are none')
+  return found
+
+
+def _folders(folder) -> list[str]:
+  return sorted(entry.name for entry in os.scandir(folder)
+                if entry.is_dir() and not entry.name.startswith('.'))
+
+
+SOURCE = Source(
+    'images', lambda path, settings, data_dir: load(path, settings),
+    {'size': Setting('', "pixels that pictures are resized to, such as 32 or 32x48 (height x "
+                     "width); '': all have one size"),
+     'client_folders': Setting(False, 'whether there is a folder for each client, with folders of '
+                               'classes in it')},
+    path=True,
+    summary='a folder of PNG or JPEG pictures: CLASS/*, or CLIENT/CLASS/*; train and test above')

@@ -1,0 +1,1 @@
+"""Networks of one's own: any flax module, linen or nnx, as a `Model`."""
