@@ -108,8 +108,9 @@ class Dataset(NamedTuple):
   `relabeled` ([D] int) are alternative labels, such as those of human annotators.
   `names` are what the files call the C classes, () for their numbers; `titles` are what people
   call them where files have numbers, () if unknown. `owners` are the names of the natural owners
-  that `client` numbers from 0, () for the numbers themselves. `facts` are shown before the first
-  round, as (name, value) pairs.
+  that `client` numbers from 0, () for the numbers themselves. `columns` are those of a table that
+  the inputs were made of, with the strings that each may have, () for numbers. `facts` are shown
+  before the first round, as (name, value) pairs.
   """
 
   name: str
@@ -125,6 +126,7 @@ class Dataset(NamedTuple):
   facts: tuple[tuple[str, str], ...] = ()
   titles: tuple[str, ...] = ()
   owners: tuple[str, ...] = ()
+  columns: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
   def keep(self, rows: np.ndarray) -> 'Dataset':
     """Returns the set with the training examples at `rows` only; the test split is unchanged."""

@@ -120,7 +120,10 @@ class ExperimentsTest(parameterized.TestCase):
       # A key that is newer than the run has had its default.
       before = configs.flat(configs.get_config()) | configs.renamed(
           recorded[other]['config'])
+      before['selection'] = configs.selecting(before['selection'], before['task'])
       for key, value in configs.flat(changed).items():
+        if key == 'selection':
+          value = configs.selecting(value, changed.task)
         if key not in configs.COSMETIC:
           self.assertEqual(launch.as_json(before[key]), launch.as_json(value), f'{other} {key}')
       self.assertEqual(recorded[other]['costs']['rounds_requested'], changed.rounds, other)

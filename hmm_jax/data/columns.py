@@ -18,6 +18,10 @@ _SPLITS = {'train': 'train', 'training': 'train', 'test': 'test', 'testing': 'te
            'validation': 'train', 'valid': 'train', 'val': 'train', 'dev': 'train'}
 
 
+# The name of a column, and the strings that it may have, () for numbers.
+Encoding = tuple[str, tuple[str, ...]]
+
+
 class Roles(NamedTuple):
   """What columns are used for, by their names.
 
@@ -62,13 +66,14 @@ def dataset(name: str, table: Mapping[str, np.ndarray], roles: Roles,
   inputs = roles.inputs or [column for column in table if column not in used]
   if not inputs:
     raise refusal('expected a column of inputs beside those of target, client and split')
-  x, y = features(inputs, table, refusal), targets(table, roles.target, refusal)
+  encoding = encoded(inputs, table, refusal)
+  x, y = features(encoding, table, refusal), targets(table, roles.target, refusal)
   test = _is_test(table, roles, refusal)
   client, owners = None, ()
   if roles.client:
     client, owners = numbered_owners(table[roles.client][~test])
   return Dataset(name, x[~test], y[~test], x[test], y[test], 0, client, owners=owners,
-                 names=tuple(roles.target))
+                 names=tuple(roles.target), columns=encoding)
 
 
 def plain(x: np.ndarray, name: str, refusal: Refusal) -> np.ndarray:
@@ -100,22 +105,47 @@ def _choices(table) -> str:
   return ', '.join(shown[:20]) + (f' and {len(shown) - 20} more' if len(shown) > 20 else '')
 
 
-def features(names: Sequence[str], table: Mapping[str, np.ndarray],
+def encoded(names: Sequence[str], table: Mapping[str, np.ndarray],
+            refusal: Refusal) -> tuple[Encoding, ...]:
+  """Returns how columns become inputs: the distinct strings of each, () of numbers."""
+  return tuple((name, _categories(name, table[name], refusal)) for name in names)
+
+
+def features(encoding: Sequence[Encoding], table: Mapping[str, np.ndarray],
              refusal: Refusal) -> np.ndarray:
-  """Returns columns as inputs, [D, F] float32."""
-  return np.concatenate([_features(name, table[name], refusal) for name in names], axis=1)
+  """Returns columns as inputs, [D, F] float32: numbers, or 1 at the place of a string.
+
+  Raises:
+    InputError: a column is not there, or has other strings, or strings in place of numbers.
+  """
+  return np.concatenate([_features(name, known, table, refusal) for name, known in encoding],
+                        axis=1)
 
 
-def _features(name, values, refusal) -> np.ndarray:
-  """Returns a column as inputs [D, n] float32: the numbers, or 1 at the place of the string."""
+def _categories(name, values, refusal) -> tuple[str, ...]:
   if values.ndim > 1:
     raise refusal(f'column {name!r} holds lists; expected it alone in inputs, or left out of them')
   if values.dtype.kind in 'biuf':
-    return _finite(name, values, refusal)[:, None]
-  known, place = np.unique(values, return_inverse=True)
+    return ()
+  known = tuple(np.unique(values).tolist())
   if len(known) > _MOST_STRINGS:
     raise refusal(f'column {name!r} has {len(known):,} different texts; expected numbers, or at '
                   f'most {_MOST_STRINGS:,} categories')
+  return known
+
+
+def _features(name, known, table, refusal) -> np.ndarray:
+  if name not in table:
+    raise refusal(f'it has no column {name!r}; expected it among {_choices(table)}')
+  values = table[name]
+  if not known:
+    if values.dtype.kind not in 'biuf':
+      raise refusal(f'column {name!r} has {str(values[0])[:40]!r}; expected numbers')
+    return _finite(name, values, refusal)[:, None]
+  place = numbering.number(values.astype(str), known)
+  if (place < 0).any():
+    raise refusal(f'column {name!r} has {str(values[place < 0][0])[:40]!r}; expected '
+                  f'{numbering.listed(known)}')
   return (place[:, None] == np.arange(len(known))).astype(np.float32)
 
 

@@ -10,6 +10,8 @@ It has these keys:
   task           what the outputs mean: the name of a task
   targets        `mean` and `std` of the targets of a regression, by which outputs are scaled; else
                  null
+  columns        of inputs from a table: the name of each column, and the strings that it may have,
+                 [] for numbers
   classes, names width of the outputs, and the names of the classes, labels or targets
   dataset        the name of the data set
 """
@@ -31,7 +33,8 @@ from hmm_jax.types import Array, Dataset, Federation, InputError, Model, PyTree
 
 KEYS = ('network', 'settings', 'compute_dtype', 'inputs', 'vocabulary', 'classes', 'names',
         'dataset')
-NEWER = {'task': 'classification', 'targets': None}  # keys, and what they were in earlier releases
+# Keys that earlier releases had not, and what they were.
+NEWER = {'task': 'classification', 'targets': None, 'columns': []}
 
 
 def describe(config: ConfigDict, data: Dataset, federated: Federation) -> dict[str, Any]:
@@ -64,6 +67,7 @@ def without_normalization(config: ConfigDict, data: Dataset) -> dict[str, Any]:
       'vocabulary': _vocabulary(data) if kind == 'tokens' else 0,
       'task': config.task,
       'targets': None,
+      'columns': [[name, list(known)] for name, known in data.columns],
       'classes': data.classes,
       'names': list(data.titles or numbering.names(data)),
       'dataset': data.name,

@@ -176,13 +176,11 @@ def selection(config: ConfigDict, task: Task, further: Collection[str]) -> str:
   Raises:
     InputError: it is none of the run.
   """
-  if config.selection == 'auto':
-    return task.main
-  known = [task.main, *(name for name in task.names if name != task.main), 'loss', *further]
-  if config.selection not in known:
-    raise InputError(f'got selection={config.selection} with task={task.name}; expected auto, '
-                     f'{", ".join(known)}' + suggestion(config.selection, known))
-  return config.selection
+  chosen, known = configs.selecting(config.selection, task.name), [*task.names, 'loss', *further]
+  if chosen not in known:
+    raise InputError(f'got selection={chosen} with task={task.name}; expected auto, '
+                     f'{", ".join(known)}' + suggestion(chosen, known))
+  return chosen
 
 
 def begun(net: Model, given: Mapping[str, Array], config: ConfigDict) -> Model:

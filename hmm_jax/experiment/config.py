@@ -342,6 +342,11 @@ def section(config: ConfigDict, record: Method | Network | Source) -> ConfigDict
   return config[record.name] if record.settings else ConfigDict()
 
 
+def selecting(metric: str, task: str) -> str:
+  """Returns the metric that a value of `selection` names: auto is the task's main one."""
+  return TASKS[task].metrics[0] if metric == 'auto' else metric
+
+
 def method(config: ConfigDict) -> Method:
   """Returns the method of a config; InputError if there is none."""
   return find('algorithm', config.algorithm, METHODS, Method)

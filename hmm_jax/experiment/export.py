@@ -27,7 +27,8 @@ def load(path: str, *, seed: int | None = None, client: int | str | None = None,
   Args:
     path: an exported folder, or the folder of a run, RUN or RUN@SEED.
     seed: a training seed of a run; None for the first.
-    client: whose own model, by id, or `best`, by validation; None for the model for all.
+    client: whose own model, by id or the name of its owner, or `best`, by validation; None for
+      the model for all.
     view: which models of a run, if it has several kinds; '' for the usual one.
 
   Raises:
@@ -39,7 +40,7 @@ def load(path: str, *, seed: int | None = None, client: int | str | None = None,
   if run:
     seed = run.read_seed(named if seed is None else seed)
     client = best_client(run, seed) if client == BEST else client
-    return pick(run, run.models(seed), seed=seed, client=_number(client), view=view)
+    return pick(run, run.models(seed), seed=seed, client=_number(client, run), view=view)
   if seed is not None or view:
     raise InputError(f'got {path} with seed={seed}, view={view!r}; expected the folder of a run, '
                      'as an exported model is of one seed')
@@ -79,7 +80,7 @@ def export(path: str, out: str, *, seed: int | None = None, client: int | str | 
   client = best_client(run, seed) if client == BEST else client
   views = run.models(seed)
   owners = {os.path.join(out, f'client-{i}'): i for i in run.client_ids} if clients else {
-      out: _number(client)}
+      out: _number(client, run)}
   for folder in owners:
     exported.check_free(folder)
   written = {}
@@ -148,12 +149,17 @@ def best_client(run: Run, seed: int) -> int:
       sign * row[f'validation/{kind}'], row['validation/loss'], row['client']))['client'])
 
 
-def _number(client):
-  """Returns the id of a client as a number."""
+def _number(client, run=None):
+  """Returns the id of a client as a number; of a run, a client may go by its owner's name."""
   if client is None or isinstance(client, int):
     return client
+  owners = {row['name']: row['client'] for row in run.folder.read_table('partition')
+            if 'name' in row} if run else {}
+  if client in owners:
+    return owners[client]
   if not str(client).isdecimal():
-    raise InputError(f'got client={client}; expected the id of a client, or {BEST} with a run')
+    raise InputError(f'got client={client}; expected the id of a client; of a run '
+                       f'also the name of its owner, or {BEST}')
   return int(client)
 
 

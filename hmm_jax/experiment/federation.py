@@ -73,7 +73,8 @@ def prepared(config: ConfigDict, data: Dataset) -> Dataset:
 
 
 def _meant(name):
-  ends = {'npz': ('.npz',), 'text': ('.jsonl', '.jsonl.gz', '.jsonl.xz')}
+  ends = {'npz': ('.npz',), 'text': ('.jsonl', '.jsonl.gz', '.jsonl.xz'),
+          'csv': ('.csv', '.csv.gz'), 'hf': ('.parquet',)}
   return ''.join(f'; did you mean {source}:{name}?' for source, suffixes in ends.items()
                  if name.endswith(suffixes) and os.path.isfile(os.path.expanduser(name)))
 

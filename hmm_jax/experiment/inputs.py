@@ -1,4 +1,4 @@
-"""Inputs to predict on, from files: arrays (npz, npy), an image, or a folder of images."""
+"""Inputs to predict on, from files: arrays (npz, npy), a table (csv), or images."""
 
 from collections.abc import Mapping
 import os
@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hmm_jax.data import files, images
+from hmm_jax.data import columns, files, images
+from hmm_jax.data.sources import csv
 from hmm_jax.models.files import opened
 from hmm_jax.types import InputError, PyTree
 
@@ -28,7 +29,7 @@ def read(path: str, about: Mapping[str, Any]) -> Inputs:
   Texts are given as arrays of tokens, as what a token is belongs to the data set (our choice).
 
   Args:
-    path: of a file .npz, .npy, .png, .jpg, or of a folder of images.
+    path: of a file .npz, .npy, .csv, .png, .jpg, or of a folder of images.
     about: what is known of the model, see blueprint.py.
 
   Raises:
@@ -41,6 +42,8 @@ def read(path: str, about: Mapping[str, Any]) -> Inputs:
     return _numbered(_npz(path, [entry['modality'] for entry in about['inputs']]))
   if path.endswith('.npy'):
     return _numbered(_npy(path))
+  if path.removesuffix('.gz').endswith('.csv'):
+    return _numbered(_table(path, about))
   if os.path.isdir(path):
     found = sorted(name for name in os.listdir(path) if name.lower().endswith(_IMAGES))
     if not found:
@@ -48,13 +51,22 @@ def read(path: str, about: Mapping[str, Any]) -> Inputs:
     return _pictures(path, found, about)
   if path.lower().endswith(_IMAGES):
     return _pictures(os.path.dirname(path), [os.path.basename(path)], about)
-  raise InputError(f'got {path}; expected a file .npz, .npy, {", ".join(_IMAGES)}, or a folder of '
-                   'images; texts as arrays of tokens in .npz')
+  raise InputError(f'got {path}; expected a file .npz, .npy, .csv, {", ".join(_IMAGES)}, or a '
+                   'folder of images; texts as arrays of tokens in .npz')
 
 
 def _numbered(x) -> Inputs:
   first = next(iter(x.values()), np.zeros(0)) if isinstance(x, dict) else x
   return Inputs(x, [str(i) for i in range(len(first) if np.ndim(first) else 0)])
+
+
+def _table(path, about):
+  """Reads a CSV file with the columns that the data set had; others are ignored."""
+  refusal = lambda text: InputError(f'got {path}; {text}')
+  if not about['columns']:
+    raise refusal(f'expected .npz, as the model was not trained on a table: {about["expects"]}')
+  return columns.features([(name, tuple(known)) for name, known in about['columns']],
+                          csv.read(path, files.DEFAULT_LIMIT, refusal), refusal)
 
 
 def _npz(path, modalities):

@@ -210,8 +210,8 @@ def compare(config: ConfigDict, workdir: Workdir):
   now = configs.flat(config)
   for key in sorted((before.keys() | now.keys()) - configs.COSMETIC - configs.OF_ONE_CALL):
     was, wanted = (as_json(configs.placed(key, values.get(key))) for values in (before, now))
-    if key == 'selection' and config.task == 'classification':  # Earlier releases had no `auto`.
-      was, wanted = ('accuracy' if value == 'auto' else value for value in (was, wanted))
+    if key == 'selection':  # Earlier releases had no `auto`.
+      was, wanted = (configs.selecting(value, config.task) for value in (was, wanted))
     grows = key in ('rounds', 'seeds') and type(was) is int and wanted > was
     decides = config.keep_best or config.stop.patience
     if was != wanted and not grows and (key != 'eval_every' or decides):

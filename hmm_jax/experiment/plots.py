@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from hmm_jax.experiment import description
+from hmm_jax.experiment import blueprint, description
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.report import words
 from hmm_jax.report.plots import clients, curves, lines, partition, search, updates, weights
@@ -34,7 +34,8 @@ def of_clients(workdir: Workdir, title: str = '') -> dict[str, Figure]:
   """Returns the figures of a run that are no learning curves."""
   made, rows = {}, workdir.read_table('clients')
   if (counts := read_partition(workdir)) is not None:
-    made['partition'] = partition.partition(counts, title, client_names(workdir))
+    made['partition'] = partition.partition(
+        counts, title, client_names(workdir), class_names(workdir))
   if runs := accuracies(workdir):
     made['clients'] = clients.clients(runs, title)
   made |= weights.client_tables(rows, title)
@@ -91,6 +92,13 @@ def read_partition(workdir: Workdir) -> np.ndarray | None:
 def client_names(workdir: Workdir) -> tuple[str, ...]:
   """Returns the names of a run's clients, as partition.csv has them; () if they have none."""
   return tuple(row['name'] for row in workdir.read_table('partition') if 'name' in row)
+
+
+def class_names(workdir: Workdir) -> tuple[str, ...]:
+  """Returns the names of the classes that a run has learned; () if it has no classes."""
+  about = workdir.read_json('model.json', blueprint.KEYS) or {}
+  known = about.get('task', 'classification') == 'classification'
+  return tuple(about.get('names', ())) if known else ()
 
 
 class Painter:

@@ -21,7 +21,7 @@ def dense(x: Array, features: int, *, name: str, init: Initializer = layers.xavi
   """Applies an affine map to each token: [B, T, F] -> [B, T, features]."""
   layer = nn.Dense(features, dtype=x.dtype, kernel_init=init, name=name)
   # A gradient of the kernel with one axis of tokens is one plain product, which is faster.
-  return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
+  return layer(x.reshape(math.prod(x.shape[:-1]), x.shape[-1])).reshape(*x.shape[:-1], features)
 
 
 def layer_norm(x: Array) -> Array:

@@ -119,8 +119,8 @@ class PartitionTest(parameterized.TestCase):
        'got partition.global_test=1.0'),
       ('file', {'dataset': 'npz:/nowhere.npz'}, 'got dataset=npz:/nowhere.npz'),
       ('near_source', {'dataset': 'digit'}, 'did you mean digits'),
-      *((name, {'dataset': name}, 'npz:PATH, text:PATH, ') for name in (
-          'data.csv', '/some/folder', 'huggingface:mnist', 'hf:x', 'hf:org/x', 'mnst', 'tfds:mnst',
+      *((name, {'dataset': name}, 'npz:PATH, csv:PATH, ') for name in (
+          'data.csv', '/some/folder', 'huggingface:mnist', 'mnst', 'tfds:mnst',
           'npz', 'text:', 'digits:x', 'https://some.org/set.npz', 'a.b:RECORD', 'red\x1b[31m')))
   def test_bad_input_names_the_key(self, values, expected):
     with self.assertRaises(InputError) as caught:

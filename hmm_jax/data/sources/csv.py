@@ -33,16 +33,24 @@ def load(path: str, settings) -> Dataset:
     InputError: the file can't be read, a column is not there, or a value is missing.
   """
   refusal = partial(_error, path)
-  limit = files.Limit(settings.unpack_limit, 'csv.unpack_limit')
-  with files.reading('a readable CSV file', refusal), files.opened_text(
-      path, limit, refusal) as file:
-    header, rows = _read(file, refusal)
-  table = {name: _column(name, [row[i] for row in rows], refusal) for i, name in enumerate(header)}
+  table = read(path, files.Limit(settings.unpack_limit, 'csv.unpack_limit'), refusal)
   roles = columns.Roles(
       columns.listed(settings.target, table), settings.client, settings.split,
       columns.listed(settings.inputs, table),
       {role: f'csv.{role}' for role in columns.Roles._fields})
   return columns.dataset(f'csv:{path}', table, roles, refusal)
+
+
+def read(path: str, limit: files.Limit, refusal: files.Refusal) -> dict[str, np.ndarray]:
+  """Reads a table with a header: {column: [D] of whole numbers, floats or strings}.
+
+  Raises:
+    InputError: the file can't be read, or a value is missing.
+  """
+  with files.reading('a readable CSV file', refusal), files.opened_text(
+      path, limit, refusal) as file:
+    header, rows = _read(file, refusal)
+  return {name: _column(name, [row[i] for row in rows], refusal) for i, name in enumerate(header)}
 
 
 def _error(path, text) -> InputError:

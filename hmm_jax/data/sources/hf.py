@@ -138,7 +138,8 @@ class _Set:
       both = values.inputs(self._joined(names[0]), f'column {names[0]!r}', self._refusal)
     else:
       table = {name: self._joined(name) for name in names}
-      both = columns.features(names, table, self._refusal)
+      both = columns.features(
+          columns.encoded(names, table, self._refusal), table, self._refusal)
     count = len(self._splits[0])
     return both[:count], both[count:]
 

@@ -13,10 +13,11 @@ DECADES = 20  # Counts that span such a factor have colors on a logarithmic scal
 
 
 @styled
-def partition(counts: np.ndarray, title: str = '', names: Sequence[str] = ()) -> Figure:
+def partition(counts: np.ndarray, title: str = '', names: Sequence[str] = (),
+              classes: Sequence[str] = ()) -> Figure:
   """Draws the training examples of each client by class, counts [K, C], as a heat map.
 
-  Cells without an example are gray. Few clients bear their names, if they have any.
+  Cells without an example are gray. Few clients and classes bear their names, if they have any.
   """
   counts = np.ma.masked_equal(np.asarray(counts), 0)
   wide, high = np.clip([0.16 * counts.shape[0] + 1.6, 0.2 * counts.shape[1] + 1.2], 2, [9, 8])
@@ -35,4 +36,6 @@ def partition(counts: np.ndarray, title: str = '', names: Sequence[str] = ()) ->
     axis.set_major_locator(whole_numbers())
   if 0 < len(names) <= _NAMED:
     axes.set_xticks(range(len(names)), [short(name) for name in names], rotation=90)
+  if len(classes) == counts.shape[1] <= _NAMED:
+    axes.set_yticks(range(len(classes)), [short(name) for name in classes])
   return figure
