@@ -173,8 +173,8 @@ class RunsTest(parameterized.TestCase):
   @parameterized.named_parameters(
       ('no_global', 'fedem', {}, 'has no model for all clients; expected --client=ID'),
       ('client', 'ditto', {'client': 6}, 'got client=6; expected the id of a client: 0, 1, 2'),
-      ('word', 'ditto', {'client': 'x'}, 'got client=x; expected the id of a client; of a run also the '
-       'name of its owner, or best'),
+      ('word', 'ditto', {'client': 'x'}, 'got client=x; expected the id of a client; of a run '
+       'also the name of its owner, or best'),
       ('both', 'ditto', {'client': 1, 'clients': True}, 'got --clients with --client=1'),
       ('view', 'ditto', {'view': 'merged'}, 'got view=merged; expected one of clients, global'),
       ('stack', 'ditto', {'view': 'clients'}, 'got view=clients without a client'),
