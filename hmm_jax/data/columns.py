@@ -78,8 +78,10 @@ def dataset(name: str, table: Mapping[str, np.ndarray], roles: Roles,
 
 def plain(x: np.ndarray, name: str, refusal: Refusal) -> np.ndarray:
   """Returns strings for objects that are all strings; refuses other objects, and missing ones."""
-  if x.dtype.kind != 'O':
+  if x.dtype.kind in 'biufU':
     return x
+  if x.dtype.kind != 'O':
+    raise refusal(f'{name} holds {x.dtype}; expected numbers or strings')
   kinds = {type(value) for value in x.ravel()}
   if kinds == {str}:
     return x.astype(str)

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 import inspect
 import textwrap
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from hmm_jax.data import columns, values
+from hmm_jax.data.sources import hf
 from hmm_jax.registry import Source, Stand
 from hmm_jax.types import Dataset, InputError
 
@@ -34,7 +36,11 @@ def dataset(x: Any, y: Any = None, *, client: Any = None, domain: Any = None, te
     InputError: it is none of these, or its parts don't fit together.
   """
   refusal = lambda text: InputError(f'got data {name!r}; {text}')
-  if _is_table(x):
+  if hasattr(x, 'column_names') and hasattr(x, 'features'):
+    names = lambda text: text if isinstance(text, str) else ','.join(text or ())
+    roles = SimpleNamespace(label=names(y), inputs=names(inputs), client=client or '', size='')
+    return hf.dataset(name, x, test, roles, refusal)
+  if hasattr(x, 'columns'):
     roles = columns.Roles([y] if isinstance(y, str) else list(y or ()), client or '', split, inputs,
                           {'target': 'y', 'client': 'client', 'split': 'split', 'inputs': 'inputs'})
     made = columns.dataset(name, _table(x, refusal), roles, refusal)
@@ -54,18 +60,10 @@ def dataset(x: Any, y: Any = None, *, client: Any = None, domain: Any = None, te
       None if domain is None else _aligned(domain, 'domain', len(y_train), refusal), owners=owners)
 
 
-def _is_table(x) -> bool:
-  return hasattr(x, 'columns') or hasattr(x, 'column_names')
-
-
-def _table(x, refusal) -> dict[str, np.ndarray]:
-  """Returns the columns of a data frame, or of a set of Hugging Face's."""
-  names = list(x.column_names if hasattr(x, 'column_names') else x.columns)
-  table = {}
-  for name in names:
-    values = np.asarray(x[name][:] if hasattr(x, 'column_names') else x[name])
-    table[str(name)] = columns.plain(values, f'column {name!r}', refusal)
-  return table
+def _table(frame, refusal) -> dict[str, np.ndarray]:
+  """Returns the columns of a data frame."""
+  return {str(name): columns.plain(np.asarray(frame[name]), f'column {name!r}', refusal)
+          for name in frame.columns}
 
 
 def _arrays(x, y, what, refusal) -> tuple[np.ndarray, np.ndarray]:

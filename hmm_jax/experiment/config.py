@@ -132,6 +132,8 @@ REFERENCES = {
 }
 # Keys whose value may refer to a function of one's own.
 FUNCTIONS = ('local.optimizer', 'loss', 'metrics')
+# Keys whose texts may be a number.
+TEXTS_OR_NUMBERS = ('images.size', 'hf.size')
 # Keys that say what is shown beside a run or kept of it, and change no number.
 COSMETIC = {'name', 'references', 'variants', 'keep', 'plots', 'track'}
 # Keys that are of one call, and not of the run.
@@ -229,6 +231,8 @@ def updated(config: ConfigDict, changes: Mapping[str, Any], source: str) -> Conf
     if key not in keys:
       raise InputError(f'got {key} in {source}; expected a key of a setting' + _meant(key, keys))
     value = placed(key, value)
+    if key in TEXTS_OR_NUMBERS and type(value) is int:
+      value = str(value)
     try:
       if value is None:  # A ConfigDict takes it for any type.
         raise TypeError(key)

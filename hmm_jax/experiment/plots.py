@@ -35,7 +35,7 @@ def of_clients(workdir: Workdir, title: str = '') -> dict[str, Figure]:
   made, rows = {}, workdir.read_table('clients')
   if (counts := read_partition(workdir)) is not None:
     made['partition'] = partition.partition(
-        counts, title, client_names(workdir), class_names(workdir))
+        counts, title, client_names(workdir), *classes(workdir))
   if runs := accuracies(workdir):
     made['clients'] = clients.clients(runs, title)
   made |= weights.client_tables(rows, title)
@@ -94,11 +94,12 @@ def client_names(workdir: Workdir) -> tuple[str, ...]:
   return tuple(row['name'] for row in workdir.read_table('partition') if 'name' in row)
 
 
-def class_names(workdir: Workdir) -> tuple[str, ...]:
-  """Returns the names of the classes that a run has learned; () if it has no classes."""
+def classes(workdir: Workdir) -> tuple[tuple[str, ...], str]:
+  """Returns the names of the classes that a run has learned, and what stands in their place."""
   about = workdir.read_json('model.json', blueprint.KEYS) or {}
-  known = about.get('task', 'classification') == 'classification'
-  return tuple(about.get('names', ())) if known else ()
+  task = about.get('task', 'classification')
+  names = tuple(about.get('names', ())) if task == 'classification' else ()
+  return names, {'classification': 'class', 'regression': 'quantile of the target'}.get(task, '')
 
 
 class Painter:

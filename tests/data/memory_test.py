@@ -6,6 +6,7 @@ import tempfile
 from absl.testing import absltest, parameterized
 import numpy as np
 import pandas as pd
+import pytest
 
 import hmm_jax as hmm
 from hmm_jax.tasks import classification
@@ -44,6 +45,15 @@ class MemoryTest(parameterized.TestCase):
     named = hmm.dataset(frame, ['u'], inputs=['v'])
     self.assertEqual((named.x_train.shape, named.names), ((6, 2), ('u',)))
 
+  def test_a_set_of_hugging_faces(self):
+    hf = pytest.importorskip('datasets')
+    columns = {'a': X[:, 0], 'kind': [1, 0] * 3, 'who': ['z', 'y', 'z'] * 2}
+    given = hf.Dataset.from_dict(columns).cast_column('kind', hf.ClassLabel(names=['no', 'yes']))
+    made = hmm.dataset(given, client='who', test=given.select([0]))
+    np.testing.assert_array_equal(made.x_train, X[:, :1])
+    self.assertEqual((made.y_train.tolist(), len(made.x_test)), (['yes', 'no'] * 3, 1))
+    self.assertEqual((made.client.tolist(), made.owners), ([1, 0, 1, 1, 0, 1], ('y', 'z')))
+
   def test_pairs(self):
     for pairs in (Pairs(), list(zip(X, np.arange(6) % 2)), zip(X, np.arange(6) % 2)):
       made = hmm.dataset(pairs)
@@ -61,6 +71,8 @@ class MemoryTest(parameterized.TestCase):
       ('column', lambda: hmm.dataset(pd.DataFrame({'a': [1]}), 'b'), "no column 'b' for y"),
       ('missing', lambda: hmm.dataset(pd.DataFrame({'a': [1.0, np.nan], 'y': [0, 1]}), 'y'),
        "column 'a' has no finite number in example 2"),
+      ('dates', lambda: hmm.dataset(pd.DataFrame({'a': pd.to_datetime(['2026-01-01']), 'y': [0]}),
+                                    'y'), "column 'a' holds datetime64"),
       ('number', lambda: hmm.dataset(7), 'expected arrays x and y, a table, or pairs'),
       ('nothing', lambda: hmm.dataset([], []), 'x is float64'))
   def test_refuses(self, make, said):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hmm_jax.data import columns, images, values
-from hmm_jax.data.files import reading
+from hmm_jax.data.files import Refusal, reading
 from hmm_jax.registry import Setting, Source, suggestion
 from hmm_jax.types import Dataset, InputError
 
@@ -34,6 +34,11 @@ def load(path: str, settings) -> Dataset:
   """
   refusal = partial(_error, path)
   train, test = _splits(_opened(path, refusal), settings, refusal)
+  return dataset(f'hf:{path}', train, test, settings, refusal)
+
+
+def dataset(name: str, train: Any, test: Any, settings: Any, refusal: Refusal) -> Dataset:
+  """Makes a data set of two splits; None for no test split. Errors as in `load`."""
   table = _Set(train, test, settings, refusal)
   target, inputs = table.target(), table.inputs()
   if settings.client:
@@ -43,7 +48,7 @@ def load(path: str, settings) -> Dataset:
   client, owners = None, ()
   if settings.client:
     client, owners = columns.numbered_owners(table.column(train, settings.client))
-  return Dataset(f'hf:{path}', x_train, y_train, x_test, y_test, 0, client, owners=owners,
+  return Dataset(name, x_train, y_train, x_test, y_test, 0, client, owners=owners,
                  names=tuple(target) if len(target) > 1 else ())
 
 

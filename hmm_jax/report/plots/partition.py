@@ -14,10 +14,11 @@ DECADES = 20  # Counts that span such a factor have colors on a logarithmic scal
 
 @styled
 def partition(counts: np.ndarray, title: str = '', names: Sequence[str] = (),
-              classes: Sequence[str] = ()) -> Figure:
+              classes: Sequence[str] = (), groups: str = 'class') -> Figure:
   """Draws the training examples of each client by class, counts [K, C], as a heat map.
 
   Cells without an example are gray. Few clients and classes bear their names, if they have any.
+  `groups` is what the C are, if not classes.
   """
   counts = np.ma.masked_equal(np.asarray(counts), 0)
   wide, high = np.clip([0.16 * counts.shape[0] + 1.6, 0.2 * counts.shape[1] + 1.2], 2, [9, 8])
@@ -31,7 +32,7 @@ def partition(counts: np.ndarray, title: str = '', names: Sequence[str] = (),
   bar = figure.colorbar(image, label='training examples')
   if decades:
     logarithmic(bar.ax.yaxis)
-  axes.set(xlabel='client', ylabel='class')
+  axes.set(xlabel='client', ylabel=groups)
   for axis in (axes.xaxis, axes.yaxis):
     axis.set_major_locator(whole_numbers())
   if 0 < len(names) <= _NAMED:

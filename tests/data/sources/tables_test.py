@@ -127,6 +127,8 @@ class ImagesTest(Folder):
                 f'images:{self.folder}/all')
     made = self.load(f'images:{self.folder}/all', images__size='4x5')
     self.assertEqual(made.x_train.shape, (2, 4, 5, 1))
+    self.assertEqual(self.load(f'images:{self.folder}/all', images__size=3).x_train.shape,
+                     (2, 3, 3, 1))
     self.refuse('got images.size=big', f'images:{self.folder}/all', images__size='big')
 
   def test_refuses(self):
