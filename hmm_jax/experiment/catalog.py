@@ -12,7 +12,7 @@ from hmm_jax.data.sources import SOURCES
 from hmm_jax.decentralized import topology
 from hmm_jax.experiment import config as configs
 from hmm_jax.merging import OPERATORS
-from hmm_jax.models import NETWORKS
+from hmm_jax.models import NETWORKS, OWN
 from hmm_jax.registry import (
   KINDS,
   NEEDS,
@@ -25,6 +25,7 @@ from hmm_jax.registry import (
   Source,
   load,
 )
+from hmm_jax.tasks import TASKS
 
 
 def catalog() -> dict[str, list[dict[str, str]]]:
@@ -41,6 +42,9 @@ def catalog() -> dict[str, list[dict[str, str]]]:
       'models': [
           {'name': n.name, 'what it is': n.summary, 'needs': ', '.join(n.takes),
            'paper': n.paper} for n in NETWORKS.values()],
+      'tasks': [
+          {'name': t.name, 'what is learned': t.summary, 'metrics': ', '.join(t.metrics)}
+          for t in TASKS.values()],
       'partitions': [
           {'name': p.name, 'what it does': p.summary,
            'needs': '' if p.labels else "examples' owners or domains", 'paper': p.paper}
@@ -76,7 +80,7 @@ def own_settings(reference: str) -> list[dict[str, str]]:
   Raises:
     InputError: there is no such record.
   """
-  record = load('the record', reference, Method, Network, Source, Partitioner, Operator)
+  record = load('the record', reference, Method, Network, Source, Partitioner, Operator, stand=OWN)
   return setting_rows({f'{record.name}.{key}': setting for key, setting in
                        record.settings.items()})
 

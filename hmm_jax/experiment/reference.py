@@ -17,6 +17,7 @@ from hmm_jax.merging import OPERATORS
 from hmm_jax.models import NETWORKS
 from hmm_jax.registry import KINDS, NEEDS, REQUIRED, Setting
 from hmm_jax.report.comparison.table import markdown as table
+from hmm_jax.tasks import TASKS
 
 
 def page() -> str:
@@ -36,6 +37,9 @@ def page() -> str:
       '## Networks', '', '`--config.model=NAME`', '',
       table(('name', 'what it is', 'takes', 'paper'), (
           (f'`{n.name}`', n.summary, ', '.join(n.takes), n.paper) for n in NETWORKS.values())), '',
+      '## Tasks', '', '`--config.task=NAME`', '',
+      table(('name', 'what is learned', 'metrics'), (
+          (f'`{t.name}`', t.summary, ', '.join(t.metrics)) for t in TASKS.values())), '',
       '## Data sources', '', '`--config.dataset=NAME`', '',
       table(('name', 'what it is', 'paper'), (
           (f'`{s.form}`', s.summary, s.paper) for s in SOURCES.values())), '',

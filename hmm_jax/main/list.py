@@ -12,11 +12,11 @@ CATALOG = pathlib.Path(__file__).with_name('catalog.json')
 
 def list(kind: Annotated[str, typer.Argument(
     metavar='KIND',
-    help='methods, operators, datasets, models, partitions, topologies or settings')] = '',
+    help='methods, operators, datasets, models, tasks, partitions, topologies or settings')] = '',
          part: Annotated[str, typer.Argument(
              metavar='PREFIX', help="How names begin, such as `feddle.`; or a part of them; or "
              'a record of your own, FILE.py:RECORD, for its settings')] = ''):
-  """List methods, operators, data sets, models, partitions, topologies or settings.
+  """List methods, operators, data sets, models, tasks, partitions, topologies or settings.
 
   Each with what it does, what it needs and its paper; settings with their meaning, default and
   values. Without a kind: how many there are.

@@ -12,6 +12,7 @@ FLAGS = {
     'operators': 'hmm_jax merge --method=NAME',
     'datasets': '--config.dataset=NAME',
     'models': '--config.model=NAME',
+    'tasks': '--config.task=NAME',
     'partitions': '--config.partition.kind=NAME',
     'topologies': '--config.gossip.topology=NAME',
     'settings': '--config.NAME=VALUE',
