@@ -153,9 +153,9 @@ def moved_loss(variables, distance, key):
   noise = jax.tree.map(lambda x, k: jax.random.normal(k, x.shape), variables,
                        jax.tree.unflatten(jax.tree.structure(variables), list(keys)))
   step = jax.tree.map(lambda x, n: distance * n * (x**2).mean()**0.5, variables, noise)
-  _, loss = score_rows(model, mappers.one_by_one(), tree.add(variables, step),
-                       examples, train_rows, 512)
-  return loss.mean()
+  scores = score_rows(model, mappers.one_by_one(), tree.add(variables, step),
+                      examples, train_rows, 512)
+  return scores['loss'].mean()
 
 
 for name, (_, _, finals) in runs.items():

@@ -114,8 +114,8 @@ rows = valid[:len(valid) // 16 * 16].reshape(-1, 16)
 
 @jax.jit
 def accuracy(params):
-  right, _ = score_rows(net, mappers.one_by_one(), {'params': params}, examples, test, 512)
-  return right.mean()
+  scores = score_rows(net, mappers.one_by_one(), {'params': params}, examples, test, 512)
+  return scores['accuracy'].mean()
 
 
 def merge(name):

@@ -193,16 +193,17 @@ def label_counts(federation: Federation, classes: int,
   return np.stack([np.bincount(y[rows], minlength=classes) for rows in federation.clients.valid()])
 
 
-def describe(federation: Federation, dataset: Dataset, counts: np.ndarray, *,
+def describe(federation: Federation, dataset: Dataset, counts: np.ndarray | None = None, *,
              source: str = '') -> list[tuple[str, str]]:
   """Returns a summary of a federation as (name, figures) pairs, for a short table.
 
   Args:
     federation: on the host.
     dataset: that it was made of; its inputs are not looked at.
-    counts: of the clients' training examples by class, [K, C].
+    counts: of the clients' training examples by group, [K, C]; None: by class.
     source: where the server's examples come from, if it is to be shown.
   """
+  counts = label_counts(federation, dataset.classes) if counts is None else counts
   train, validation, test = (
       np.concatenate(clients.valid()) for clients in
       (federation.clients, federation.validation.clients, federation.test.clients))
