@@ -14,8 +14,8 @@ from hmm_jax.registry import suggestion
 from hmm_jax.types import Dataset
 
 _MOST_STRINGS = 1000  # distinct ones of an input; beyond, they are texts or names
-_SPLITS = {'train': 'train', 'training': 'train', 'test': 'test', 'testing': 'test',
-           'validation': 'train', 'valid': 'train', 'val': 'train', 'dev': 'train'}
+SPLITS = {'train': 'train', 'training': 'train', 'test': 'test', 'testing': 'test',
+          'validation': 'train', 'valid': 'train', 'val': 'train', 'dev': 'train'}
 
 
 # The name of a column, and the strings that it may have, () for numbers.
@@ -63,6 +63,7 @@ def dataset(name: str, table: Mapping[str, np.ndarray], roles: Roles,
     raise refusal(f'expected {roles.keys.get("target", "target")}, the column to learn, one of '
                   f'{_choices(table)}')
   used = {*roles.target, roles.client, roles.split}
+  check_apart(roles.target, roles.inputs, roles.keys, refusal)
   inputs = roles.inputs or [column for column in table if column not in used]
   if not inputs:
     raise refusal('expected a column of inputs beside those of target, client and split')
@@ -74,6 +75,17 @@ def dataset(name: str, table: Mapping[str, np.ndarray], roles: Roles,
     client, owners = numbered_owners(table[roles.client][~test])
   return Dataset(name, x[~test], y[~test], x[test], y[test], 0, client, owners=owners,
                  names=tuple(roles.target), columns=encoding)
+
+
+def check_apart(target: Sequence[str], inputs: Sequence[str], keys: Mapping[str, str],
+                refusal: Refusal):
+  """Refuses a column that is named twice, or is to be learned and an input as well."""
+  for role, chosen in (('target', target), ('inputs', inputs)):
+    if twice := [name for name in chosen if list(chosen).count(name) > 1]:
+      raise refusal(f'{keys.get(role, role)} names the column {twice[0]!r} twice; expected it once')
+  if both := [name for name in inputs if name in target]:
+    raise refusal(f'{keys.get("inputs", "inputs")} has the column {both[0]!r}, which is to be '
+                  'learned; expected others')
 
 
 def plain(x: np.ndarray, name: str, refusal: Refusal) -> np.ndarray:
@@ -99,7 +111,7 @@ def listed(text: str, table: Collection[str]) -> list[str]:
 def numbered_owners(owner: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
   """Numbers owners, [D] integers or strings, from 0 in their order: [D] int32, and the names."""
   known = np.unique(owner).tolist()
-  return numbering.number(owner, known), tuple(map(str, known))
+  return numbering.number(owner, known), tuple(map(numbering.shown, known))
 
 
 def _choices(table) -> str:
@@ -180,9 +192,9 @@ def _is_test(table, roles, refusal) -> np.ndarray:
     return np.zeros(len(next(iter(table.values()))), bool)
   given = table[roles.split].astype(str)
   for value in np.unique(given).tolist():
-    if value.lower() not in _SPLITS:
+    if value.lower() not in SPLITS:
       raise refusal(f'column {roles.split!r} has {value!r}; expected train, validation or test')
-  test = np.array([_SPLITS[value.lower()] == 'test' for value in given.tolist()], bool)
+  test = np.array([SPLITS[value.lower()] == 'test' for value in given.tolist()], bool)
   if test.all():
     raise refusal(f'column {roles.split!r} names no training example')
   return test

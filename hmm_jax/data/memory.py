@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hmm_jax.data import columns, values
+from hmm_jax.data import columns, frames, values
 from hmm_jax.data.sources import hf
 from hmm_jax.registry import Source, Stand
 from hmm_jax.types import Dataset, InputError
@@ -22,10 +22,10 @@ def dataset(x: Any, y: Any = None, *, client: Any = None, domain: Any = None, te
     x: inputs [D, ...], as a NumPy array, or lists; or a table: a pandas DataFrame, or a set of
       Hugging Face's `datasets`; or a torch Dataset or another iterable, of pairs (x, y).
       `hmm_jax.dataset` also takes a config, and loads its data set.
-    y: labels, targets or tokens [D] or [D, C], numbers or strings; of a table, names of columns.
-      Not given for pairs.
+    y: labels, targets or tokens [D] or [D, C], numbers or strings; of a table, names of columns,
+      and of a DataFrame also values beside it, such as a Series. Not given for pairs.
     client: the natural owner of each training example, [D] numbers or strings; of a table, the
-      name of a column.
+      name of a column, and of a DataFrame also values beside it.
     domain: the domain of each training example, [D] whole numbers.
     test: a test split: a pair (x, y), or what x may be.
     inputs: the columns of a table that are inputs; () for all others.
@@ -36,34 +36,53 @@ def dataset(x: Any, y: Any = None, *, client: Any = None, domain: Any = None, te
     InputError: it is none of these, or its parts don't fit together.
   """
   refusal = lambda text: InputError(f'got data {name!r}; {text}')
-  if hasattr(x, 'column_names') and hasattr(x, 'features'):
-    names = lambda text: text if isinstance(text, str) else ','.join(text or ())
-    roles = SimpleNamespace(label=names(y), inputs=names(inputs), client=client or '', size='')
-    return hf.dataset(name, x, test, roles, refusal)
-  if hasattr(x, 'columns'):
-    roles = columns.Roles([y] if isinstance(y, str) else list(y or ()), client or '', split, inputs,
-                          {'target': 'y', 'client': 'client', 'split': 'split', 'inputs': 'inputs'})
-    made = columns.dataset(name, _table(x, refusal), roles, refusal)
-    if test is None:
-      return made
-    other = columns.dataset(name, _table(test, refusal), roles._replace(client='', split=''),
-                            refusal)
-    return made._replace(x_test=other.x_train, y_test=other.y_train)
+  if _is_hf(x) or (isinstance(x, dict) and x and all(map(_is_hf, x.values()))):
+    made = _hf(name, x, y, client, test, inputs, split, refusal)
+  elif frames.is_frame(x):
+    made = frames.dataset(name, x, y, client=client, test=test, inputs=inputs, split=split,
+                          refusal=refusal)
+  else:
+    for key, value in (('inputs', inputs), ('split', split)):
+      if len(value):
+        raise refusal(f'{key}={value!r} names columns; expected x to be a table then')
+    made = _plain(name, x, y, client, test, refusal)
+  return made if domain is None else made._replace(
+      domain=_aligned(domain, 'domain', len(made.y_train), refusal))
+
+
+def _is_hf(x) -> bool:
+  return hasattr(x, 'column_names') and hasattr(x, 'features')
+
+
+def _hf(name, x, y, client, test, inputs, split, refusal) -> Dataset:
+  """Makes a data set of one of Hugging Face's, or of its splits {name: set}."""
+  for key, value in (('y', y), ('client', client), ('inputs', inputs)):
+    given = [value] if value is None or isinstance(value, str) else value
+    if not all(one is None or isinstance(one, str) for one in given) or (
+        key == 'client' and given is value):
+      raise refusal(f'{key} is {type(value).__name__}; expected names of columns')
+  if split:
+    raise refusal(f'split={split!r} names a column; expected a set of splits, or test')
+  joined = lambda names: names if isinstance(names, str) else ','.join(names or ())
+  roles = SimpleNamespace(label=joined(y), inputs=joined(inputs), client=client or '', size='',
+                          train='', test='')
+  train, own = hf.splits(x, roles, refusal)
+  test = own if test is None else test
+  for part in (train, test):
+    if part is not None and not (_is_hf(part) and hasattr(part, '__len__')):
+      raise refusal(f'a split is {type(part).__name__}; expected a Dataset that is no stream')
+  return hf.dataset(name, train, test, roles, refusal)
+
+
+def _plain(name, x, y, client, test, refusal) -> Dataset:
+  """Makes a data set of arrays, or of pairs."""
   x_train, y_train = _arrays(x, y, 'x', refusal)
   x_test, y_test = x_train[:0], y_train[:0]
   if test is not None:
     x_test, y_test = _arrays(*(test if isinstance(test, tuple) else (test, None)), 'test', refusal)
   number, owners = (None, ()) if client is None else columns.numbered_owners(
       _aligned(client, 'client', len(y_train), refusal))
-  return Dataset(
-      name, x_train, y_train, x_test, y_test, 0, number,
-      None if domain is None else _aligned(domain, 'domain', len(y_train), refusal), owners=owners)
-
-
-def _table(frame, refusal) -> dict[str, np.ndarray]:
-  """Returns the columns of a data frame."""
-  return {str(name): columns.plain(np.asarray(frame[name]), f'column {name!r}', refusal)
-          for name in frame.columns}
+  return Dataset(name, x_train, y_train, x_test, y_test, 0, number, owners=owners)
 
 
 def _arrays(x, y, what, refusal) -> tuple[np.ndarray, np.ndarray]:

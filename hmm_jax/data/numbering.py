@@ -21,7 +21,7 @@ def numbered(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarra
     Both as int32, C, and the names of the classes: () where the labels are their numbers.
   """
   known = sorted({*np.unique(train).tolist(), *np.unique(test).tolist()})
-  names, numbers = (tuple(map(str, of)) for of in (known, range(len(known))))
+  names, numbers = (tuple(map(shown, of)) for of in (known, range(len(known))))
   return (number(train, known), number(test, known), len(known),
           () if names == numbers else names)
 
@@ -31,6 +31,11 @@ def number(labels: np.ndarray, known: Sequence) -> np.ndarray:
   place = {label: i for i, label in enumerate(known)}
   distinct, where = np.unique(labels, return_inverse=True)
   return np.array([place.get(label, -1) for label in distinct.tolist()], np.int32)[where]
+
+
+def shown(name: object) -> str:
+  """Returns a name as a line that any file can hold: what can't be printed is escaped."""
+  return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(name))
 
 
 def names(dataset: Dataset) -> tuple[str, ...]:

@@ -140,6 +140,9 @@ COSMETIC = {'name', 'references', 'variants', 'keep', 'plots', 'track'}
 OF_ONE_CALL = {'resume'}
 # Keys whose value is a path.
 PATHS = ('data_dir', 'crisismmd.vectors', 'crisismmd.cache', 'init')
+# Keys of data sets, and the sources whose path may be a folder.
+SETS = ('dataset', 'server.source')
+FOLDERS = ('images', 'leaf', 'hf')
 # Keys and values of earlier releases, still read.
 OLD_KEYS = {
     'normalise': 'normalize', 'feddle.normalise': 'feddle.normalize',
@@ -254,7 +257,8 @@ def placed(key: str, value: Any) -> Any:
     value = ','.join(absolute(name.strip()) for name in value.split(','))
   prefix, found, path = value.partition(':')
   path = os.path.expanduser(path)
-  if not found or '\0' in path or not os.path.isfile(path):
+  there = os.path.exists if key in SETS and prefix in FOLDERS else os.path.isfile
+  if not found or '\0' in path or not there(path):
     return value
   return f'{prefix}:{os.path.abspath(path)}'
 

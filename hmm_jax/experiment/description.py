@@ -6,6 +6,7 @@ import shlex
 from typing import Any, NamedTuple
 
 from hmm_jax.data.partition import PARTITIONERS
+from hmm_jax.data.sources import SOURCES
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.workdir import Workdir
 from hmm_jax.registry import KINDS, Setting, find, literal
@@ -90,7 +91,7 @@ def dealt(config: Mapping[str, Any]) -> str:
 def dataset(name: str) -> str:
   """Returns the name of a data set, without its folder."""
   prefix, found, path = name.partition(':')
-  return os.path.basename(path) if found and prefix in ('npz', 'text') else name
+  return os.path.basename(path) if found and prefix in SOURCES and os.path.isabs(path) else name
 
 
 def partition(config: Mapping[str, Any]) -> str:

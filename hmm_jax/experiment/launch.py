@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from hmm_jax.data.sources import SOURCES
 from hmm_jax.experiment import build, federation, locate, more_seeds, pages, plots, tracking
 from hmm_jax.experiment import config as configs
 from hmm_jax.experiment.devices import in_32_bits
@@ -139,6 +140,9 @@ def run_config(config: ConfigDict, workdir: str, *, silent: bool = False,
     InputError: before anything is written.
     Diverged: a round turned non-finite; what was saved stays.
   """
+  if not isinstance(data, Dataset | None):
+    raise InputError(f'got data of type {type(data).__name__}; expected a set of '
+                     'hmm_jax.dataset(...)')
   values = configs.flat(config) | ({} if data is None else {'dataset': f'given:{data.name}'})
   train(configs.configure(values), Workdir(workdir), Screen(silent=silent), data)
   return Run.load(workdir)
@@ -227,8 +231,8 @@ def as_json(value):
 
 def default_workdir(config: ConfigDict) -> str:
   """Returns runs/NAME-DATA."""
-  data = os.path.basename(config.dataset.rpartition(':')[2] if config.dataset.startswith(
-      ('npz:', 'text:')) else config.dataset.partition(':')[0])
-  for suffix in ('.gz', '.xz', '.jsonl', '.npz', '.py'):
+  source, _, path = config.dataset.partition(':')
+  data = os.path.basename((path if path and source in SOURCES else source).rstrip('/'))
+  for suffix in ('.gz', '.xz', '.jsonl', '.json', '.npz', '.csv', '.parquet', '.py'):
     data = data.removesuffix(suffix)
   return os.path.join('runs', f'{config.name or configs.method(config).name}-{data}')

@@ -7,6 +7,7 @@ from absl.testing import absltest, parameterized
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import datasets as real
 
 import hmm_jax as hmm
 from hmm_jax.tasks import classification
@@ -14,6 +15,7 @@ from hmm_jax.types import InputError
 
 X = np.arange(24, dtype=np.float64).reshape(6, 4)
 Y = np.array(['b', 'a', 'b', 'a', 'b', 'a'])
+FRAME = pd.DataFrame({'a': [0, 1], 'b': [2.0, 3.0]})
 
 
 class Pairs:
@@ -45,6 +47,21 @@ class MemoryTest(parameterized.TestCase):
     named = hmm.dataset(frame, ['u'], inputs=['v'])
     self.assertEqual((named.x_train.shape, named.names), ((6, 2), ('u',)))
 
+  def test_a_data_frame_and_values_beside_it(self):
+    x, y = real.load_breast_cancer(return_X_y=True, as_frame=True)
+    for labels in (y, y.to_numpy(), y.tolist(), y.to_frame()):
+      made = hmm.dataset(x, labels, client=np.arange(len(y)) % 5, test=(x[:9], y[:9]))
+      np.testing.assert_allclose(made.x_train, x, rtol=1e-6)
+      np.testing.assert_array_equal(made.y_train, y)
+      np.testing.assert_array_equal(made.y_test, y[:9])
+      self.assertEqual((made.x_test.shape, made.owners), ((9, 30), tuple('01234')))
+    apart = pd.DataFrame({'kind': ['p', 'q'] * 3}, index=range(6, 0, -1))
+    made = hmm.dataset(apart, Y, client=pd.Series([*'zyzyzz']), test=(apart[1:2], Y[:1]))
+    self.assertEqual((made.y_train.tolist(), made.x_test.tolist()), (Y.tolist(), [[0, 1]]))
+    self.assertEqual(hmm.dataset(pd.DataFrame(X), 3).x_train.shape, (6, 3))
+    both = hmm.dataset(apart, X[:, :2])
+    self.assertEqual((both.y_train.tolist(), both.names), (X[:, :2].tolist(), ('y 0', 'y 1')))
+
   def test_a_set_of_hugging_faces(self):
     hf = pytest.importorskip('datasets')
     columns = {'a': X[:, 0], 'kind': [1, 0] * 3, 'who': ['z', 'y', 'z'] * 2}
@@ -53,6 +70,20 @@ class MemoryTest(parameterized.TestCase):
     np.testing.assert_array_equal(made.x_train, X[:, :1])
     self.assertEqual((made.y_train.tolist(), len(made.x_test)), (['yes', 'no'] * 3, 1))
     self.assertEqual((made.client.tolist(), made.owners), ([1, 0, 1, 1, 0, 1], ('y', 'z')))
+
+  def test_splits_of_hugging_faces(self):
+    hf = pytest.importorskip('datasets')
+    one = hf.Dataset.from_dict({'a': X[:, 0], 'y': [0, 1] * 3})
+    made = hmm.dataset(hf.DatasetDict({'train': one, 'test': one.select([0])}), domain=[0, 1] * 3)
+    self.assertEqual((len(made.x_train), len(made.x_test)), (6, 1))
+    self.assertEqual(made.domain.tolist(), [0, 1] * 3)
+    for more, said in (
+        ({'y': np.zeros(6)}, 'y is ndarray'), ({'client': [1] * 6}, 'client is list'),
+        ({'test': (X, Y)}, 'a split is tuple'), ({'split': 'a'}, "split='a'")):
+      with self.assertRaisesRegex(InputError, said):
+        hmm.dataset(one, **({'y': 'y'} | more))
+    with self.assertRaisesRegex(InputError, 'a split is IterableDataset'):
+      hmm.dataset(one.to_iterable_dataset(), 'y')
 
   def test_pairs(self):
     for pairs in (Pairs(), list(zip(X, np.arange(6) % 2)), zip(X, np.arange(6) % 2)):
@@ -73,6 +104,13 @@ class MemoryTest(parameterized.TestCase):
        "column 'a' has no finite number in example 2"),
       ('dates', lambda: hmm.dataset(pd.DataFrame({'a': pd.to_datetime(['2026-01-01']), 'y': [0]}),
                                     'y'), "column 'a' holds datetime64"),
+      ('leak', lambda: hmm.dataset(FRAME, FRAME['a']), "y is called 'a', as a column of x is"),
+      ('short', lambda: hmm.dataset(FRAME, [1]), 'y has 1 values; expected 2'),
+      ('twice', lambda: hmm.dataset(pd.concat([FRAME, FRAME], axis=1), 'a'), "'a' is there twice"),
+      ('no_frame', lambda: hmm.dataset(FRAME, 'a', test=(1,)), 'test is tuple'),
+      ('test', lambda: hmm.dataset(FRAME, 'a', test=FRAME[['b']]), "test has no column 'a'"),
+      ('learned', lambda: hmm.dataset(FRAME, 'a', inputs=['a']), "inputs has the column 'a'"),
+      ('names', lambda: hmm.dataset(X, Y, split='a'), "split='a' names columns"),
       ('number', lambda: hmm.dataset(7), 'expected arrays x and y, a table, or pairs'),
       ('nothing', lambda: hmm.dataset([], []), 'x is float64'))
   def test_refuses(self, make, said):
@@ -93,6 +131,9 @@ class MemoryTest(parameterized.TestCase):
     names = {row['client']: row['name'] for row in run.folder.read_table('clients')}
     self.assertEqual(names, {0: 'east', 1: 'north', 2: 'south'})
     np.testing.assert_allclose(run.predict(x[:5])[:, 0], x[:5] @ [1, 2, 3] + 100, atol=6)
+    with self.assertRaisesRegex(InputError, 'got data of type tuple'):
+      hmm.run(config, f'{folder}2', silent=True, data=(x, x))
+    self.assertFalse(os.path.exists(f'{folder}2'))
     longer = run.config.copy_and_resolve_references()
     longer.rounds = 4
     with self.assertRaisesRegex(InputError, 'got dataset=given:hills, data that a Python program'):

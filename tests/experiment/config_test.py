@@ -184,6 +184,18 @@ class ConfigTest(parameterized.TestCase):
     self.assertEqual(changed.data_dir, f'{folder}/sets')
     self.assertEqual(configs.configure(dataset='mnist:3.0.1').dataset, 'mnist:3.0.1')
 
+  def test_folders_of_data_are_named_from_anywhere(self):
+    folder = os.path.realpath(self.enterContext(tempfile.TemporaryDirectory()))
+    self.addCleanup(os.chdir, os.getcwd())
+    os.chdir(folder)
+    os.mkdir('pets')
+    for source in ('images', 'leaf', 'hf'):
+      for name in ('pets', 'pets/', './pets', f'{folder}/pets'):
+        config = configs.configure({'dataset': f'{source}:{name}'})
+        self.assertEqual(config.dataset, f'{source}:{folder}/pets')
+    self.assertEqual(configs.configure(dataset='tfds:pets').dataset, 'tfds:pets')
+    self.assertEqual(configs.configure(dataset='hf:other').dataset, 'hf:other')
+
 
 class OldKeysTest(parameterized.TestCase):
 

@@ -279,7 +279,9 @@ class DefaultWorkdirTest(parameterized.TestCase):
   @parameterized.parameters(
       ('digits', 'digits'), ('emnist/letters', 'letters'), ('npz:/sets/own.npz', 'own'),
       ('text:/sets/speeches.jsonl', 'speeches'), ('text:lines.v2.jsonl.xz', 'lines.v2'),
-      ('text:~/speeches.jsonl.gz', 'speeches'))
+      ('text:~/speeches.jsonl.gz', 'speeches'), ('csv:/sets/a.csv.gz', 'a'),
+      ('images:/sets/pets/', 'pets'), ('leaf:femnist', 'femnist'), ('hf:user/name', 'name'),
+      ('hf:t.parquet', 't'), ('mnist:3.0.1', 'mnist'), ('given:mine', 'mine'))
   def test_is_named_after_the_algorithm_and_the_data(self, dataset, name):
     config = configs.configure(dataset=dataset)
     self.assertEqual(launch.default_workdir(config), f'runs/fedavg-{name}')

@@ -277,7 +277,11 @@ class DescriptionTest(parameterized.TestCase):
       ({'name': 'mine', 'algorithm': 'moon', 'partition.kind': 'shards', 'clients': 5},
        'mine (moon) · digits · shards (shards 2), 5 clients'),
       ({'dataset': 'npz:/a/b.npz', 'partition.kind': 'natural', 'clients': 0},
-       'fedavg · b.npz · natural'))
+       'fedavg · b.npz · natural'),
+      ({'dataset': 'images:/a/pets', 'partition.kind': 'natural', 'clients': 0},
+       'fedavg · pets · natural'),
+      ({'dataset': 'hf:user/name', 'partition.kind': 'natural', 'clients': 0},
+       'fedavg · hf:user/name · natural'))
   def test_the_title_says_method_data_and_partition(self, changes, title):
     config = configs.flat(configs.get_config()) | changes
     self.assertEqual(description.title(config), title)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import csv
 from functools import partial
+import itertools
 import math
 
 import numpy as np
@@ -60,16 +61,18 @@ def _error(path, text) -> InputError:
 def _read(file, refusal) -> tuple[list[str], list[list[str]]]:
   """Returns the names of the columns, and the fields of each row."""
   first = file.readline()
-  delimiter = max(_DELIMITERS, key=first.count)
-  header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+  fields = partial(csv.reader, skipinitialspace=True)
+  delimiter = max(_DELIMITERS, key=lambda mark: len(next(fields([first], delimiter=mark), [])))
+  reader = fields(itertools.chain([first], file), delimiter=delimiter)
+  header = [name.strip() for name in next(reader, [])]
   if not any(header):
     raise refusal('expected a header with the names of the columns, the file is empty')
-  for name in header:
+  for place, name in enumerate(header, 1):
     if not name or header.count(name) > 1:
       raise refusal(f'expected columns of different names, the header has {name!r} '
                     f'{header.count(name)} times' if name else
-                    'expected a name for each column, one has none')
-  rows = [*_rows(csv.reader(file, delimiter=delimiter), len(header), refusal)]
+                    f'expected a name for each column, column {place} has none')
+  rows = [*_rows(reader, len(header), refusal)]
   if not rows:
     raise refusal('expected examples, it has only a header')
   return header, rows
@@ -79,7 +82,7 @@ def _rows(reader, width, refusal) -> Iterator[list[str]]:
   for row in reader:
     if row and len(row) != width:
       raise refusal(f'expected {width} fields in each row, as in the header; line '
-                    f'{reader.line_num + 1} has {len(row)}')
+                    f'{reader.line_num} has {len(row)}')
     if row:
       yield row
 
@@ -95,7 +98,7 @@ def _column(name, texts, refusal) -> np.ndarray:
   known = [number is not None for number in numbers]
   missing = [text.lower() in _MISSING for text in texts]
   where = lambda marks: f'row {marks.index(True) + 1}'
-  if any(known):
+  if any(known) or all(missing):
     if any(missing):
       raise refusal(f'column {name!r} has no value in {where(missing)}; expected one everywhere')
     if not all(known):

@@ -33,7 +33,7 @@ def load(path: str, settings) -> Dataset:
     InputError: `datasets` is not installed, there is no such set, or its columns don't suit.
   """
   refusal = partial(_error, path)
-  train, test = _splits(_opened(path, refusal), settings, refusal)
+  train, test = splits(_opened(path, refusal), settings, refusal)
   return dataset(f'hf:{path}', train, test, settings, refusal)
 
 
@@ -41,6 +41,7 @@ def dataset(name: str, train: Any, test: Any, settings: Any, refusal: Refusal) -
   """Makes a data set of two splits; None for no test split. Errors as in `load`."""
   table = _Set(train, test, settings, refusal)
   target, inputs = table.target(), table.inputs()
+  columns.check_apart(target, inputs, {'target': 'hf.label', 'inputs': 'hf.inputs'}, refusal)
   if settings.client:
     table.known(settings.client, 'hf.client')
   x_train, x_test = table.values(inputs)
@@ -72,11 +73,13 @@ def _opened(path, refusal) -> Any:
     if os.path.isdir(local):
       saved = {'dataset_dict.json', 'state.json'} & {*os.listdir(local)}
       return datasets.load_from_disk(local) if saved else datasets.load_dataset(local)
+    if path[0] in '/.~' or path.count('/') > 2 or os.path.splitext(path)[1] in _FORMATS:
+      raise refusal('expected a file or folder, or NAME or NAME/CONFIG of the hub; there is none')
     name, config = (path.rsplit('/', 1) if path.count('/') == 2 else (path, None))
     return datasets.load_dataset(name, config)
 
 
-def _splits(found, settings, refusal) -> tuple[Any, Any]:
+def splits(found: Any, settings: Any, refusal: Refusal) -> tuple[Any, Any]:
   """Returns the training and the test split; None for no test split."""
   if not isinstance(found, dict):
     return found, None
@@ -135,10 +138,13 @@ class _Set:
     """Returns the inputs of both splits."""
     if not names:
       raise self._refusal('expected a column of inputs beside those of label and client')
-    if self._is_picture(names[0]):
+    if pictures := [name for name in names if self._is_picture(name)]:
+      if len(names) > 1:
+        raise self._refusal(f'column {pictures[0]!r} holds pictures; expected it alone in inputs')
       size = images.size(self._settings.size, 'hf.size')
-      both = images.stack_of([picture for split in self._splits for picture in split[names[0]]],
-                             size, 'hf.size', self._refusal)
+      with reading(f'readable pictures in column {names[0]!r}', self._refusal):
+        both = images.stack_of([picture for split in self._splits for picture in split[names[0]]],
+                               size, 'hf.size', self._refusal)
     elif len(names) == 1 and self.column(self._splits[0][:1], names[0]).ndim > 1:
       both = values.inputs(self._joined(names[0]), f'column {names[0]!r}', self._refusal)
     else:

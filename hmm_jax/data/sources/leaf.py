@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from hmm_jax.data import columns, files, values
+from hmm_jax.data import columns, files, numbering, values
 from hmm_jax.registry import Setting, Source
 from hmm_jax.types import Dataset, InputError
 
@@ -32,18 +32,17 @@ def load(path: str, settings) -> Dataset:
   Reference: S. Caldas et al. "LEAF: A Benchmark for Federated Settings". arXiv:1812.01097.
   """
   refusal, folder = partial(_error, path), os.path.expanduser(path)
-  has_test = all(_files(os.path.join(folder, name)) for name in ('train', 'test'))
-  places = [os.path.join(folder, name) for name in ('train', 'test')] if has_test else [folder]
+  inner = _files(os.path.join(folder, 'train'))
   limit = files.Limit(settings.unpack_limit, 'leaf.unpack_limit')
-  splits = [_split(_files(place), limit, refusal) for place in places]
-  train, test = splits if has_test else (*splits, ([], [], []))
+  train, test = (_split(paths, limit, refusal) for paths in (
+      inner or _files(folder), _files(os.path.join(folder, 'test')) if inner else []))
   if not train[0]:
     raise refusal('expected .json files of LEAF with examples, there are none')
   x, y, alphabet = _arrays(train[0] + test[0], train[1] + test[1], settings.shape, refusal)
   count = len(train[0])
   client, owners = columns.numbered_owners(np.array(train[2]))
   return Dataset(f'leaf:{path}', x[:count], y[:count], x[count:], y[count:],
-                 len(alphabet), client, owners=owners, names=tuple(alphabet))
+                 len(alphabet), client, owners=owners, names=tuple(map(numbering.shown, alphabet)))
 
 
 def _error(path, text) -> InputError:
@@ -70,6 +69,7 @@ def _split(paths, limit, refusal) -> tuple[list, list, list[str]]:
     if not isinstance(data, dict):
       raise refusal(f"expected 'user_data' in {os.path.basename(path)}, {{user: {{'x': [...], "
                     "'y': [...]}}")
+    _check_users(content, data, os.path.basename(path), refusal)
     for user, own in data.items():
       inputs, labels = (own.get(name) if isinstance(own, dict) else None for name in 'xy')
       if not (isinstance(inputs, list) and isinstance(labels, list)) or len(inputs) != len(labels):
@@ -81,8 +81,25 @@ def _split(paths, limit, refusal) -> tuple[list, list, list[str]]:
   return x, y, users
 
 
+def _check_users(content, data, name, refusal):
+  """Refuses a file that is damaged: its lists of users and counts, where it has them, say so."""
+  users, counts = content.get('users', [*data]), content.get('num_samples')
+  if not isinstance(users, list) or {*map(str, users)} != {*data}:
+    raise refusal(f"'users' in {name} are not those of 'user_data'; expected the same")
+  if counts is None:
+    return
+  for user, count in zip(users, counts if isinstance(counts, list) else [], strict=False):
+    own = data[str(user)]
+    if isinstance(own, dict) and isinstance(own.get('y'), list) and len(own['y']) != count:
+      raise refusal(f"user {user!r} in {name} has {len(own['y'])} examples; expected {count}, as "
+                    "'num_samples' says")
+
+
 def _arrays(x, y, shape, refusal) -> tuple[np.ndarray, np.ndarray, str]:
   """Returns inputs [D, ...] and labels, and the alphabet of texts; '' for numbers."""
+  for name, given in (('x', x), ('y', y)):
+    if len({isinstance(value, str) for value in given}) > 1:
+      raise refusal(f'some {name} are strings and some are not; expected only one kind')
   try:
     inputs, labels = np.array(x), np.array(y)
   except ValueError as error:

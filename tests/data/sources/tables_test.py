@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 import pytest
 from sklearn import datasets as real
+from sklearn import metrics
 
 import hmm_jax as hmm
 from hmm_jax.types import InputError
@@ -62,6 +63,32 @@ class CsvTest(Folder):
                      ([0, 0], [1], ('no', 'yes')))
     self.assertEqual((made.client.tolist(), made.owners), ([1, 0], ('Al', 'Zoë')))
 
+  def test_breast_cancer_is_learned_in_ten_hospitals(self):
+    frame = real.load_breast_cancer(as_frame=True).frame
+    path = self.path('cancer.csv')
+    frame.assign(hospital=[f'h{i % 10}' for i in range(len(frame))]).to_csv(path, index=False)
+    run = hmm.run(hmm.config({
+        'dataset': f'csv:{path}', 'csv.target': 'target', 'csv.client': 'hospital',
+        'partition.kind': 'natural', 'clients': 0, 'rounds': 5, 'eval_every': 5, 'seeds': 1,
+        'plots': False}), self.path('run'), silent=True)
+    rows = np.asarray(run.federation.test.rows)
+    x, y = (np.asarray(leaf)[rows] for leaf in run.federation.examples)
+    found = run.summary['last']['global/test/accuracy']['mean']
+    self.assertGreater(found, 0.9)
+    self.assertAlmostEqual(found, metrics.accuracy_score(y, run.predict(x).argmax(1)), places=5)
+    self.assertEqual([row['name'] for row in run.folder.read_table('partition')],
+                     [f'h{i}' for i in range(10)])
+
+  @parameterized.named_parameters(
+      ('blanks_before_quotes', '"a", "y"\n1, "no"\n2, "yes"\n'),
+      ('a_name_of_two_lines', '"a\nb",y\n1,no\n2,yes\n'),
+      ('commas_in_a_name', '"a,b,c";y\n1;no\n2;yes\n'),
+      ('carriage_returns', 'a,y\r\n\r\n1,no\r\n2,yes\r\n'),
+      ('a_byte_order_mark', '\ufeffa,y\n1,no\n2,yes\n'))
+  def test_is_written_in_many_ways(self, text):
+    made = self.load(f'csv:{self.write("t.csv", text)}', csv__target='y')
+    self.assertEqual((made.x_train.tolist(), made.names), ([[1], [2]], ('no', 'yes')))
+
   def test_several_targets_and_chosen_inputs(self):
     path = self.write('t.csv', 'a,b,"c,d"\n1,0,3\n4,1,6\n')
     made = self.load(f'csv:{path}', task='regression', csv__target='b, a', csv__inputs='c,d')
@@ -73,10 +100,11 @@ class CsvTest(Folder):
       ('', 'expected a header'),
       ('a,b\n', 'only a header'),
       ('a,a,y\n1,2,3\n', "the header has 'a' 2 times"),
-      ('a,,y\n1,2,3\n', 'expected a name for each column'),
+      ('a,,y\n1,2,3\n', 'expected a name for each column, column 2 has none'),
       ('a,y\n1,0\n2\n', 'expected 2 fields in each row.* line 3 has 1'),
       ('a,y\n1,0\n,1\n', "column 'a' has no value in row 2"),
       ('a,y\n1,0\nNaN,1\n', "column 'a' has no value in row 2"),
+      ('a,y\nNA,0\n?,1\n', "column 'a' has no value in row 1"),
       ('a,y\n1,0\nabc,1\n', "column 'a' has 'abc' in row 2 among numbers"),
       ('a,y\n1,no\n2,\n', "column 'y' has no value in row 2"),
       ('a,y\n1,0.5\n2,1\n', 'whose labels are float64.*task=regression'),
@@ -91,6 +119,9 @@ class CsvTest(Folder):
     for changes, said in (
         ({}, "expected csv.target, the column to learn, one of 'a', 'y', 'part'"),
         ({'csv__target': 'y', 'csv__split': 'part'}, "column 'part' has 'later'; expected train"),
+        ({'csv__target': 'y', 'csv__inputs': 'a,y'}, "csv.inputs has the column 'y', which is to"),
+        ({'csv__target': 'y', 'csv__inputs': 'a,a'}, "csv.inputs names the column 'a' twice"),
+        ({'csv__target': 'y,y'}, "csv.target names the column 'y' twice"),
         ({'csv__target': 'y', 'csv__client': 'owner'}, "no column 'owner' for csv.client"),
         ({'csv__target': 'y', 'task': 'regresion'}, 'did you mean regression')):
       self.refuse(said, f'csv:{path}', **changes)
@@ -120,6 +151,16 @@ class ImagesTest(Folder):
     self.assertEqual((made.client.tolist(), made.owners), ([0, 1, 1], ('a', 'b')))
     self.assertEqual((made.x_train.shape, made.y_test.tolist()), ((3, 8, 8, 3), [1]))
 
+  @parameterized.parameters(
+      (('train',), 1, 0), (('train', 'val'), 2, 0), (('Train', 'Test'), 1, 1),
+      (('train', 'validation', 'test'), 2, 1), (('train', 'bus'), 2, 0), (('test',), 1, 0))
+  def test_folders_of_splits(self, names, training, testing):
+    classes = 'bus' in names or 'train' not in map(str.lower, names)
+    for name in names:
+      self.picture('set', name, *([] if classes else ['a']), 'one.png')
+    made = self.load(f'images:{self.folder}/set')
+    self.assertEqual((len(made.y_train), len(made.y_test)), (training, testing))
+
   def test_sizes(self):
     self.picture('all', 'a', 'one.png')
     self.picture('all', 'b', 'two.png', size=(6, 9))
@@ -133,7 +174,13 @@ class ImagesTest(Folder):
 
   def test_refuses(self):
     self.refuse('expected a folder', f'images:{self.folder}/none')
-    self.refuse('expected pictures in CLASS folders', f'images:{self.folder}')
+    self.refuse('expected pictures in CLASS, or in CLIENT/CLASS', f'images:{self.folder}')
+    self.picture('deep', 'ann', 'a', 'one.png')
+    self.refuse("ann has 'a' and no picture .*images.client_folders=True",
+                f'images:{self.folder}/deep')
+    self.picture('mixed', 'a', 'one.png')
+    self.write('mixed/b/two.bmp', '')
+    self.refuse("b has 'two.bmp' and no picture", f'images:{self.folder}/mixed')
     self.picture('all', 'a', 'one.png')
     self.write('all/a/two.png', 'no picture')
     self.refuse('expected a readable picture .*two.png', f'images:{self.folder}/all')
@@ -164,7 +211,21 @@ class LeafTest(Folder):
     after = self.load(f'leaf:{self.folder}/set', task='next_token')
     self.assertEqual(after.y_train.tolist(), [[1, 2, 3], [2, 0, 1]])
 
+  def test_a_training_split_alone(self):
+    self.save({'u': {'x': [[0.5]], 'y': [3]}}, 'set/train/1.json')
+    self.assertLen(self.load(f'leaf:{self.folder}/set').x_train, 1)
+
+  def test_names_become_lines_that_files_can_hold(self):
+    self.save({'a\nb': {'x': ['ab'], 'y': ['\n']}, '\ud800': {'x': ['ba'], 'y': ['a']}})
+    made = self.load(f'leaf:{self.folder}/all')
+    self.assertEqual((made.owners, made.names), (('a\\nb', '\\ud800'), ('\\n', 'a', 'b')))
+
   @parameterized.parameters(
+      ('{"user_data": {"u": {"x": ["ab", 3], "y": ["a", "b"]}}}', 'some x are strings'),
+      ('{"user_data": {"u": {"x": [[1], [2]], "y": ["a", 1]}}}', 'some y are strings'),
+      ('{"users": ["v"], "user_data": {"u": {"x": [[1]], "y": [1]}}}', "'users' in one.json"),
+      ('{"users": ["u"], "num_samples": [2], "user_data": {"u": {"x": [[1]], "y": [1]}}}',
+       "user 'u' in one.json has 1 examples; expected 2"),
       ('{"users": []}', "expected 'user_data' in one.json"),
       ('[1, 2', 'expected JSON in one.json'),
       ('{"user_data": {"u": {"x": [1]}}}', "user 'u' in one.json has no lists x and y"),
@@ -214,6 +275,15 @@ class HfTest(Folder):
     self.assertEqual(self.load(f'hf:{path}', hf__label='label').y_train.tolist(), [0, 1, 2, 0])
     self.refuse("no split 'tset' for hf.test", f'hf:{path}', hf__test='tset')
 
+  def test_refuses_pictures(self):
+    path = self.path('t.parquet')
+    made = self.hf.Dataset.from_dict({
+        'image': [{'bytes': b'none', 'path': None}] * 2, 'n': [1, 2], 'label': [0, 1]})
+    made.cast_column('image', self.hf.Image()).to_parquet(path)
+    self.refuse("expected readable pictures in column 'image'", f'hf:{path}')
+    for inputs in ('image,n', 'n,image'):
+      self.refuse("column 'image' holds pictures", f'hf:{path}', hf__inputs=inputs)
+
   def test_lists_are_inputs(self):
     path = self.path('t.parquet')
     self.hf.Dataset.from_dict({'ids': [[1, 2], [3, 0]], 'label': [0, 1]}).to_parquet(path)
@@ -229,8 +299,11 @@ class HfTest(Folder):
         ({'hf__label': 'c'}, "no column 'c' for hf.label; expected one of a, b"),
         ({'hf__inputs': 'n'}, "column 'n' has lists of several lengths"),
         ({'hf__inputs': 'b,n'}, "column 'n' has lists"),
+        ({'hf__inputs': 'b,y'}, "hf.inputs has the column 'y', which is to be learned"),
         ({'hf__client': 'who'}, "no column 'who' for hf.client")):
       self.refuse(said, f'hf:{path}', **changes)
+    for nothing in ('none.parquet', './none', f'{self.folder}/none', '~/none', 'a/b/c/d'):
+      self.refuse('expected a file or folder, or NAME', f'hf:{nothing}')
     self.refuse('expected a file of .parquet', f'hf:{self.write("t.txt", "x")}')
     self.refuse('expected a set that can be loaded', f'hf:{self.write("t.json", "[1, ")}')
 
