@@ -65,7 +65,7 @@ class EverySettingTest(absltest.TestCase):
     read = lambda key, value: configs.updated(configs.get_config(), {key: value}, 'the test')
     for key, setting in SETTINGS.items():
       with self.subTest(key=key):
-        wrong = 3 if isinstance(setting.default, str) else 'high'
+        wrong = 3.5 if isinstance(setting.default, str) else 'high'
         self.assertIn('expected a value like', self.refused(key, wrong, read))
     for key, value in (('rounds', 2.5), ('keep_best', 1), ('mlp.hidden', 7), ('rounds', None),
                        ('local.lr', None), ('name', None), ('mlp.hidden', None)):
