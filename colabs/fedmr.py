@@ -43,9 +43,9 @@ import numpy as np
 
 from hmm_jax import tree
 from hmm_jax.client import mappers
+from hmm_jax.client.scoring import score_rows
 from hmm_jax.experiment import build, federation
 from hmm_jax.experiment import config as configs
-from hmm_jax.experiment.evaluate import score_rows
 from hmm_jax.experiment.trainer import Trainer
 from hmm_jax.merging import recombine
 

@@ -396,7 +396,8 @@ def load(key: str, reference: str, *kinds: type[Record], stand: Stand | None = N
   own = [name for name, value in vars(module).items()
          if (isinstance(value, kinds) or (stand and stand.fits(value)))
          and (not hasattr(value, '__qualname__') or value.__module__ == module.__name__)]
-  names = ' or '.join([kind.__name__ for kind in kinds] + ([stand.words] if stand else []))
+  names = ' or '.join(['function' if kind is Callable else kind.__name__ for kind in kinds]
+                      + ([stand.words] if stand else []))
   raise InputError(f'{wanted} a {names}; {place} has {", ".join(own) or "none"}'
                    + suggestion(attribute, own))
 

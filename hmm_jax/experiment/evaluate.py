@@ -19,22 +19,12 @@ from functools import partial
 from types import MappingProxyType
 
 import jax
-from jax import lax
-import jax.numpy as jnp
 from jax.sharding import Sharding
 import numpy as np
 
-from hmm_jax.client import local, mappers
-from hmm_jax.client.scoring import outputs, over_batches, score_batch, score_rows
+from hmm_jax.experiment.scorers import programs
 from hmm_jax.tasks.metrics import lower_is_better
-from hmm_jax.types import (
-  Examples,
-  Federation,
-  Mapper,
-  Mixture,
-  Model,
-  Scores,
-)
+from hmm_jax.types import Examples, Federation, Mapper, Model, Scores
 
 STACKED = ('clients', 'locals')
 
@@ -62,58 +52,19 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
   task, y = model.task, np.asarray(federation.examples.y)
   metrics_of = lambda means: {**task.metrics(means), 'loss': means['loss']}
 
-  @partial(jax.jit, out_shardings=sharding)
-  def score(variables, examples, rows):
-    """Scores one model on the examples at `rows` [T]: the scores of each, [T, ...]."""
-    return score_rows(model, mapper, variables, examples, rows, batch)
+  run = programs(model, mapper, sharding, batch)
 
-  @partial(jax.jit, out_shardings=sharding)
-  def predict(variables, examples, rows):
-    """Predicts the examples at `rows` [T] by one model: [T, ...]."""
-    one = lambda variables, batch: task.predict(outputs(model, variables, batch))
-    return over_batches(mapper, one, variables, examples, rows, batch)
-
-  def of_each_client(work):
-    """Lifts work(predict, examples, client) over each client and its own model."""
-
-    @partial(jax.jit, out_shardings=sharding)
-    def lifted(models, examples, clients):
-      mixture = isinstance(models, Mixture)
-      shared, own = models if mixture else ((), models)
-
-      def one(given, member):
-        shared, examples = given
-        own, client = member
-        out = (partial(_mixed, model, shared, own) if mixture else partial(outputs, model, own))
-        return work(out, examples, client)
-
-      return mapper.each(one, (shared, examples), (own, clients), clients.size)
-
-    return lifted
-
-  score_clients = of_each_client(partial(_score_client, task, batch))
-  predict_clients = of_each_client(
-      lambda out, examples, client: _predict_client(task, batch, out, examples, client))
-
-  @partial(jax.jit, out_shardings=sharding)
-  def score_locals(stacked, examples, rows):
-    """Scores K models on the examples at `rows` [T]: means, [K, ...]."""
-    def work(shared, variables):
-      scores = score_rows(model, mappers.one_by_one(), variables, *shared, batch)
-      return jax.tree.map(lambda x: x.mean(axis=0), scores)
-
-    return mapper.each(work, (examples, rows), stacked)
   def one_model(variables, split_name, split):
     """Returns the model's metrics on the global examples, and on each client's own, [K] each."""
     rows = needed[split_name]
-    scores = jax.tree.map(np.asarray, score(variables, examples, rows))
+    scores = jax.tree.map(np.asarray, run.score(variables, examples, rows))
     at = partial(np.searchsorted, rows)
     mean = lambda x, r: x[at(r)].mean(axis=0) if len(r) else np.full(x.shape[1:], np.nan)
     own = split.clients.valid()
     overall = metrics_of({name: mean(x, split.rows) for name, x in scores.items()})
     each = metrics_of({name: np.stack([mean(x, r) for r in own]) for name, x in scores.items()})
     if further:
-      predicted = np.asarray(predict(variables, examples, rows))
+      predicted = np.asarray(run.predict(variables, examples, rows))
       overall |= more(split.rows, lambda r: predicted[at(r)])
       each |= stacked_metrics([more(r, lambda r: predicted[at(r)]) for r in own])
     return overall, each
@@ -127,9 +78,9 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
       count = held.reshape(-1, *[1] * (total.ndim - 1))
       return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
-    each = metrics_of(jax.tree.map(mean, score_clients(models, examples, split.clients)))
+    each = metrics_of(jax.tree.map(mean, run.score_clients(models, examples, split.clients)))
     if further:
-      predicted = np.asarray(predict_clients(models, examples, split.clients))
+      predicted = np.asarray(run.predict_clients(models, examples, split.clients))
       each |= stacked_metrics([more(r, lambda r, p=p: p[:len(r)]) for r, p in zip(
           split.clients.valid(), predicted)])
     return each
@@ -140,7 +91,7 @@ def evaluator(model: Model, federation: Federation, examples: Examples, *,
             for name, metric in further.items()}
 
   def local_models(stacked, split_name, split):
-    each = metrics_of(jax.tree.map(np.asarray, score_locals(stacked, examples, split.rows)))
+    each = metrics_of(jax.tree.map(np.asarray, run.score_locals(stacked, examples, split.rows)))
     worst, best = (np.max, np.min) if lower_is_better(task.main) else (np.min, np.max)
     return _named('locals', split_name, {name: x.mean() for name, x in each.items()}) | {
         f'locals_min/{split_name}/{task.main}': float(worst(each[task.main])),
@@ -203,34 +154,3 @@ def _mean(x: np.ndarray, weights: np.ndarray | None = None) -> float:
 
 def _named(view: str, split: str, metrics: Mapping[str, float]) -> dict:
   return {f'{view}/{split}/{name}': float(value) for name, value in metrics.items()}
-
-
-def _mixed(model, models, weights, batch):
-  """Returns the outputs of an ensemble of M models by a client's weights."""
-  each = lax.map(lambda variables: outputs(model, variables, batch), models)
-  return model.task.mix(each, weights)
-
-
-def _score_client(task, batch, predict, examples, client):
-  """Returns the sums of the scores over one client's examples, in batches."""
-  width = min(batch, client.index.shape[0])
-  rows = jnp.pad(client.index, (0, -client.index.shape[0] % width))
-
-  def sums(i):
-    minibatch = local.gather(examples, rows, i * width, width, client.size)
-    masked = lambda x: jnp.where(minibatch.mask.reshape(-1, *[1] * (x.ndim - 1)), x, 0).sum(axis=0)
-    return jax.tree.map(masked, score_batch(task, predict(minibatch), minibatch))
-
-  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(sums, 0))
-  add = lambda i, total: jax.tree.map(jnp.add, total, sums(i))
-  return lax.fori_loop(0, -(-client.size // width), add, nothing)
-
-
-def _predict_client(task, batch, predict, examples, client):
-  """Predicts one client's examples, in batches, and its padding: [N, ...]."""
-  width = min(batch, client.index.shape[0])
-  rows = jnp.pad(client.index, (0, -client.index.shape[0] % width))
-  one = lambda i: task.predict(predict(
-      local.gather(examples, rows, i * width, width, client.size)))
-  made = lax.map(one, jnp.arange(len(rows) // width))
-  return made.reshape(-1, *made.shape[2:])[:client.index.shape[0]]
