@@ -180,6 +180,12 @@ def check_choice(key: str, value: str, choices: Collection[str]) -> None:
     raise InputError(f'got {key}={value}; expected one of {", ".join(choices)}')
 
 
+def check_tokens(network: str, input_shape: PyTree):
+  """Raises InputError unless examples are sequences of tokens [T]."""
+  if not isinstance(input_shape, tuple) or len(input_shape) != 1:
+    raise InputError(f'got model={network} with inputs of shape {input_shape}; expected tokens [T]')
+
+
 def check_images(network: str, input_shape: PyTree, least: int) -> None:
   """Raises InputError unless examples are images [H, W, C] of at least least x least."""
   if not isinstance(input_shape, tuple) or len(input_shape) != 3:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from hmm_jax.models import layers
 from hmm_jax.models import transformer as parts
-from hmm_jax.models.classifier import classifier
+from hmm_jax.models.classifier import check_tokens, classifier
 from hmm_jax.registry import Inputs, Network, Setting
 from hmm_jax.types import Array, InputError, Model
 
@@ -69,8 +69,7 @@ def gpt(
   if width % heads:
     raise InputError(f'got width={width}, heads={heads}; expected a width that is a multiple of '
                      'the heads')
-  if len(input_shape) != 1:
-    raise InputError(f'got model=gpt with inputs of shape {input_shape}; expected tokens [T]')
+  check_tokens('gpt', input_shape)
   [length] = input_shape
   if 0 < positions < length:
     raise InputError(f'got positions={positions} with examples of {length} tokens; expected 0, or '

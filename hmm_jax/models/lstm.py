@@ -6,7 +6,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from hmm_jax.models import layers
-from hmm_jax.models.classifier import classifier
+from hmm_jax.models.classifier import check_tokens, classifier
 from hmm_jax.models.symmetry import chain
 from hmm_jax.registry import Inputs, Network, Setting
 from hmm_jax.types import Array, InputError, Model
@@ -92,8 +92,7 @@ def lstm(
     raise InputError(f'got embedding={embedding}; expected a width of at least 1')
   if not hidden or any(features < 1 for features in hidden):
     raise InputError(f'got hidden={tuple(hidden)}; expected widths of at least 1, one per layer')
-  if len(input_shape) != 1:
-    raise InputError(f'got model=lstm with inputs of shape {input_shape}; expected tokens [T]')
+  check_tokens('lstm', input_shape)
   trunk = Trunk(vocabulary, embedding, tuple(hidden), at_each_position, dtype)
   return classifier(trunk, classes=classes, dtype=dtype, wiring=chain,
                     input_shape=jax.ShapeDtypeStruct(tuple(input_shape), jnp.int32))
