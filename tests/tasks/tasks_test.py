@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 from sklearn import metrics as oracle
 
-from hmm_jax.tasks import TASKS, classification, metrics, multilabel, next_token, regression
+from hmm_jax.tasks import TASKS, classification, groups, metrics, multilabel, next_token, regression
 from hmm_jax.types import Dataset, InputError
 
 RNG = np.random.default_rng(3)
@@ -154,6 +154,19 @@ class RegressionTest(parameterized.TestCase):
     self.assertEqual(regression.prepare(data(CLASSES)).names, ('target',))
 
 
+class GroupsTest(absltest.TestCase):
+
+  def test_quantiles_of_the_first_target(self):
+    targets = np.stack([np.arange(100) ** 2, -np.arange(100)], axis=1)
+    number = groups.by_quantile(targets, 4)
+    np.testing.assert_array_equal(number(targets), np.repeat([0, 1, 2, 3], 25))
+    self.assertEqual(number(np.array([[-5.0, 0], [1e9, 0]])).tolist(), [0, 3])
+
+  def test_equal_targets_are_in_one_group_the_upper_one_at_an_edge(self):
+    number = groups.by_quantile(np.array([[0], [1], [1], [1], [2]]), 2)
+    self.assertEqual(number(np.array([[0], [1], [2]])).tolist(), [0, 1, 1])
+
+
 class NextTokenTest(absltest.TestCase):
 
   def test_loss_and_metrics(self):
@@ -204,6 +217,9 @@ class FurtherTest(parameterized.TestCase):
     # Bins (13/15, 14/15], (10/15, 11/15] and (7/15, 8/15].
     wanted = (abs(1.82 - 1) + abs(0.7 - 1) + abs(0.5 - 1)) / 4
     self.assertAlmostEqual(metrics.calibration_error(np.array([0, 1, 1, 0]), p), wanted)
+    # 9/15 is the upper end of one bin, and what is above it is in the next.
+    edge = np.array([[0.6, 0.4], [0.62, 0.38]])
+    self.assertAlmostEqual(metrics.calibration_error(np.array([0, 1]), edge), (0.4 + 0.62) / 2)
     sure = np.eye(2)[[0, 1, 1]]
     self.assertEqual(metrics.calibration_error(np.array([0, 1, 1]), sure), 0)
 
